@@ -96,7 +96,8 @@ class TalkerConfig(_Record):
     """The part that turns the Thinker's states into codec codes.
 
     `input_size` is the width of the Thinker rows and codec embeddings it is fed with; ids named
-    `text_*` index the Thinker's embedding table, ids named `codec_*` the Talker's.
+    `text_*` index the Thinker's embedding table, ids named `codec_*` the Talker's. `codec_mask`
+    stands for the prompt where the reference counts repetitions.
     """
 
     decoder: DecoderConfig
@@ -105,6 +106,7 @@ class TalkerConfig(_Record):
     text_pad: int
     codec_bos: int
     codec_pad: int
+    codec_mask: int
     codec_eos: tuple[int, ...]
     max_codes: int
     temperature: float
@@ -117,8 +119,8 @@ class DitConfig(_Record):
     """The diffusion transformer from codec codes to a mel spectrogram.
 
     `block_frames` mel frames attend to each other; `look_back_layers` is how many layers also see
-    the block before; `codes` is the number of codes that have a row in the code table (row 0 is
-    the null code); a code is `frames_per_code` mel frames.
+    the block before; `codes` is the number of rows of the code table (row 0 is the null code of
+    guidance); a code is `frames_per_code` mel frames.
     """
 
     hidden_size: int
@@ -135,11 +137,11 @@ class DitConfig(_Record):
 
 
 class VocoderConfig(_Record):
-    """BigVGAN: mel to waveform. `crops` is the receptive field, stage by stage.
+    """BigVGAN: mel to waveform.
 
     `samples_per_frame` samples of `sample_rate` sound come from one mel frame. `context_frames`
-    mel frames on each side make a chunk exact. After stage i, `margins[i]` of that stage's own
-    samples on each side are still needed by the stages that follow.
+    mel frames on each side make a chunk exact. Stage i multiplies the rate by `stage_rates[i]`;
+    of its output, `margins[i]` samples on each side are needed by the stages that follow.
     """
 
     sample_rate: int
@@ -152,27 +154,30 @@ class VocoderConfig(_Record):
 class SpeechPreset(_Record):
     """One way to integrate the DiT's flow: solver, time grid, guidance.
 
-    `times` are the points in [0, 1] between which the solver steps; `solver` is one of "euler",
-    "midpoint", "ab2", "rk4" (the 3/8 rule of the reference); `guidance` is the strength of
-    classifier-free guidance, 0 for none. `evaluations` counts DiT evaluations of one branch.
+    `steps` intervals of [0, 1], stretched by `sway` (0: even), are crossed with the solver named
+    "euler", "midpoint", "ab2" or "rk4"; `guidance` is the strength of classifier-free guidance,
+    0 for none, which halves the work.
     """
 
     solver: str
-    times: tuple[float, ...]
+    steps: int
+    sway: float
     guidance: float
-    evaluations: int
     summary: str
 
 
 class SpeechConfig(_Record):
-    """Everything behind the Thinker. Absent in a bundle of a checkpoint that does not speak."""
+    """Everything behind the Thinker. Absent in a bundle of a checkpoint that does not speak.
+
+    `voices` gives for each voice the id of its text bos token in the Thinker's embedding table.
+    """
 
     talker: TalkerConfig
     dit: DitConfig
     vocoder: VocoderConfig
     presets: dict[str, SpeechPreset]
     default_preset: str
-    voices: tuple[str, ...]
+    voices: dict[str, int]
     default_voice: str
 
 

@@ -1,0 +1,93 @@
+"""A network and its contract to an ONNX model whose weights are read when the file is written."""
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from omni_runtime.bundle.contracts import GraphContract, TensorSpec
+from onnxscript import GraphBuilder, nn
+
+from omni_export.checkpoint import Checkpoint, TensorHandle
+from omni_export.graphs.layers import Array, Weight
+
+OPSET = 23
+"""Has RMSNormalization; ONNX Runtime knows it since 1.23."""
+
+MICROSOFT_OPSET = 1
+IR_VERSION = 11
+
+Aliases = dict[str, str]
+"""Other checkpoint names for sources, by the name the network gives them (tied weights)."""
+
+
+def build(
+    name: str,
+    network: nn.Module,
+    contract: GraphContract,
+    checkpoint: Checkpoint,
+    prefix: str,
+    *,
+    aliases: Aliases | None = None,
+    part: str = "",
+) -> ir.Model:
+    """Trace `network` and tie its parameters to the tensors below `prefix` of the checkpoint.
+
+    Raises OmniError when a tensor is missing or has another shape than the network.
+    """
+    graph = ir.Graph(
+        inputs=[],
+        outputs=[],
+        nodes=[],
+        name=name,
+        opset_imports={"": OPSET, "com.microsoft": MICROSOFT_OPSET},
+    )
+    builder = GraphBuilder(graph)
+    inputs = [
+        builder.input(spec.name, ir.DataType[_DTYPES[spec.dtype]], list(spec.shape))
+        for spec in contract.inputs
+    ]
+    for path, parameter in network.named_parameters():
+        if isinstance(parameter, Weight):
+            _bind(parameter, path, checkpoint, prefix, aliases or {}, part)
+    found: Any = network(builder.op, *inputs)
+    outputs = list(found) if isinstance(found, list | tuple) else [found]
+    for value, spec in zip(outputs, contract.outputs, strict=True):
+        _name_output(builder, value, spec)
+    return ir.Model(graph, ir_version=IR_VERSION, producer_name="pocket-omni")
+
+
+_DTYPES = {"float32": "FLOAT", "int64": "INT64", "int32": "INT32"}
+
+
+def _name_output(builder: GraphBuilder, value: ir.Value, spec: TensorSpec) -> None:
+    value.type = ir.TensorType(ir.DataType[_DTYPES[spec.dtype]])
+    value.shape = ir.Shape(list(spec.shape))
+    builder.add_output(value, spec.name)
+
+
+def _bind(
+    parameter: Weight,
+    path: str,
+    checkpoint: Checkpoint,
+    prefix: str,
+    aliases: Aliases,
+    part: str,
+) -> None:
+    names = [aliases.get(prefix + name, prefix + name) for name in parameter.sources(path)]
+    handles = [
+        checkpoint.claim(name, shape, part)
+        for name, shape in zip(names, parameter.source_shapes, strict=True)
+    ]
+    shape = tuple(int(dim) for dim in parameter.shape or ())
+    parameter.const_value = ir.LazyTensor(
+        lambda: ir.tensor(_make(parameter, handles, shape)),
+        dtype=ir.DataType.FLOAT,
+        shape=ir.Shape(shape),
+        name=path,
+    )
+
+
+def _make(parameter: Weight, handles: list[TensorHandle], shape: tuple[int, ...]) -> Array:
+    array = np.ascontiguousarray(parameter.build([handle.read() for handle in handles]))
+    assert array.shape == shape, (array.shape, shape)
+    return array

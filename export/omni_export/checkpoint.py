@@ -1,0 +1,146 @@
+"""The tensors of a checkpoint: read one at a time, and every one accounted for.
+
+Opening reads only the headers. `claim` marks a tensor as used and returns a handle that reads it
+when asked; `drop` marks those that the graphs have no use for, with the reason. `settle` fails
+on tensors that nobody claimed. So a checkpoint is either exported whole or not at all.
+"""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from omni_runtime.errors import OmniError
+from safetensors import SafetensorError, safe_open
+
+from omni_export.source import read_json
+
+Array = npt.NDArray[np.float32]
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+REPAIR = "download the checkpoint again"
+NAMES_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class TensorHandle:
+    """A tensor that is read, as float32, whenever `read` is called; nothing is kept."""
+
+    name: str
+    shape: tuple[int, ...]
+    _shard: Any
+
+    def read(self) -> Array:
+        try:
+            return self._shard.get_tensor(self.name).to(torch.float32).numpy()
+        except (SafetensorError, OSError) as error:
+            raise OmniError(f"tensor {self.name} can't be read: {error}", fix=REPAIR) from None
+
+
+class Checkpoint:
+    """All tensors of a folder of safetensors files, by name. A context manager."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises OmniError for missing, cut or unreadable shards."""
+        self._files = ExitStack()
+        self._handles: dict[str, TensorHandle] = {}
+        self._settled: set[str] = set()
+        self._claims: set[tuple[str, str]] = set()
+        for path, names in _shards(folder).items():
+            self._open_shard(path, names)
+
+    def _open_shard(self, path: Path, names: set[str] | None) -> None:
+        try:
+            shard: Any = self._files.enter_context(safe_open(path, framework="pt"))
+        except FileNotFoundError:
+            raise OmniError(f"the checkpoint lacks {path.name}", fix=REPAIR) from None
+        except (SafetensorError, OSError) as error:
+            raise OmniError(f"{path} is damaged or cut: {error}", fix=REPAIR) from None
+        found = set(shard.keys())
+        if names is not None and (missing := names - found):
+            raise OmniError(f"{path.name} lacks {_some(missing)}, which its index lists", fix=REPAIR)
+        for name in found:
+            shape = tuple(shard.get_slice(name).get_shape())
+            self._handles[name] = TensorHandle(name, shape, shard)
+
+    def __enter__(self) -> "Checkpoint":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._files.close()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._handles
+
+    def shapes(self, prefix: str) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of all tensors below a prefix."""
+        return {name: h.shape for name, h in self._handles.items() if name.startswith(prefix)}
+
+    def claim(self, name: str, shape: tuple[int, ...] | None = None, part: str = "") -> TensorHandle:
+        """Take the tensor, checking its shape. `part` names the piece when several share it.
+
+        Raises:
+            OmniError: there is no such tensor, it has another shape, or it was taken before.
+        """
+        handle = self._handles.get(name)
+        if handle is None:
+            raise OmniError(f"the checkpoint lacks the tensor {name}", fix=REPAIR)
+        if shape is not None and handle.shape != shape:
+            raise OmniError(
+                f"tensor {name} has shape {handle.shape}, but config.json asks for {shape}",
+                fix="use the config.json that belongs to these weights",
+            )
+        if (name, part) in self._claims:
+            raise AssertionError(f"tensor {name} {part} is used twice")
+        self._claims.add((name, part))
+        self._settled.add(name)
+        return handle
+
+    def drop(self, reasons: Mapping[str, str]) -> None:
+        """Settle the tensors below each given name or prefix, which have a reason to be unused."""
+        for prefix in reasons:
+            self._settled |= {name for name in self._handles if name.startswith(prefix)}
+
+    def settle(self) -> None:
+        """Raise OmniError if some tensor was neither claimed nor dropped."""
+        if extra := set(self._handles) - self._settled:
+            raise OmniError(
+                f"the checkpoint has tensors that no graph uses: {_some(extra)}",
+                fix="use a checkpoint of the published architecture, without adapters",
+            )
+
+
+def _shards(folder: Path) -> dict[Path, set[str] | None]:
+    """Files to open, with the tensors that the index promises in each (None: no index)."""
+    if (folder / INDEX).exists():
+        weight_map = read_json(folder / INDEX).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise OmniError(f"{folder / INDEX} has no weight_map", fix=REPAIR)
+        shards: dict[Path, set[str] | None] = {}
+        for name, file in weight_map.items():
+            if Path(str(file)).name != file:
+                raise OmniError(f"{folder / INDEX} points outside its folder: {file}", fix=REPAIR)
+            names = shards.setdefault(folder / file, set())
+            assert names is not None
+            names.add(str(name))
+        return shards
+    if (folder / SINGLE).exists():
+        return {folder / SINGLE: None}
+    raise OmniError(f"{folder} has neither {INDEX} nor {SINGLE}", fix=REPAIR)
+
+
+def _some(names: set[str]) -> str:
+    shown = sorted(names)[:NAMES_SHOWN]
+    rest = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {rest} more" if rest else "")

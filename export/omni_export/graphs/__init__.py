@@ -1,0 +1,1 @@
+"""The networks, one file each, written as modules whose attributes carry the checkpoint's names."""

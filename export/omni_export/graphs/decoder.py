@@ -1,0 +1,121 @@
+"""The Qwen2 decoder of Thinker and Talker as one step: new rows in, KV cache extended in place.
+
+One graph serves prefill and decode. The rotary tables are inputs whose row p belongs to cache
+slot p; so multimodal positions (TMRoPE) cost nothing inside the graph. Reference:
+Qwen2_5OmniThinkerTextModel and Qwen2_5OmniTalkerForConditionalGeneration of transformers.
+"""
+
+from dataclasses import dataclass
+
+from onnxscript.nn import Module, ModuleList
+
+from omni_export.graphs.layers import MICROSOFT, GatedMLP, Linear, Op, RMSNorm, Value
+from omni_export.source import DecoderSource
+
+
+@dataclass(frozen=True)
+class Step:
+    """The inputs that all layers of one step share. See the contract."""
+
+    last_position: Value
+    total_length: Value
+    cos: Value
+    sin: Value
+
+
+class Attention(Module):
+    """Grouped-query attention; the operator rotates, appends to the cache and masks causally."""
+
+    def __init__(self, config: DecoderSource) -> None:
+        super().__init__()
+        query = config.num_attention_heads * config.head_dim
+        state = config.num_key_value_heads * config.head_dim
+        self.heads = config.num_attention_heads
+        self.kv_heads = config.num_key_value_heads
+        self.qkv_proj = Linear(
+            config.hidden_size, {"q_proj": query, "k_proj": state, "v_proj": state}
+        )
+        self.o_proj = Linear(query, config.hidden_size, bias=False)
+
+    def forward(
+        self, op: Op, x: Value, step: Step, past_key: Value, past_value: Value
+    ) -> tuple[Value, Value, Value]:
+        mixed, key, value = op.GroupQueryAttention(
+            self.qkv_proj(op, x),
+            None,
+            None,
+            past_key,
+            past_value,
+            step.last_position,
+            step.total_length,
+            step.cos,
+            step.sin,
+            num_heads=self.heads,
+            kv_num_heads=self.kv_heads,
+            do_rotary=1,
+            _domain=MICROSOFT,
+            _outputs=3,
+        )
+        return self.o_proj(op, mixed), key, value
+
+
+class DecoderLayer(Module):
+    def __init__(self, config: DecoderSource) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = GatedMLP(config.hidden_size, config.intermediate_size)
+
+    def forward(
+        self, op: Op, x: Value, step: Step, past_key: Value, past_value: Value
+    ) -> tuple[Value, Value, Value]:
+        mixed, key, value = self.self_attn(
+            op, self.input_layernorm(op, x), step, past_key, past_value
+        )
+        x = op.Add(x, mixed)
+        return op.Add(x, self.mlp(op, self.post_attention_layernorm(op, x))), key, value
+
+
+class Decoder(Module):
+    def __init__(self, config: DecoderSource) -> None:
+        super().__init__()
+        self.layers = ModuleList([DecoderLayer(config) for _ in range(config.num_hidden_layers)])
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, op: Op, x: Value, step: Step, past: tuple[Value, ...]) -> list[Value]:
+        """Returns the normalised hidden states, then key and value of each layer."""
+        present: list[Value] = []
+        for index, layer in enumerate(self.layers):
+            x, key, value = layer(op, x, step, past[2 * index], past[2 * index + 1])
+            present += [key, value]
+        return [self.norm(op, x), *present]
+
+
+def last_row(op: Op, hidden: Value) -> Value:
+    """(1, rows, width) -> (1, width): a prefill needs no logits but the last row's."""
+    return op.Gather(hidden, -1, axis=1)
+
+
+class Thinker(Module):
+    def __init__(self, config: DecoderSource) -> None:
+        super().__init__()
+        self.model = Decoder(config)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def forward(self, op: Op, embeddings: Value, *rest: Value) -> list[Value]:
+        hidden, *present = self.model(op, embeddings, Step(*rest[:4]), rest[4:])
+        return [hidden, self.lm_head(op, last_row(op, hidden)), *present]
+
+
+class Talker(Module):
+    def __init__(self, config: DecoderSource, input_size: int) -> None:
+        super().__init__()
+        self.thinker_to_talker_proj = Linear(input_size, config.hidden_size)
+        self.model = Decoder(config)
+        self.codec_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def forward(self, op: Op, embeddings: Value, *rest: Value) -> list[Value]:
+        x = self.thinker_to_talker_proj(op, embeddings)
+        hidden, *present = self.model(op, x, Step(*rest[:4]), rest[4:])
+        return [self.codec_head(op, last_row(op, hidden)), *present]

@@ -1,0 +1,234 @@
+"""The diffusion transformer from codes to mel, as one evaluation over whole blocks of frames.
+
+Three things that the reference computes again and again are constants here and come in as
+inputs: the time modulation (a table by time point), the projection of codes and voice
+(`condition`), and keys and values of the block to the left. Attention is local to blocks of
+frames, with one block to the left in some layers and one to the right in others, so the cost
+grows with the number of blocks alone. Reference: Qwen2_5OmniToken2WavDiTModel of transformers.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from onnxscript.nn import Module, ModuleList
+
+from omni_export.graphs.layers import MICROSOFT, Linear, Op, Value, attention, numbered
+from omni_export.source import DitSource
+
+NORM_EPS = 1e-6  # fixed in the reference, not part of the configuration
+
+Reach = tuple[bool, bool]
+"""Whether a layer looks one block back, and one block ahead."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What all layers of one evaluation share. See the contract for the shapes."""
+
+    modulation: Value
+    cos: Value
+    sin: Value
+    bias: Mapping[Reach, Value]
+    commit: Value
+
+
+@dataclass(frozen=True)
+class LeftBlock:
+    """Keys and values (branches, block, inner) of the block left of a chunk, in one layer."""
+
+    key: Value
+    value: Value
+
+
+def modulated(op: Op, x: Value, scale: Value, shift: Value) -> Value:
+    """Normalise, scale and shift; `scale` already includes the 1 that the reference adds."""
+    return op.LayerNormalization(x, scale, shift, axis=-1, epsilon=NORM_EPS)
+
+
+class DitAttention(Module):
+    """Attention of each block over its own frames and those its reach adds."""
+
+    def __init__(self, config: DitSource, reach: Reach) -> None:
+        super().__init__()
+        self.heads = config.num_attention_heads
+        self.head_dim = config.head_dim
+        self.inner = self.heads * self.head_dim
+        self.block = config.block_size
+        self.reach = reach
+        width = config.hidden_size
+        self.to_qkv = Linear(width, {"to_q": self.inner, "to_k": self.inner, "to_v": self.inner})
+        self.to_out = ModuleList([Linear(self.inner, width)])
+
+    def forward(
+        self, op: Op, x: Value, shared: Evaluation, left: LeftBlock | None
+    ) -> tuple[Value, LeftBlock | None]:
+        q, k, v = op.Split(self.to_qkv(op, x), axis=-1, num_outputs=3, _outputs=3)
+        q, k = self._rotate(op, q, shared), self._rotate(op, k, shared)
+        # (branches, frames, inner) -> (branches, blocks, block, inner)
+        k, v = (op.Reshape(part, [0, -1, self.block, self.inner]) for part in (k, v))
+        keys, values = self._within_reach(op, k, v, left)
+        span = self.block * (1 + sum(self.reach))
+        mixed = attention(
+            op,
+            op.Reshape(q, [-1, self.block, self.inner]),
+            op.Reshape(keys, [-1, span, self.inner]),
+            op.Reshape(values, [-1, span, self.inner]),
+            self.heads,
+            attention_bias=shared.bias[self.reach],
+        )
+        out = self.to_out[0](op, op.Reshape(mixed, op.Shape(q)))
+        if left is None:
+            return out, None
+        kept = [op.Squeeze(op.Gather(part, shared.commit, axis=1), [1]) for part in (k, v)]
+        return out, LeftBlock(*kept)
+
+    def _rotate(self, op: Op, x: Value, shared: Evaluation) -> Value:
+        """Interleaved rotary positions on the first head; the others carry none."""
+        if self.heads == 1:
+            return self._rotate_head(op, x, shared)
+        first, rest = op.Split(x, [self.head_dim, self.inner - self.head_dim], axis=-1, _outputs=2)
+        return op.Concat(self._rotate_head(op, first, shared), rest, axis=-1)
+
+    @staticmethod
+    def _rotate_head(op: Op, x: Value, shared: Evaluation) -> Value:
+        zero = op.Constant(value_ints=[0])
+        return op.RotaryEmbedding(
+            x, zero, shared.cos, shared.sin, interleaved=1, num_heads=1, _domain=MICROSOFT
+        )
+
+    def _within_reach(
+        self, op: Op, k: Value, v: Value, left: LeftBlock | None
+    ) -> tuple[Value, Value]:
+        """Keys and values of each block together with its neighbours'."""
+        sides_k, sides_v = [k], [v]
+        if left is not None:
+            for sides, part, edge in ((sides_k, k, left.key), (sides_v, v, left.value)):
+                before = op.Slice(part, [0], [-1], [1])
+                sides.insert(0, op.Concat(op.Unsqueeze(edge, [1]), before, axis=1))
+        if self.reach[1]:
+            for sides, part in ((sides_k, k), (sides_v, v)):
+                # The last block's right neighbour is absent: any block will do, it is masked.
+                after = op.Slice(part, [1], [2**31 - 1], [1])
+                sides.append(op.Concat(after, op.Slice(part, [0], [1], [1]), axis=1))
+        if len(sides_k) == 1:
+            return k, v
+        return op.Concat(*sides_k, axis=2), op.Concat(*sides_v, axis=2)
+
+
+class FeedForward(Module):
+    """Two layers, called 0 and 3 in the checkpoint, with the tanh GELU between them."""
+
+    def __init__(self, width: int, multiple: int) -> None:
+        super().__init__()
+        self.ff = numbered({0: Linear(width, width * multiple), 3: Linear(width * multiple, width)})
+
+    def forward(self, op: Op, x: Value) -> Value:
+        first, second = self.ff.children()
+        return second(op, op.Gelu(first(op, x), approximate="tanh"))
+
+
+class DitBlock(Module):
+    def __init__(self, config: DitSource, index: int) -> None:
+        super().__init__()
+        reach = (index in config.look_backward_layers, index in config.look_ahead_layers)
+        self.attn = DitAttention(config, reach)
+        self.ff = FeedForward(config.hidden_size, config.ff_mult)
+        self.index = index
+
+    def forward(
+        self, op: Op, x: Value, shared: Evaluation, left: LeftBlock | None
+    ) -> tuple[Value, LeftBlock | None]:
+        rows = op.Split(
+            op.Squeeze(op.Gather(shared.modulation, [self.index], axis=0), [0]),
+            axis=0,
+            num_outputs=6,
+            _outputs=6,
+        )
+        scale, shift, gate, ff_scale, ff_shift, ff_gate = (op.Squeeze(row, [0]) for row in rows)
+        mixed, kept = self.attn(op, modulated(op, x, scale, shift), shared, left)
+        x = op.Add(x, op.Mul(mixed, gate))
+        inner = self.ff(op, modulated(op, x, ff_scale, ff_shift))
+        return op.Add(x, op.Mul(inner, ff_gate)), kept
+
+
+class MelProjection(Module):
+    """The columns of the reference's input projection that belong to the noisy mel frames."""
+
+    def __init__(self, config: DitSource) -> None:
+        super().__init__()
+        self.proj = Linear(
+            config.mel_dim,
+            config.hidden_size,
+            bias=False,
+            source_shape=(config.hidden_size, config.input_width),
+        )
+
+    def forward(self, op: Op, x: Value) -> Value:
+        return self.proj(op, x)
+
+
+class Dit(Module):
+    def __init__(self, config: DitSource) -> None:
+        super().__init__()
+        self.config = config
+        self.input_embed = MelProjection(config)
+        self.transformer_blocks = ModuleList(
+            [DitBlock(config, index) for index in range(config.num_hidden_layers)]
+        )
+        self.proj_out = Linear(config.hidden_size, config.mel_dim)
+
+    def forward(
+        self,
+        op: Op,
+        noisy: Value,
+        condition: Value,
+        modulation: Value,
+        final_modulation: Value,
+        cos: Value,
+        sin: Value,
+        key_bias: Value,
+        commit: Value,
+        past_key: Value,
+        past_value: Value,
+    ) -> list[Value]:
+        branches = op.Shape(condition, start=0, end=1)
+        bias = {reach: self._bias(op, key_bias, branches, reach) for reach in self._reaches()}
+        shared = Evaluation(modulation, cos, sin, bias, commit)
+        x = op.Add(self.input_embed(op, noisy), condition)
+        kept: list[LeftBlock] = []
+        for block in self.transformer_blocks:
+            left = None
+            if block.attn.reach[0]:
+                number = [len(kept)]
+                left = LeftBlock(
+                    op.Squeeze(op.Gather(past_key, number, axis=0), [0]),
+                    op.Squeeze(op.Gather(past_value, number, axis=0), [0]),
+                )
+            x, present = block(op, x, shared, left)
+            if present is not None:
+                kept.append(present)
+        scale, shift = op.Split(final_modulation, axis=0, num_outputs=2, _outputs=2)
+        x = modulated(op, x, op.Squeeze(scale, [0]), op.Squeeze(shift, [0]))
+        return [
+            self.proj_out(op, x),
+            op.Concat(*(op.Unsqueeze(block.key, [0]) for block in kept), axis=0),
+            op.Concat(*(op.Unsqueeze(block.value, [0]) for block in kept), axis=0),
+        ]
+
+    def _reaches(self) -> set[Reach]:
+        return {block.attn.reach for block in self.transformer_blocks}
+
+    def _bias(self, op: Op, key_bias: Value, branches: Value, reach: Reach) -> Value:
+        """(blocks + 2, block) -> (branches * blocks, 1, block, keys in reach), added to scores."""
+        size = self.config.block_size
+        sides = [op.Slice(key_bias, [1], [-1], [0])]
+        if reach[0]:
+            sides.insert(0, op.Slice(key_bias, [0], [-2], [0]))
+        if reach[1]:
+            sides.append(op.Slice(key_bias, [2], [2**31 - 1], [0]))
+        row = op.Concat(*sides, axis=1) if len(sides) > 1 else sides[0]
+        shape = op.Concat(
+            branches, op.Constant(value_ints=[1, size, size * len(sides)]), axis=0
+        )  # broadcast against (1, blocks, 1, keys)
+        spread = op.Expand(op.Unsqueeze(row, [0, 2]), shape)
+        return op.Reshape(spread, [-1, 1, size, size * len(sides)])

@@ -1,0 +1,211 @@
+"""The few building blocks that all graphs share, and how a weight finds its checkpoint tensors.
+
+A `Weight` names its sources instead of holding data, so building a graph reads nothing: the
+tensors are read, reshaped and written one at a time when the file is saved.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+from onnxscript.nn import Module, ModuleList, Parameter
+
+Array = npt.NDArray[np.float32]
+Op = Any
+"""An onnxscript OpBuilder: each attribute is an ONNX operator."""
+Value = Any
+"""A symbolic tensor of the graph under construction."""
+
+MICROSOFT = "com.microsoft"
+
+
+class Weight(Parameter):
+    """A parameter together with the checkpoint tensors it is made of.
+
+    `shapes` are the expected shapes of the sources. `siblings` names the modules beside the
+    owner that provide them (packed projections); without it the source is the parameter's own
+    name. `build` turns the sources, as float32, into the parameter.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        *,
+        shapes: Sequence[tuple[int, ...]],
+        build: Callable[[list[Array]], Array],
+        siblings: Sequence[str] = (),
+    ) -> None:
+        super().__init__(list(shape))
+        self.source_shapes = tuple(shapes)
+        self.siblings = tuple(siblings)
+        self.build = build
+
+    def sources(self, path: str) -> list[str]:
+        """Checkpoint names of the sources of this parameter, which itself is called `path`."""
+        if not self.siblings:
+            return [path]
+        *parents, _, leaf = path.split(".")
+        return [".".join([*parents, sibling, leaf]) for sibling in self.siblings]
+
+
+def vector(size: int) -> Weight:
+    """A one-dimensional weight taken as it is."""
+    return Weight([size], shapes=[(size,)], build=lambda parts: parts[0])
+
+
+def constant(data: Array) -> Parameter:
+    """A parameter that no checkpoint holds."""
+    return Parameter(list(data.shape), data=ir.tensor(data))
+
+
+class Linear(Module):
+    """y = x W + b. The weight is stored as (inputs, outputs), the way MatMul reads it."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int | Mapping[str, int],
+        *,
+        bias: bool | Sequence[str] = True,
+        source_shape: tuple[int, ...] | None = None,
+    ) -> None:
+        """`outputs` may map names of sibling modules to their widths: their packed product.
+
+        `bias` may name those of the siblings that have one; the others get zeros.
+        `source_shape` is the checkpoint's shape where it is not (outputs, inputs); of a wider
+        one the first `inputs` columns are taken.
+        """
+        super().__init__()
+        parts = outputs if isinstance(outputs, Mapping) else {}
+        widths = list(parts.values()) if isinstance(outputs, Mapping) else [outputs]
+        self.weight = Weight(
+            [inputs, sum(widths)],
+            shapes=[source_shape or (width, inputs) for width in widths],
+            siblings=list(parts),
+            build=lambda sources: np.concatenate(
+                [source.reshape(len(source), -1)[:, :inputs] for source in sources]
+            ).T,
+        )
+        self.bias = self._bias(parts, widths, bias) if bias else None
+
+    @staticmethod
+    def _bias(
+        parts: Mapping[str, int], widths: list[int], bias: bool | Sequence[str]
+    ) -> Weight:
+        present = list(parts) if isinstance(bias, bool) else list(bias)
+        if not parts:
+            return vector(widths[0])
+
+        def build(sources: list[Array]) -> Array:
+            found = dict(zip(present, sources, strict=True))
+            return np.concatenate(
+                [found.get(name, np.zeros(width, np.float32)) for name, width in parts.items()]
+            )
+
+        return Weight(
+            [sum(widths)],
+            shapes=[(parts[name],) for name in present],
+            siblings=present,
+            build=build,
+        )
+
+    def forward(self, op: Op, x: Value) -> Value:
+        y = op.MatMul(x, self.weight)
+        return y if self.bias is None else op.Add(y, self.bias)
+
+
+class RMSNorm(Module):
+    """x / sqrt(mean(x^2) + eps) * weight, over the last axis."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = vector(size)
+        self.eps = eps
+
+    def forward(self, op: Op, x: Value) -> Value:
+        return op.RMSNormalization(x, self.weight, axis=-1, epsilon=self.eps)
+
+
+class LayerNorm(Module):
+    """Layer normalisation with weight and bias over the last axis."""
+
+    def __init__(self, size: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = vector(size)
+        self.bias = vector(size)
+        self.eps = eps
+
+    def forward(self, op: Op, x: Value) -> Value:
+        return op.LayerNormalization(x, self.weight, self.bias, axis=-1, epsilon=self.eps)
+
+
+class Conv1d(Module):
+    """A convolution over time with zero padding on both sides."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        shape = (outputs, inputs, kernel)
+        self.weight = Weight(shape, shapes=[shape], build=lambda parts: parts[0])
+        self.bias = vector(outputs) if bias else None
+        self.stride = stride
+        self.dilation = dilation
+        self.padding = (kernel - 1) * dilation // 2
+
+    def forward(self, op: Op, x: Value) -> Value:
+        inputs = [x, self.weight] if self.bias is None else [x, self.weight, self.bias]
+        return op.Conv(
+            *inputs,
+            strides=[self.stride],
+            dilations=[self.dilation],
+            pads=[self.padding, self.padding],
+        )
+
+
+def numbered(modules: Mapping[int, Module]) -> Module:
+    """A container whose children are called by the given numbers, gaps allowed."""
+    container = ModuleList()
+    for number, module in modules.items():
+        container._register_child(str(number), module)  # pyright: ignore
+    return container
+
+
+class GatedMLP(Module):
+    """down(silu(gate(x)) * up(x)), the feed-forward of Qwen2 and of the vision encoder."""
+
+    def __init__(self, hidden: int, inner: int, *, bias: bool = False) -> None:
+        super().__init__()
+        self.gate_up_proj = Linear(hidden, {"gate_proj": inner, "up_proj": inner}, bias=bias)
+        self.down_proj = Linear(inner, hidden, bias=bias)
+
+    def forward(self, op: Op, x: Value) -> Value:
+        gate, up = op.Split(self.gate_up_proj(op, x), axis=-1, num_outputs=2, _outputs=2)
+        return self.down_proj(op, op.Mul(op.Mul(gate, op.Sigmoid(gate)), up))
+
+
+def attention(op: Op, query: Value, key: Value, value: Value, heads: int, **masks: Value) -> Value:
+    """Softmax attention over (batch, rows, heads * head_dim) with scale head_dim ** -0.5.
+
+    `masks`: `key_padding_mask` int32 (batch,) counts the real keys of each row of the batch, or
+    `attention_bias` float32 (batch, 1, queries, keys) is added to the scores.
+    """
+    return op.MultiHeadAttention(
+        query,
+        key,
+        value,
+        None,
+        masks.get("key_padding_mask"),
+        masks.get("attention_bias"),
+        num_heads=heads,
+        _domain=MICROSOFT,
+    )

@@ -1,0 +1,195 @@
+"""BigVGAN over a window of mel frames, cropping stage by stage what only served as context.
+
+A window that lies inside an utterance carries frames of context on both sides. Each stage
+computes only what the later stages still need of it, so streaming costs little more than one
+pass and stays exact; at the true ends nothing is cropped and the reference's own padding acts.
+Reference: Qwen2_5OmniToken2WavBigVGANModel of transformers.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from onnxscript.nn import Module, ModuleList
+
+from omni_export.graphs.layers import Array, Conv1d, Op, Value, Weight, constant, vector
+from omni_export.source import VocoderSource
+
+FILTER_TAPS = 12
+FILTER_CUTOFF = 0.25
+FILTER_HALF_WIDTH = 0.3
+MIN_DECIBEL = -115.0
+REFERENCE_DECIBEL = 20.0
+SNAKE_EPS = 1e-9
+REACH = 3
+"""How many samples to each side either filter of an activation sees, at the lower rate."""
+
+
+def kaiser_sinc() -> Array:
+    """The 12-tap low-pass filter around each activation, float32 (12,), summing to 1.
+
+    Kaiser's formula for beta: for an attenuation between 21 and 50 dB, 0.5842 (A - 21)^0.4 +
+    0.07886 (A - 21), with A = 2.285 (taps / 2 - 1) pi * 4 * half_width + 7.95.
+    """
+    half = FILTER_TAPS // 2
+    attenuation = 2.285 * (half - 1) * np.pi * 4 * FILTER_HALF_WIDTH + 7.95
+    if attenuation > 50:
+        beta = 0.1102 * (attenuation - 8.7)
+    else:
+        beta = 0.5842 * (attenuation - 21) ** 0.4 + 0.07886 * (attenuation - 21)
+    time = np.arange(-half, half) + 0.5
+    taps = 2 * FILTER_CUTOFF * np.kaiser(FILTER_TAPS, beta) * np.sinc(2 * FILTER_CUTOFF * time)
+    return (taps / taps.sum()).astype(np.float32)
+
+
+class SnakeBeta(Module):
+    """x + sin(alpha x)^2 / beta for each channel, with both parameters stored as logarithms."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.alpha = self._parameter(channels, np.exp)
+        self.beta = self._parameter(channels, lambda beta: 1 / (np.exp(beta) + SNAKE_EPS))
+
+    @staticmethod
+    def _parameter(channels: int, function: Callable[[Array], Array]) -> Weight:
+        return Weight(
+            [channels, 1, 1],
+            shapes=[(channels,)],
+            build=lambda parts: function(parts[0]).reshape(-1, 1, 1),
+        )
+
+    def forward(self, op: Op, x: Value) -> Value:
+        sine = op.Sin(op.Mul(x, self.alpha))
+        return op.Add(x, op.Mul(op.Mul(sine, sine), self.beta))
+
+
+class Activation(Module):
+    """Twice the rate, SnakeBeta, half the rate, with a low-pass filter on both sides.
+
+    Both filters are polyphase: even and odd samples of the doubled signal stay two channels and
+    never interleave. Signal channels form the batch: (channels, phases, time).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.act = SnakeBeta(channels)
+        self.channels = channels
+        taps = kaiser_sinc()
+        # Doubled sample 2t sees x[t-3 .. t+2], sample 2t+1 sees x[t-2 .. t+3]; the factor 2 keeps
+        # the level. Output t then sees the doubled samples 2t-5 .. 2t+6.
+        up = np.zeros((2, 1, 7), np.float32)
+        up[0, 0, :6] = 2 * taps[1::2][::-1]
+        up[1, 0, 1:] = 2 * taps[0::2][::-1]
+        down = np.zeros((1, 2, 7), np.float32)
+        down[0, 0, 1:] = taps[1::2]
+        down[0, 1, :6] = taps[0::2]
+        self.up = constant(up)
+        self.down = constant(down)
+
+    def forward(self, op: Op, x: Value) -> Value:
+        x = op.Reshape(x, [self.channels, 1, -1])
+        doubled = op.Conv(op.Pad(x, [0, 0, REACH, 0, 0, REACH], mode="edge"), self.up)
+        doubled = self.act(op, doubled)
+        # The doubled signal's edge samples are its very first (even) and last (odd) ones.
+        beside = [self.channels, 2, REACH]
+        first = op.Expand(op.Slice(doubled, [0, 0], [1, 1], [1, 2]), beside)
+        last = op.Expand(op.Slice(doubled, [1, -1], [2, 2**31 - 1], [1, 2]), beside)
+        halved = op.Conv(op.Concat(first, doubled, last, axis=2), self.down)
+        return op.Reshape(halved, [1, self.channels, -1])
+
+
+class ResidualBlock(Module):
+    """Three times: activation, dilated convolution, activation, convolution, plus the input."""
+
+    def __init__(self, channels: int, kernel: int, dilations: tuple[int, ...]) -> None:
+        super().__init__()
+        self.convs1 = ModuleList(
+            [Conv1d(channels, channels, kernel, dilation=dilation) for dilation in dilations]
+        )
+        self.convs2 = ModuleList([Conv1d(channels, channels, kernel) for _ in dilations])
+        self.activations = ModuleList([Activation(channels) for _ in range(2 * len(dilations))])
+
+    def forward(self, op: Op, x: Value) -> Value:
+        steps = zip(self.convs1, self.convs2, strict=True)
+        for index, (dilated, plain) in enumerate(steps):
+            inner = dilated(op, self.activations[2 * index](op, x))
+            inner = plain(op, self.activations[2 * index + 1](op, inner))
+            x = op.Add(x, inner)
+        return x
+
+
+class Upsample(Module):
+    """A transposed convolution that multiplies the rate by its stride."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        shape = (inputs, outputs, kernel)
+        self.weight = Weight(shape, shapes=[shape], build=lambda parts: parts[0])
+        self.bias = vector(outputs)
+        self.stride = stride
+        self.padding = (kernel - stride) // 2
+
+    def forward(self, op: Op, x: Value) -> Value:
+        return op.ConvTranspose(
+            x,
+            self.weight,
+            self.bias,
+            strides=[self.stride],
+            pads=[self.padding, self.padding],
+        )
+
+
+class Vocoder(Module):
+    def __init__(self, config: VocoderSource) -> None:
+        super().__init__()
+        self.config = config
+        widths = [
+            config.upsample_initial_channel // 2**stage
+            for stage in range(len(config.upsample_rates) + 1)
+        ]
+        self.conv_pre = Conv1d(config.mel_dim, widths[0], 7)
+        self.ups = ModuleList(
+            [
+                ModuleList([Upsample(widths[stage], widths[stage + 1], kernel, rate)])
+                for stage, (rate, kernel) in enumerate(
+                    zip(config.upsample_rates, config.upsample_kernel_sizes, strict=True)
+                )
+            ]
+        )
+        self.resblocks = ModuleList(
+            [
+                ResidualBlock(width, kernel, tuple(dilations))
+                for width in widths[1:]
+                for kernel, dilations in zip(
+                    config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True
+                )
+            ]
+        )
+        self.activation_post = Activation(widths[-1])
+        self.conv_post = Conv1d(widths[-1], 1, 7, bias=False)
+
+    def forward(self, op: Op, mel: Value, crops: Value) -> Value:
+        x = self.conv_pre(op, self._decibels(op, mel))
+        kernels = len(self.config.resblock_kernel_sizes)
+        for stage, (upsample,) in enumerate(self.ups):
+            x = upsample(op, x)
+            blocks = [self.resblocks[stage * kernels + index] for index in range(kernels)]
+            total = blocks[0](op, x)
+            for block in blocks[1:]:
+                total = op.Add(total, block(op, x))
+            x = self._crop(op, op.Div(total, float(kernels)), crops, stage)
+        x = self.conv_post(op, self.activation_post(op, x))
+        x = self._crop(op, x, crops, len(self.ups))
+        return op.Reshape(op.Clip(x, -1.0, 1.0), [-1])
+
+    @staticmethod
+    def _decibels(op: Op, mel: Value) -> Value:
+        """Log amplitude to the range -1 .. 1, as `process_mel_spectrogram` of the reference."""
+        decibels = op.Mul(op.Max(mel, MIN_DECIBEL / 20 * np.log(10)), 20 / np.log(10))
+        shifted = op.Sub(decibels, REFERENCE_DECIBEL + MIN_DECIBEL)
+        return op.Clip(op.Sub(op.Mul(shifted, -2 / MIN_DECIBEL), 1.0), -1.0, 1.0)
+
+    @staticmethod
+    def _crop(op: Op, x: Value, crops: Value, stage: int) -> Value:
+        left, right = op.Split(op.Gather(crops, stage, axis=0), num_outputs=2, axis=0, _outputs=2)
+        end = op.Sub(op.Shape(x, start=2, end=3), right)
+        return op.Slice(x, left, end, [2])

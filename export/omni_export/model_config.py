@@ -1,0 +1,224 @@
+"""From the checkpoint's files to the record that the runtime reads."""
+
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Struct
+from omni_runtime.bundle.config import (
+    AudioConfig,
+    DecoderConfig,
+    DitConfig,
+    ModelConfig,
+    PositionConfig,
+    SpecialTokens,
+    SpeechConfig,
+    SpeechPreset,
+    TalkerConfig,
+    ThinkerConfig,
+    VisionConfig,
+)
+from omni_runtime.errors import OmniError
+
+from omni_export.checkpoint import Array
+from omni_export.source import DecoderSource, SourceConfig, SpeechSource, VisionSource, read_json
+from omni_export.speech import Voice, vocoder_geometry
+
+SYSTEM_PROMPT = (
+    "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of "
+    "perceiving auditory and visual inputs, as well as generating text and speech."
+)
+"""The reference's processor compares with exactly this text: speech was trained under it."""
+
+VISION_ROPE_THETA = 10000.0  # fixed in the reference, not part of the configuration
+
+# Qwen2_5OmniProcessorKwargs and Qwen2VLVideoProcessor of the reference; no file holds them.
+VIDEO_MIN_PIXELS = 128 * 28 * 28
+VIDEO_MAX_PIXELS = 768 * 28 * 28
+VIDEO_FPS = 2.0
+VIDEO_MIN_FRAMES = 4
+VIDEO_MAX_FRAMES = 768
+
+# Defaults of Qwen2_5OmniForConditionalGeneration.generate; no file holds them either.
+TALKER_SAMPLING = {"temperature": 0.9, "top_k": 40, "top_p": 0.8, "repetition_penalty": 1.05}
+TALKER_MAX_CODES = 4096
+
+PRESETS = {
+    "faithful": SpeechPreset(
+        solver="rk4", steps=9, sway=-1.0, guidance=0.5, summary="the reference: 36 evaluations, twice"
+    ),
+    "balanced": SpeechPreset(
+        solver="ab2", steps=8, sway=-1.0, guidance=0.5, summary="8 multistep evaluations, twice"
+    ),
+    "fast": SpeechPreset(
+        solver="ab2", steps=5, sway=-1.0, guidance=0.0, summary="5 multistep evaluations, once"
+    ),
+}
+DEFAULT_PRESET = "balanced"
+
+SAFE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+Record = TypeVar("Record", bound=Struct)
+
+
+class Preprocessor(Struct, frozen=True):
+    """preprocessor_config.json, as far as the export depends on it."""
+
+    sampling_rate: int
+    feature_size: int
+    hop_length: int
+    n_fft: int
+    n_samples: int
+    image_mean: tuple[float, float, float]
+    image_std: tuple[float, float, float]
+    patch_size: int
+    temporal_patch_size: int
+    merge_size: int
+    min_pixels: int
+    max_pixels: int
+
+
+def read_preprocessor(folder: Path) -> Preprocessor:
+    """Raises OmniError when the file is missing or lacks a key."""
+    raw = read_json(folder / "preprocessor_config.json")
+    size = raw.get("size")
+    if isinstance(size, dict):  # the spelling of newer releases
+        raw.setdefault("min_pixels", size.get("shortest_edge", size.get("min_pixels")))
+        raw.setdefault("max_pixels", size.get("longest_edge", size.get("max_pixels")))
+    return _convert(raw, Preprocessor, "preprocessor_config.json")
+
+
+def model_config(
+    folder: Path,
+    source: SourceConfig,
+    voices: dict[str, Voice],
+    rotary_frequencies: Array | None,
+) -> ModelConfig:
+    """The record for the runtime. `rotary_frequencies` are the DiT's, None without speech."""
+    preprocessor = read_preprocessor(folder)
+    speech = None
+    if source.speech is not None and rotary_frequencies is not None:
+        speech = _speech(source.speech, voices, rotary_frequencies)
+    return ModelConfig(
+        thinker=ThinkerConfig(
+            decoder=decoder_config(source.text),
+            tokens=_tokens(folder, source),
+            positions=PositionConfig(
+                ids_per_second=source.thinker.position_id_per_seconds,
+                seconds_per_chunk=source.thinker.seconds_per_chunk,
+            ),
+        ),
+        audio=AudioConfig(
+            sample_rate=preprocessor.sampling_rate,
+            n_fft=preprocessor.n_fft,
+            hop_length=preprocessor.hop_length,
+            n_mels=preprocessor.feature_size,
+            padded_samples=preprocessor.n_samples,
+            block_frames=2 * source.audio.n_window,
+        ),
+        vision=_vision(source.vision, preprocessor),
+        speech=speech,
+        system_prompt=SYSTEM_PROMPT,
+    )
+
+
+def decoder_config(source: DecoderSource) -> DecoderConfig:
+    return DecoderConfig(
+        layers=source.num_hidden_layers,
+        hidden_size=source.hidden_size,
+        heads=source.num_attention_heads,
+        kv_heads=source.num_key_value_heads,
+        head_dim=source.head_dim,
+        vocab_size=source.vocab_size,
+        rope_theta=source.rope_theta,
+        mrope_section=source.mrope_section,
+        max_context=source.max_position_embeddings,
+    )
+
+
+def _tokens(folder: Path, source: SourceConfig) -> SpecialTokens:
+    found: Any = read_json(folder / "generation_config.json").get("eos_token_id")
+    eos = found if isinstance(found, list) else [found]
+    ids = source.thinker
+    return SpecialTokens(
+        audio=ids.audio_token_index,
+        image=ids.image_token_index,
+        video=ids.video_token_index,
+        audio_bos=ids.audio_start_token_id,
+        audio_eos=ids.audio_end_token_id,
+        vision_bos=ids.vision_start_token_id,
+        vision_eos=ids.vision_end_token_id,
+        eos=_convert(eos, tuple[int, ...], "generation_config.json: eos_token_id"),
+    )
+
+
+def _vision(source: VisionSource, preprocessor: Preprocessor) -> VisionConfig:
+    return VisionConfig(
+        patch_size=source.patch_size,
+        temporal_patch_size=source.temporal_patch_size,
+        merge_size=source.spatial_merge_size,
+        window_size=source.window_size,
+        head_dim=source.hidden_size // source.num_heads,
+        rope_theta=VISION_ROPE_THETA,
+        image_mean=preprocessor.image_mean,
+        image_std=preprocessor.image_std,
+        image_min_pixels=preprocessor.min_pixels,
+        image_max_pixels=preprocessor.max_pixels,
+        video_min_pixels=VIDEO_MIN_PIXELS,
+        video_max_pixels=VIDEO_MAX_PIXELS,
+        video_fps=VIDEO_FPS,
+        video_min_frames=VIDEO_MIN_FRAMES,
+        video_max_frames=VIDEO_MAX_FRAMES,
+    )
+
+
+def _speech(
+    source: SpeechSource, voices: dict[str, Voice], rotary_frequencies: Array
+) -> SpeechConfig:
+    ids, dit = source.talker_ids, source.dit
+    for name in voices:
+        if not SAFE_NAME.fullmatch(name):
+            raise OmniError(f"spk_dict.pt: {name!r} can't name a file", fix="rename that voice")
+    return SpeechConfig(
+        talker=TalkerConfig(
+            decoder=decoder_config(source.talker),
+            input_size=ids.embedding_size,
+            text_eos=ids.tts_text_end_token_id,
+            text_pad=ids.tts_text_pad_token_id,
+            codec_bos=ids.tts_codec_start_token_id,
+            codec_pad=ids.tts_codec_pad_token_id,
+            codec_mask=ids.tts_codec_mask_token_id,
+            codec_eos=(ids.tts_codec_pad_token_id, ids.tts_codec_end_token_id),
+            max_codes=TALKER_MAX_CODES,
+            temperature=TALKER_SAMPLING["temperature"],
+            top_k=int(TALKER_SAMPLING["top_k"]),
+            top_p=TALKER_SAMPLING["top_p"],
+            repetition_penalty=TALKER_SAMPLING["repetition_penalty"],
+        ),
+        dit=DitConfig(
+            hidden_size=dit.hidden_size,
+            layers=dit.num_hidden_layers,
+            heads=dit.num_attention_heads,
+            head_dim=dit.head_dim,
+            look_back_layers=len(dit.look_backward_layers),
+            look_ahead_layers=len(dit.look_ahead_layers),
+            block_frames=dit.block_size,
+            frames_per_code=dit.repeats,
+            mel_dim=dit.mel_dim,
+            codes=dit.num_embeds + 1,
+            rotary_frequencies=tuple(float(value) for value in rotary_frequencies),
+        ),
+        vocoder=vocoder_geometry(source.vocoder),
+        presets=PRESETS,
+        default_preset=DEFAULT_PRESET,
+        voices={name: voice.text_bos for name, voice in voices.items()},
+        default_voice=next(iter(voices)),
+    )
+
+
+def _convert(raw: object, kind: type[Record] | Any, where: str) -> Any:
+    try:
+        return msgspec.convert(raw, kind)
+    except msgspec.ValidationError as error:
+        raise OmniError(f"{where}: {error}", fix="download the checkpoint again") from None

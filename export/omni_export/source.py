@@ -1,0 +1,276 @@
+"""The configuration files of a checkpoint, read strictly.
+
+Each record lists the keys that the export depends on; a missing key or one of the wrong type is
+an error that names it. Nothing has a default, since a wrong default would give a bundle that
+loads and talks nonsense. Both spellings of the rotary settings are read: `rope_scaling` with
+`rope_theta` (published checkpoints) and `rope_parameters` (written by transformers 5).
+"""
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Struct
+from omni_runtime.errors import OmniError, UsageError
+
+SUPPORTED_TYPE = "qwen2_5_omni"
+
+Record = TypeVar("Record", bound=Struct)
+
+
+class AudioSource(Struct, frozen=True):
+    """`thinker_config.audio_config`."""
+
+    num_mel_bins: int
+    d_model: int
+    encoder_layers: int
+    encoder_attention_heads: int
+    encoder_ffn_dim: int
+    activation_function: str
+    n_window: int
+    output_dim: int
+
+
+class VisionSource(Struct, frozen=True):
+    """`thinker_config.vision_config`."""
+
+    depth: int
+    hidden_size: int
+    hidden_act: str
+    intermediate_size: int
+    num_heads: int
+    in_channels: int
+    patch_size: int
+    spatial_merge_size: int
+    temporal_patch_size: int
+    window_size: int
+    out_hidden_size: int
+    fullatt_block_indexes: list[int]
+
+
+class DecoderSource(Struct, frozen=True):
+    """`thinker_config.text_config`, or the decoder keys of `talker_config`."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    hidden_act: str
+    max_position_embeddings: int
+    rms_norm_eps: float
+    rope_theta: float
+    mrope_section: tuple[int, int, int]
+    rope_type: str
+    use_sliding_window: bool
+
+
+class ThinkerIds(Struct, frozen=True):
+    """Token ids and time scale of `thinker_config`."""
+
+    audio_token_index: int
+    image_token_index: int
+    video_token_index: int
+    audio_start_token_id: int
+    audio_end_token_id: int
+    vision_start_token_id: int
+    vision_end_token_id: int
+    position_id_per_seconds: int
+    seconds_per_chunk: float
+
+
+class TalkerIds(Struct, frozen=True):
+    """Token ids of `talker_config`."""
+
+    embedding_size: int
+    tts_text_end_token_id: int
+    tts_text_pad_token_id: int
+    tts_codec_start_token_id: int
+    tts_codec_end_token_id: int
+    tts_codec_pad_token_id: int
+    tts_codec_mask_token_id: int
+
+
+class DitSource(Struct, frozen=True):
+    """`token2wav_config.dit_config`."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    ff_mult: int
+    emb_dim: int
+    head_dim: int
+    block_size: int
+    look_ahead_layers: list[int]
+    look_backward_layers: list[int]
+    repeats: int
+    num_embeds: int
+    mel_dim: int
+    enc_emb_dim: int
+    enc_dim: int
+
+    @property
+    def input_width(self) -> int:
+        """Columns of the input projection: noisy mel, voice embedding, code, speaker vector."""
+        return self.mel_dim + self.enc_dim + self.emb_dim + self.enc_emb_dim
+
+
+class VocoderSource(Struct, frozen=True):
+    """`token2wav_config.bigvgan_config`."""
+
+    mel_dim: int
+    upsample_initial_channel: int
+    resblock_kernel_sizes: list[int]
+    resblock_dilation_sizes: list[list[int]]
+    upsample_rates: list[int]
+    upsample_kernel_sizes: list[int]
+
+
+class SpeechSource(Struct, frozen=True):
+    """Everything behind the Thinker. `dit_raw` is kept for the reference's own voice encoder."""
+
+    talker: DecoderSource
+    talker_ids: TalkerIds
+    dit: DitSource
+    dit_raw: dict[str, Any]
+    vocoder: VocoderSource
+
+
+class SourceConfig(Struct, frozen=True):
+    """The whole of config.json, as far as the export depends on it."""
+
+    audio: AudioSource
+    vision: VisionSource
+    text: DecoderSource
+    thinker: ThinkerIds
+    speech: SpeechSource | None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file, or an OmniError that names the file."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise OmniError(
+            f"{path.parent} has no {path.name}, so it is not a Hugging Face checkpoint",
+            fix="give --model a folder with config.json and *.safetensors, or a hub id",
+        ) from None
+    except (ValueError, OSError) as error:
+        raise OmniError(
+            f"{path} can't be read as JSON: {error}", fix="download the checkpoint again"
+        ) from None
+    if not isinstance(found, dict):
+        raise OmniError(f"{path} holds no JSON object", fix="download the checkpoint again")
+    return found
+
+
+def read_config(folder: Path) -> SourceConfig:
+    """Read config.json of the checkpoint in `folder`.
+
+    Raises:
+        UsageError: another kind of model, or a setting that the graphs do not implement.
+        OmniError: no such file, no JSON, or a key that is missing or of the wrong type.
+    """
+    raw = read_json(folder / "config.json")
+    kind = raw.get("model_type")
+    if kind != SUPPORTED_TYPE:
+        raise UsageError(
+            f"{folder} holds a model of type {kind!r}; only {SUPPORTED_TYPE!r} can be exported",
+            fix="for example --model Qwen/Qwen2.5-Omni-3B",
+        )
+    section = _Section(raw, "config.json")
+    thinker = section.inside("thinker_config")
+    speech = None
+    if section.flag("enable_audio_output"):
+        speech = _read_speech(section)
+    config = SourceConfig(
+        audio=thinker.inside("audio_config").read(AudioSource),
+        vision=thinker.inside("vision_config").read(VisionSource),
+        text=thinker.inside("text_config").decoder(),
+        thinker=thinker.read(ThinkerIds),
+        speech=speech,
+    )
+    _check_supported(config)
+    return config
+
+
+def _read_speech(section: "_Section") -> SpeechSource:
+    talker = section.inside("talker_config")
+    token2wav = section.inside("token2wav_config")
+    return SpeechSource(
+        talker=talker.decoder(),
+        talker_ids=talker.read(TalkerIds),
+        dit=token2wav.inside("dit_config").read(DitSource),
+        dit_raw=token2wav.inside("dit_config").raw,
+        vocoder=token2wav.inside("bigvgan_config").read(VocoderSource),
+    )
+
+
+class _Section:
+    """One object of config.json together with its path, for errors that say where."""
+
+    def __init__(self, raw: dict[str, Any], path: str) -> None:
+        self.raw = raw
+        self.path = path
+
+    def inside(self, key: str) -> "_Section":
+        child = self.raw.get(key)
+        if not isinstance(child, dict):
+            raise self._error(f"has no section {key!r}")
+        return _Section(child, f"{self.path}: {key}")
+
+    def flag(self, key: str) -> bool:
+        return bool(self.raw.get(key, True))  # the reference's own default: it speaks
+
+    def read(self, kind: type[Record]) -> Record:
+        try:
+            return msgspec.convert(self.raw, kind)
+        except msgspec.ValidationError as error:
+            raise self._error(str(error)) from None
+
+    def decoder(self) -> DecoderSource:
+        """The decoder keys, with the rotary settings of either spelling laid flat."""
+        flat = dict(self.raw)
+        for key in ("rope_scaling", "rope_parameters"):
+            rope = self.raw.get(key)
+            if isinstance(rope, dict):
+                flat.update(rope)
+                flat["rope_type"] = rope.get("rope_type", rope.get("type"))
+        if flat.get("rope_type") == "mrope":  # the older name of the same thing
+            flat["rope_type"] = "default"
+        if "head_dim" not in flat and "hidden_size" in flat and "num_attention_heads" in flat:
+            flat["head_dim"] = flat["hidden_size"] // flat["num_attention_heads"]
+        return _Section(flat, self.path).read(DecoderSource)
+
+    def _error(self, what: str) -> OmniError:
+        return OmniError(
+            f"{self.path}: {what}", fix="download the checkpoint's config.json again"
+        )
+
+
+def _check_supported(config: SourceConfig) -> None:
+    """Refuse what the graphs do not implement, instead of computing something else."""
+    wanted: list[tuple[str, object, object]] = [
+        ("audio_config.activation_function", config.audio.activation_function, "gelu"),
+        ("vision_config.hidden_act", config.vision.hidden_act, "silu"),
+    ]
+    decoders = {"text_config": config.text}
+    if config.speech is not None:
+        decoders["talker_config"] = config.speech.talker
+    for name, decoder in decoders.items():
+        wanted += [
+            (f"{name}.hidden_act", decoder.hidden_act, "silu"),
+            (f"{name}.rope_type", decoder.rope_type, "default"),
+            (f"{name}.use_sliding_window", decoder.use_sliding_window, False),
+            (f"{name}.head_dim % 16", decoder.head_dim % 16, 0),
+            (f"{name}.sum(mrope_section)", sum(decoder.mrope_section), decoder.head_dim // 2),
+        ]
+    for name, found, supported in wanted:
+        if found != supported:
+            raise UsageError(
+                f"config.json: {name} is {found!r}, but the graphs implement {supported!r} only",
+                fix="use a checkpoint of the published architecture",
+            )

@@ -1,0 +1,163 @@
+"""The manifest: what a bundle is, where it comes from, what its files are and what it costs.
+
+It is the only file that describes the others. Its own content is guarded by `digest`, that of
+the others by their sha256, so a changed byte anywhere is found.
+"""
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from omni_runtime.bundle.config import ModelConfig
+from omni_runtime.bundle.contracts import GraphContract
+from omni_runtime.errors import BundleError
+
+FORMAT = 1
+"""Raised whenever an older runtime could misread a newer bundle."""
+
+FILE_NAME = "manifest.json"
+EXPORT_AGAIN = "export it again: python export/run.py --model CHECKPOINT"
+
+
+class _Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Common settings: immutable, keyword only, unknown keys refused."""
+
+
+class Origin(_Record):
+    """The checkpoint a bundle was made of. `revision` is a hub commit or a digest of its files."""
+
+    model: str
+    revision: str
+    licence: str
+
+
+class GraphError(_Record):
+    """How far a graph is from its fp32 twin on the same inputs, over all outputs.
+
+    `cosine` is the cosine similarity, `relative` the largest difference over the largest value.
+    """
+
+    cosine: float
+    relative: float
+
+
+class GraphEntry(_Record):
+    """One ONNX graph. Sizes in bytes, with external data; `seconds` to build and quantize it."""
+
+    file: str
+    contract: GraphContract
+    weights: str
+    fp32_bytes: int
+    bytes: int
+    error: GraphError | None
+    seconds: float
+
+
+class TableEntry(_Record):
+    """One memory-mapped table. `encoding` is float32, bfloat16 or int8 (with row scales)."""
+
+    file: str
+    scales: str | None
+    encoding: str
+    rows: int
+    columns: int
+    error: GraphError | None
+
+
+class FileEntry(_Record):
+    """Size in bytes and SHA-256 of one file."""
+
+    bytes: int
+    sha256: str
+
+
+class Measured(_Record):
+    """What one spoken reply cost on the machine of the export. Bytes and seconds."""
+
+    machine: str
+    onnxruntime: str
+    threads: int
+    peak_memory: int
+    load: float
+    first_text: float
+    first_audio: float | None
+    realtime_factor: float | None
+
+
+class Manifest(_Record):
+    """Everything about a bundle."""
+
+    format: int
+    name: str
+    exporter: str
+    origin: Origin
+    recipe: str
+    recipe_rules: msgspec.Raw
+    target: str
+    capabilities: tuple[str, ...]
+    model: ModelConfig
+    graphs: dict[str, GraphEntry]
+    tables: dict[str, TableEntry]
+    files: dict[str, FileEntry]
+    measured: Measured | None
+    digest: str
+
+
+class _Version(Struct):
+    format: int
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def seal(manifest: Manifest) -> Manifest:
+    """The same manifest with the digest of its content."""
+    blank = msgspec.structs.replace(manifest, digest="")
+    return msgspec.structs.replace(manifest, digest=_digest(blank))
+
+
+def write_manifest(manifest: Manifest, folder: Path) -> None:
+    """Write a sealed manifest, readable by people."""
+    text = msgspec.json.format(msgspec.json.encode(seal(manifest)), indent=2)
+    (folder / FILE_NAME).write_bytes(text + b"\n")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check the manifest of the bundle in `folder`.
+
+    Raises BundleError when it is missing, damaged, changed, or of a newer format.
+    """
+    path = folder / FILE_NAME
+    if not folder.is_dir():
+        raise BundleError(f"there is no bundle at {folder}", fix="python export/run.py makes one")
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        raise BundleError(f"{folder} has no {FILE_NAME}, so it is no bundle", fix=EXPORT_AGAIN) from None
+    except OSError as error:
+        raise BundleError(f"{path} can't be read: {error.strerror}", fix="check its permissions") from None
+    try:
+        version = msgspec.json.decode(text, type=_Version).format
+        if version > FORMAT:
+            raise BundleError(
+                f"{folder} is of format {version}, this runtime reads up to {FORMAT}",
+                fix="pip install -U pocket-omni",
+            )
+        manifest = msgspec.json.decode(text, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path} is damaged: {error}", fix=EXPORT_AGAIN) from None
+    if _digest(msgspec.structs.replace(manifest, digest="")) != manifest.digest:
+        raise BundleError(f"{path} was changed after the export", fix=EXPORT_AGAIN)
+    return manifest
+
+
+def _digest(manifest: Manifest) -> str:
+    # Raw fields keep their spelling, so the recipe is laid out anew before it is hashed.
+    rules = msgspec.json.encode(msgspec.json.decode(manifest.recipe_rules))
+    plain = msgspec.structs.replace(manifest, recipe_rules=msgspec.Raw(rules))
+    return hashlib.sha256(msgspec.json.encode(plain)).hexdigest()

@@ -1,0 +1,85 @@
+"""Integrating the DiT's flow from noise (t = 0) to mel (t = 1): time grids and solvers.
+
+A solver asks for velocities by the index of the evaluation, so that whoever answers can keep
+what belongs to one evaluation (modulation, left context) apart. The export computes the time
+modulation for exactly these points, the runtime steps through them.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from omni_runtime.bundle.config import SpeechPreset
+
+Array = npt.NDArray[np.float32]
+Velocity = Callable[[int, Array], Array]
+"""(index of the evaluation, state) -> velocity, both float32 (frames, mel_dim)."""
+
+THIRD = 1 / 3
+
+
+def time_grid(preset: SpeechPreset) -> Array:
+    """The points between which the solver steps, float32 (steps + 1,), from 0 to 1.
+
+    Sway sampling (F5-TTS, arXiv 2410.06885): t + sway (cos(pi t / 2) - 1 + t).
+    """
+    even = np.linspace(0, 1, preset.steps + 1, dtype=np.float32)
+    return even + np.float32(preset.sway) * (np.cos(np.float32(np.pi / 2) * even) - 1 + even)
+
+
+def evaluation_times(preset: SpeechPreset) -> Array:
+    """The time of each evaluation in the order in which the solver asks for them, float32."""
+    grid = time_grid(preset)
+    starts, steps, ends = grid[:-1], np.diff(grid), grid[1:]
+    by_solver = {
+        "euler": [starts],
+        "ab2": [starts],
+        "midpoint": [starts, starts + steps / 2],
+        "rk4": [starts, starts + steps * THIRD, starts + steps * (2 * THIRD), ends],
+    }
+    return np.stack(by_solver[preset.solver], axis=1).reshape(-1)
+
+
+def integrate(preset: SpeechPreset, noise: Array, velocity: Velocity) -> Array:
+    """Follow the flow from `noise` to t = 1."""
+    grid = time_grid(preset)
+    step = {"euler": _euler, "midpoint": _midpoint, "rk4": _rk4}.get(preset.solver)
+    if step is None:
+        return _adams_bashforth(grid, noise, velocity)
+    state, index = noise, 0
+    for width in np.diff(grid):
+        state, index = step(state, width, velocity, index)
+    return state
+
+
+def _euler(state: Array, width: float, velocity: Velocity, index: int) -> tuple[Array, int]:
+    return state + width * velocity(index, state), index + 1
+
+
+def _midpoint(state: Array, width: float, velocity: Velocity, index: int) -> tuple[Array, int]:
+    half = state + width / 2 * velocity(index, state)
+    return state + width * velocity(index + 1, half), index + 2
+
+
+def _rk4(state: Array, width: float, velocity: Velocity, index: int) -> tuple[Array, int]:
+    """Kutta's 3/8 rule, the reference's solver."""
+    k1 = velocity(index, state)
+    k2 = velocity(index + 1, state + width * k1 * THIRD)
+    k3 = velocity(index + 2, state + width * (k2 - k1 * THIRD))
+    k4 = velocity(index + 3, state + width * (k1 - k2 + k3))
+    return state + (k1 + 3 * (k2 + k3) + k4) * width / 8, index + 4
+
+
+def _adams_bashforth(grid: Array, state: Array, velocity: Velocity) -> Array:
+    """Two-step Adams-Bashforth on an uneven grid; the first step is Euler's."""
+    before: Array | None = None
+    width_before = np.float32(1)
+    for index, width in enumerate(np.diff(grid)):
+        now = velocity(index, state)
+        slope = now
+        if before is not None:
+            slope = now + width / (2 * width_before) * (now - before)
+        state = state + width * slope
+        before, width_before = now, width
+    return state

@@ -1,0 +1,203 @@
+"""From pictures to the vision encoder's input: patches, and the geometry the graph needs.
+
+Not a decoder of files (that is `media.py`) and not the encoder. The one idea: which window a patch
+falls into and how its rotary angles turn follows from the grid alone, so it is computed here in
+numpy and handed to the graph as plain arrays, and the graph needs no loops.
+
+Sources: transformers' Qwen2VLImageProcessor, the Pillow one (resize, normalise, patches), and
+Qwen2_5OmniVisionEncoder.get_window_index / rot_pos_emb (geometry).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from omni_runtime.bundle.config import VisionConfig
+from omni_runtime.errors import MediaError
+
+Grid = tuple[int, int, int]
+"""Patches in time, height and width, before the encoder merges them in space."""
+
+_CHANNELS = 3
+
+
+@dataclass(frozen=True)
+class Patches:
+    """One picture or video as the encoder takes it.
+
+    `values` is float32 (t * h * w, 3 * temporal_patch_size * patch_size**2), normalised, ordered
+    so that the patches which are merged into one token are neighbours; `grid` is (t, h, w).
+    """
+
+    values: NDArray[np.float32]
+    grid: Grid
+
+
+@dataclass(frozen=True)
+class VisionGeometry:
+    """What the encoder's graph gets beside the patches, for all media of one call, joined.
+
+    With n patches and m = n / merge_size**2 merged tokens:
+    `window_index` int64 (m,): the order in which merged tokens stand while they are encoded, window
+    after window; `reverse_index` int64 (m,) undoes it; `patch_index` int64 (n,) is the same order,
+    of patches. All that follows is ALREADY in this order.
+    `window_lengths` int64 (windows,): patches of each attention window, none of them empty;
+    `window_slots` int64 (windows, widest): which patches these are, padded by repeating patch 0;
+    `unpad` int64 (n,): where each patch is in the flattened `window_slots`.
+    `frame_bounds` int64 (frames + 1,): where each frame starts, in patches, from 0 to n.
+    `angles` float32 (n, head_dim // 2): rotary angles in radians, of the height first.
+    """
+
+    window_index: NDArray[np.int64]
+    reverse_index: NDArray[np.int64]
+    patch_index: NDArray[np.int64]
+    window_lengths: NDArray[np.int64]
+    window_slots: NDArray[np.int64]
+    unpad: NDArray[np.int64]
+    frame_bounds: NDArray[np.int64]
+    angles: NDArray[np.float32]
+
+
+def smart_resize(
+    height: int, width: int, factor: int, min_pixels: int, max_pixels: int
+) -> tuple[int, int]:
+    """The size, in multiples of `factor`, nearest to (height, width) within the bounds of area.
+
+    Raises MediaError when one side is more than 200 times the other, as the reference does.
+    """
+    if max(height, width) > 200 * min(height, width):
+        raise MediaError(
+            f"a picture of {width} x {height} pixels is too narrow (at most 200 : 1)",
+            fix="crop it",
+        )
+    rows, columns = round(height / factor) * factor, round(width / factor) * factor
+    if rows * columns > max_pixels:
+        shrink = math.sqrt(height * width / max_pixels)
+        rows = max(factor, math.floor(height / shrink / factor) * factor)
+        columns = max(factor, math.floor(width / shrink / factor) * factor)
+    elif rows * columns < min_pixels:
+        grow = math.sqrt(min_pixels / (height * width))
+        rows = math.ceil(height * grow / factor) * factor
+        columns = math.ceil(width * grow / factor) * factor
+    return rows, columns
+
+
+def video_size(height: int, width: int, config: VisionConfig) -> tuple[int, int]:
+    """The (height, width) to which the frames of a video are resized."""
+    factor = config.patch_size * config.merge_size
+    return smart_resize(height, width, factor, config.video_min_pixels, config.video_max_pixels)
+
+
+def resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize uint8 (h, w, 3) to `size` = (height, width) with Pillow's bicubic filter."""
+    if image.shape[:2] == size:
+        return image
+    picture = Image.fromarray(image)
+    return np.asarray(picture.resize((size[1], size[0]), Image.Resampling.BICUBIC))
+
+
+def image_patches(image: NDArray[np.uint8], config: VisionConfig) -> Patches:
+    """Resize and cut one picture, uint8 (h, w, 3); its grid is one patch deep in time.
+
+    Raises MediaError for a picture that is far too narrow.
+    """
+    factor = config.patch_size * config.merge_size
+    h, w = image.shape[:2]
+    size = smart_resize(h, w, factor, config.image_min_pixels, config.image_max_pixels)
+    return patches(resize(image, size)[None], config)
+
+
+def video_patches(frames: NDArray[np.uint8], config: VisionConfig) -> Patches:
+    """Resize and cut the sampled frames of a video, uint8 (t, h, w, 3).
+
+    Raises MediaError for frames that are far too narrow.
+    """
+    size = video_size(frames.shape[1], frames.shape[2], config)
+    return patches(np.stack([resize(frame, size) for frame in frames]), config)
+
+
+def patches(frames: NDArray[np.uint8], config: VisionConfig) -> Patches:
+    """Normalise and cut frames that have their final size, uint8 (t, h, w, 3).
+
+    The last frame is repeated until time divides by `temporal_patch_size`.
+    """
+    depth, size, merge = config.temporal_patch_size, config.patch_size, config.merge_size
+    frames = np.concatenate([frames, np.repeat(frames[-1:], -len(frames) % depth, axis=0)])
+    t, h, w = len(frames) // depth, frames.shape[1] // size, frames.shape[2] // size
+    cut = frames.reshape(t, depth, h // merge, merge, size, w // merge, merge, size, _CHANNELS)
+    cut = cut.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(t * h * w, _CHANNELS, -1)
+    values = np.empty(cut.shape, np.float32)
+    for channel, table in enumerate(_normalisation(config)):
+        values[:, channel] = table[cut[:, channel]]
+    return Patches(values.reshape(t * h * w, -1), (t, h, w))
+
+
+def vision_geometry(grids: Sequence[Grid], config: VisionConfig) -> VisionGeometry:
+    """The geometry of the media with these grids, in this order, encoded in one call."""
+    merge, unit = config.merge_size, config.merge_size**2
+    order: list[NDArray[np.int64]] = []
+    window_sizes: list[NDArray[np.int64]] = []
+    angles: list[NDArray[np.float32]] = []
+    frame_sizes: list[int] = []
+    tokens = 0
+    for t, h, w in grids:
+        index, sizes = _windows(t, h // merge, w // merge, config)
+        by_token = np.tile(_angles(h, w, config), (t, 1)).reshape(len(index), unit, -1)
+        angles.append(by_token[index].reshape(t * h * w, -1))
+        order.append(index + tokens)
+        window_sizes.append(sizes * unit)
+        frame_sizes += [h * w] * t
+        tokens += len(index)
+    window_index = np.concatenate(order)
+    lengths = np.concatenate(window_sizes)
+    slot = np.arange(int(lengths.max()))
+    real = slot < lengths[:, None]
+    return VisionGeometry(
+        window_index=window_index,
+        reverse_index=np.argsort(window_index),
+        patch_index=(window_index[:, None] * unit + np.arange(unit)).reshape(-1),
+        window_lengths=lengths,
+        window_slots=np.where(real, (np.cumsum(lengths) - lengths)[:, None] + slot, 0),
+        unpad=np.flatnonzero(real),
+        frame_bounds=np.cumsum([0, *frame_sizes]),
+        angles=np.concatenate(angles),
+    )
+
+
+def _normalisation(config: VisionConfig) -> NDArray[np.float32]:
+    """What each of the 256 values of each channel becomes: float32 (3, 256).
+
+    Rescaled in float64, then normalised in float32, as the reference does.
+    """
+    scaled = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(np.float32)
+    mean = np.asarray(config.image_mean, np.float32)[:, None]
+    return (scaled - mean) / np.asarray(config.image_std, np.float32)[:, None]
+
+
+def _windows(
+    t: int, rows: int, columns: int, config: VisionConfig
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Merged tokens of a (t, rows, columns) grid in window order, and how many each window has."""
+    side = config.window_size // config.merge_size // config.patch_size
+    down, across = -(-rows // side), -(-columns // side)
+    index = np.full((t, down * side, across * side), -1, np.int64)
+    index[:, :rows, :columns] = np.arange(t * rows * columns).reshape(t, rows, columns)
+    windows = index.reshape(t, down, side, across, side).transpose(0, 1, 3, 2, 4)
+    windows = windows.reshape(-1, side * side)
+    inside = windows >= 0
+    return windows[inside], inside.sum(axis=1)
+
+
+def _angles(h: int, w: int, config: VisionConfig) -> NDArray[np.float32]:
+    """Rotary angles of one frame, float32 (h * w, head_dim // 2), in the order of its patches."""
+    merge, half = config.merge_size, config.head_dim // 2
+    exponents = np.arange(0, half, 2, dtype=np.float32) / np.float32(half)
+    frequencies = np.float32(1) / np.float32(config.rope_theta) ** exponents
+    places = np.stack(list(np.indices((h, w))), axis=-1)
+    places = places.reshape(h // merge, merge, w // merge, merge, 2).transpose(0, 2, 1, 3, 4)
+    angles = places.reshape(h * w, 2, 1) * frequencies.astype(np.float64)
+    return angles.reshape(h * w, -1).astype(np.float32)

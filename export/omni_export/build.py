@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from omni_runtime.bundle.contracts import GraphContract, TensorSpec
-from onnxscript import GraphBuilder, nn
+from onnxscript import GraphBuilder
 
 from omni_export.checkpoint import Checkpoint, TensorHandle
 from omni_export.graphs.layers import Array, Weight
+from omni_export.networks import Network
 
 OPSET = 23
 """Has RMSNormalization; ONNX Runtime knows it since 1.23."""
@@ -16,21 +17,9 @@ OPSET = 23
 MICROSOFT_OPSET = 1
 IR_VERSION = 11
 
-Aliases = dict[str, str]
-"""Other checkpoint names for sources, by the name the network gives them (tied weights)."""
 
-
-def build(
-    name: str,
-    network: nn.Module,
-    contract: GraphContract,
-    checkpoint: Checkpoint,
-    prefix: str,
-    *,
-    aliases: Aliases | None = None,
-    part: str = "",
-) -> ir.Model:
-    """Trace `network` and tie its parameters to the tensors below `prefix` of the checkpoint.
+def build(network: Network, contract: GraphContract, checkpoint: Checkpoint) -> ir.Model:
+    """Trace the network and tie its parameters to the tensors of the checkpoint.
 
     Raises OmniError when a tensor is missing or has another shape than the network.
     """
@@ -38,7 +27,7 @@ def build(
         inputs=[],
         outputs=[],
         nodes=[],
-        name=name,
+        name=network.name,
         opset_imports={"": OPSET, "com.microsoft": MICROSOFT_OPSET},
     )
     builder = GraphBuilder(graph)
@@ -46,10 +35,10 @@ def build(
         builder.input(spec.name, ir.DataType[_DTYPES[spec.dtype]], list(spec.shape))
         for spec in contract.inputs
     ]
-    for path, parameter in network.named_parameters():
+    for path, parameter in network.module.named_parameters():
         if isinstance(parameter, Weight):
-            _bind(parameter, path, checkpoint, prefix, aliases or {}, part)
-    found: Any = network(builder.op, *inputs)
+            _bind(parameter, path, network, checkpoint)
+    found: Any = network.module(builder.op, *inputs)
     outputs = list(found) if isinstance(found, list | tuple) else [found]
     for value, spec in zip(outputs, contract.outputs, strict=True):
         _name_output(builder, value, spec)
@@ -65,17 +54,10 @@ def _name_output(builder: GraphBuilder, value: ir.Value, spec: TensorSpec) -> No
     builder.add_output(value, spec.name)
 
 
-def _bind(
-    parameter: Weight,
-    path: str,
-    checkpoint: Checkpoint,
-    prefix: str,
-    aliases: Aliases,
-    part: str,
-) -> None:
-    names = [aliases.get(prefix + name, prefix + name) for name in parameter.sources(path)]
+def _bind(parameter: Weight, path: str, network: Network, checkpoint: Checkpoint) -> None:
+    names = [network.prefix + name for name in parameter.sources(path)]
     handles = [
-        checkpoint.claim(name, shape, part)
+        checkpoint.claim(network.aliases.get(name, name), shape, network.part)
         for name, shape in zip(names, parameter.source_shapes, strict=True)
     ]
     shape = tuple(int(dim) for dim in parameter.shape or ())

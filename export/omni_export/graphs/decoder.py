@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from onnxscript.nn import Module, ModuleList
 
-from omni_export.graphs.layers import MICROSOFT, GatedMLP, Linear, Op, RMSNorm, Value
+from omni_export.graphs.layers import GatedMLP, Linear, Op, RMSNorm, Value, contributed
 from omni_export.source import DecoderSource
 
 
@@ -40,7 +40,9 @@ class Attention(Module):
     def forward(
         self, op: Op, x: Value, step: Step, past_key: Value, past_value: Value
     ) -> tuple[Value, Value, Value]:
-        mixed, key, value = op.GroupQueryAttention(
+        mixed, key, value = contributed(
+            op,
+            "GroupQueryAttention",
             self.qkv_proj(op, x),
             None,
             None,
@@ -53,8 +55,7 @@ class Attention(Module):
             num_heads=self.heads,
             kv_num_heads=self.kv_heads,
             do_rotary=1,
-            _domain=MICROSOFT,
-            _outputs=3,
+            outputs=3,
         )
         return self.o_proj(op, mixed), key, value
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from onnxscript.nn import Module, ModuleList
 
-from omni_export.graphs.layers import MICROSOFT, Linear, Op, Value, attention, numbered
+from omni_export.graphs.layers import Linear, Op, Value, attention, contributed, numbered
 from omni_export.source import DitSource
 
 NORM_EPS = 1e-6  # fixed in the reference, not part of the configuration
@@ -92,8 +92,8 @@ class DitAttention(Module):
     @staticmethod
     def _rotate_head(op: Op, x: Value, shared: Evaluation) -> Value:
         zero = op.Constant(value_ints=[0])
-        return op.RotaryEmbedding(
-            x, zero, shared.cos, shared.sin, interleaved=1, num_heads=1, _domain=MICROSOFT
+        return contributed(
+            op, "RotaryEmbedding", x, zero, shared.cos, shared.sin, interleaved=1, num_heads=1
         )
 
     def _within_reach(

@@ -193,19 +193,25 @@ class GatedMLP(Module):
         return self.down_proj(op, op.Mul(op.Mul(gate, op.Sigmoid(gate)), up))
 
 
+def contributed(op: Op, name: str, *inputs: Value | None, outputs: int = 1, **attributes: Any) -> Any:
+    """An operator of ONNX Runtime's own domain, with float32 outputs.
+
+    Their type is stated because ONNX's inference does not know these operators, and whoever
+    rewrites the graph later relies on it.
+    """
+    found = getattr(op, name)(*inputs, _domain=MICROSOFT, _outputs=outputs, **attributes)
+    for value in found if outputs > 1 else [found]:
+        value.type = ir.TensorType(ir.DataType.FLOAT)
+    return found
+
+
 def attention(op: Op, query: Value, key: Value, value: Value, heads: int, **masks: Value) -> Value:
     """Softmax attention over (batch, rows, heads * head_dim) with scale head_dim ** -0.5.
 
     `masks`: `key_padding_mask` int32 (batch,) counts the real keys of each row of the batch, or
     `attention_bias` float32 (batch, 1, queries, keys) is added to the scores.
     """
-    return op.MultiHeadAttention(
-        query,
-        key,
-        value,
-        None,
-        masks.get("key_padding_mask"),
-        masks.get("attention_bias"),
-        num_heads=heads,
-        _domain=MICROSOFT,
+    padding, bias = masks.get("key_padding_mask"), masks.get("attention_bias")
+    return contributed(
+        op, "MultiHeadAttention", query, key, value, None, padding, bias, num_heads=heads
     )

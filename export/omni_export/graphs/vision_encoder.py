@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from onnxscript.nn import Module, ModuleList
 
 from omni_export.graphs.layers import (
-    MICROSOFT,
     GatedMLP,
     Linear,
     Op,
     RMSNorm,
     Value,
     attention,
+    contributed,
     numbered,
 )
 from omni_export.source import VisionSource
@@ -70,13 +70,9 @@ class VisionAttention(Module):
         return self.proj(op, inside(op, q, k, v, where))
 
     def _rotate(self, op: Op, x: Value, where: Geometry) -> Value:
-        rotated = op.RotaryEmbedding(
-            op.Unsqueeze(x, [0]),
-            op.Constant(value_ints=[0]),
-            where.cos,
-            where.sin,
-            num_heads=self.heads,
-            _domain=MICROSOFT,
+        zero, batch = op.Constant(value_ints=[0]), op.Unsqueeze(x, [0])
+        rotated = contributed(
+            op, "RotaryEmbedding", batch, zero, where.cos, where.sin, num_heads=self.heads
         )
         return op.Squeeze(rotated, [0])
 

@@ -6,6 +6,7 @@ pass and stays exact; at the true ends nothing is cropped and the reference's ow
 Reference: Qwen2_5OmniToken2WavBigVGANModel of transformers.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -184,7 +185,7 @@ class Vocoder(Module):
     @staticmethod
     def _decibels(op: Op, mel: Value) -> Value:
         """Log amplitude to the range -1 .. 1, as `process_mel_spectrogram` of the reference."""
-        decibels = op.Mul(op.Max(mel, MIN_DECIBEL / 20 * np.log(10)), 20 / np.log(10))
+        decibels = op.Mul(op.Max(mel, MIN_DECIBEL / 20 * math.log(10)), 20 / math.log(10))
         shifted = op.Sub(decibels, REFERENCE_DECIBEL + MIN_DECIBEL)
         return op.Clip(op.Sub(op.Mul(shifted, -2 / MIN_DECIBEL), 1.0), -1.0, 1.0)
 

@@ -1,0 +1,253 @@
+"""The export itself: checkpoint in, bundle out, with nothing half done left behind.
+
+Everything is written into a hidden folder beside the destination, which gets its name in one
+rename at the very end, after the bundle has spoken its first reply. A killed export leaves only
+the hidden folder, and the next one removes it.
+"""
+
+import errno
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from omni_quantize import tables
+from omni_quantize.recipe import Recipe
+from omni_runtime.bundle.config import ModelConfig
+from omni_runtime.bundle.contracts import contracts
+from omni_runtime.bundle.manifest import (
+    FILE_NAME,
+    FORMAT,
+    FileEntry,
+    GraphEntry,
+    Manifest,
+    Measured,
+    Origin,
+    TableEntry,
+    seal,
+    sha256_of,
+    write_manifest,
+)
+from omni_runtime.bundle.store import modulation_file, voice_file
+from omni_runtime.errors import OmniError, UsageError
+
+from omni_export import companions, trial
+from omni_export.build import build
+from omni_export.checkpoint import Array, Checkpoint
+from omni_export.graph_files import GraphWriter
+from omni_export.hub import LocalCheckpoint
+from omni_export.model_config import PRESETS, model_config
+from omni_export.networks import TALKER_TABLE, THINKER_TABLE, networks
+from omni_export.source import SourceConfig, SpeechSource, read_config
+from omni_export.speech import (
+    DIT,
+    InputProjection,
+    TimeModulation,
+    Voice,
+    code_table,
+    modulation_times,
+    read_voices,
+)
+
+DROPPED = {"thinker.audio_tower.audio_bos_eos_token.": "the reference never reads it"}
+"""Tensors without use, by name or prefix, with the reason."""
+
+SILENT = "config.json switches speech off (enable_audio_output)"
+
+Report = Callable[[str], None]
+"""Called with what is being done now."""
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What to export, how, and to where. `target` is a CPU family, resolved."""
+
+    checkpoint: LocalCheckpoint
+    recipe: Recipe
+    target: str
+    destination: Path
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What went into a bundle's folder."""
+
+    config: ModelConfig
+    graphs: dict[str, GraphEntry]
+    tables: dict[str, TableEntry]
+    licence: str
+
+
+def export(request: ExportRequest, report: Report) -> Manifest:
+    """Write the bundle to `request.destination`, replacing an older bundle of that name.
+
+    Raises:
+        UsageError: the destination exists and is no bundle, or the model is not supported.
+        OmniError: the checkpoint is incomplete or damaged, or the disk is full.
+    """
+    destination = request.destination
+    if destination.exists() and not (destination / FILE_NAME).exists():
+        raise UsageError(f"{destination} exists and is no bundle", fix="give another --output")
+    with _disk_errors(destination), _hidden_folder(destination) as hidden:
+        bundle, scratch = hidden / "bundle", hidden / "scratch"
+        bundle.mkdir()
+        content = _fill(request, bundle, scratch, report)
+        shutil.rmtree(scratch, ignore_errors=True)
+        manifest = _manifest(request, content, bundle, None)
+        write_manifest(manifest, bundle)
+        report("first reply")
+        measured = trial.first_reply(bundle)
+        manifest = seal(msgspec.structs.replace(manifest, measured=measured))
+        write_manifest(manifest, bundle)
+        _swap(bundle, destination, hidden)
+    return manifest
+
+
+def _fill(request: ExportRequest, bundle: Path, scratch: Path, report: Report) -> _Content:
+    folder = request.checkpoint.folder
+    source = read_config(folder)
+    writer = GraphWriter(bundle, scratch, request.recipe, request.target)
+    graphs: dict[str, GraphEntry] = {}
+    with Checkpoint(folder) as checkpoint:
+        checkpoint.drop(DROPPED)
+        if source.speech is None:
+            checkpoint.drop({"talker.": SILENT, "token2wav.": SILENT})
+        report("tables and voices")
+        voices, frequencies, stored = _write_constants(request, bundle, checkpoint, source)
+        config = model_config(folder, source, voices, frequencies)
+        for network in networks(source, checkpoint):
+            report(network.name.replace("_", " "))
+            contract = contracts(config)[network.name]
+            model = build(network, contract, checkpoint)
+            graphs[network.name] = writer.write(network.name, model, contract, config)
+        checkpoint.settle()
+    return _Content(config, graphs, stored, companions.copy(folder, bundle))
+
+
+def _write_constants(
+    request: ExportRequest, bundle: Path, checkpoint: Checkpoint, source: SourceConfig
+) -> tuple[dict[str, Voice], Array | None, dict[str, TableEntry]]:
+    """Embedding tables, and what the speech path computes once."""
+    stored: dict[str, TableEntry] = {}
+
+    def table(name: str, values: Array) -> None:
+        stored[name] = tables.write(bundle, name, values, request.recipe.tables[name].encoding)
+
+    shape = (source.text.vocab_size, source.text.hidden_size)
+    table("thinker_embedding", checkpoint.claim(THINKER_TABLE, shape, "table").read())
+    if (speech := source.speech) is None:
+        return {}, None, stored
+    shape = (speech.talker.vocab_size, speech.talker_ids.embedding_size)
+    table("talker_embedding", checkpoint.claim(TALKER_TABLE, shape).read())
+    projection = InputProjection(checkpoint, speech.dit)
+    table("dit_code", code_table(checkpoint, speech.dit, projection))
+    voices = _write_voices(request, bundle, checkpoint, speech, projection)
+    modulation = TimeModulation(checkpoint, speech.dit)
+    for name, preset in PRESETS.items():
+        np.save(bundle / modulation_file(name), modulation.table(modulation_times(preset)))
+    half = (speech.dit.head_dim // 2,)
+    return voices, checkpoint.claim(DIT + "rotary_embed.inv_freq", half).read(), stored
+
+
+def _write_voices(
+    request: ExportRequest,
+    bundle: Path,
+    checkpoint: Checkpoint,
+    speech: SpeechSource,
+    projection: InputProjection,
+) -> dict[str, Voice]:
+    path = request.checkpoint.folder / "spk_dict.pt"
+    voices = read_voices(path, checkpoint, speech, projection)
+    for name, voice in voices.items():
+        (bundle / voice_file(name)).parent.mkdir(exist_ok=True)
+        np.save(bundle / voice_file(name), voice.condition)
+    return voices
+
+
+def _manifest(
+    request: ExportRequest, content: _Content, bundle: Path, measured: Measured | None
+) -> Manifest:
+    checkpoint = request.checkpoint
+    capabilities = ["text"]
+    capabilities += ["audio"] if content.config.audio else []
+    capabilities += ["image", "video"] if content.config.vision else []
+    capabilities += ["speech"] if content.config.speech else []
+    return Manifest(
+        format=FORMAT,
+        name=request.destination.name,
+        exporter=f"pocket-omni {_version()}",
+        origin=Origin(
+            model=checkpoint.model, revision=checkpoint.revision, licence=content.licence
+        ),
+        recipe=request.recipe.name,
+        recipe_rules=msgspec.Raw(msgspec.json.encode(request.recipe)),
+        target=request.target,
+        capabilities=tuple(capabilities),
+        model=content.config,
+        graphs=content.graphs,
+        tables=content.tables,
+        files={
+            path.relative_to(bundle).as_posix(): FileEntry(
+                bytes=path.stat().st_size, sha256=sha256_of(path)
+            )
+            for path in sorted(bundle.rglob("*"))
+            if path.is_file()
+        },
+        measured=measured,
+        digest="",
+    )
+
+
+def _version() -> str:
+    try:
+        return metadata.version("pocket-omni")
+    except metadata.PackageNotFoundError:  # run from a checkout without installing
+        return "from source"
+
+
+@contextmanager
+def _hidden_folder(destination: Path) -> Iterator[Path]:
+    """A folder beside the destination, gone afterwards in any case."""
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    hidden = destination.parent / f".{destination.name}.partial"
+    shutil.rmtree(hidden, ignore_errors=True)
+    hidden.mkdir()
+    try:
+        yield hidden
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+@contextmanager
+def _disk_errors(destination: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        free = shutil.disk_usage(_existing(destination)).free
+        raise OmniError(
+            f"{destination} can't be written: {error.strerror}, {free / 2**30:.1f} GiB are free",
+            fix="free some space or give another --output",
+        ) from None
+
+
+def _existing(path: Path) -> Path:
+    return next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+
+
+def _swap(bundle: Path, destination: Path, hidden: Path) -> None:
+    """Put the new bundle in the place of an older one, which stays until the new one is there."""
+    old = hidden / "old"
+    if destination.exists():
+        destination.rename(old)
+    try:
+        bundle.rename(destination)
+    except OSError:
+        if old.exists():
+            old.rename(destination)
+        raise

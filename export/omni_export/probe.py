@@ -1,0 +1,89 @@
+"""Running a graph and its quantized twin on the same inputs, to say how far apart they are.
+
+The inputs are seeded and of the size that real ones have. They tell a wrong scale from a right
+one; what a recipe costs in answers and sound is measured by evaluation on trained weights.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from omni_quantize.error import ErrorMeter
+from omni_runtime.bundle.config import ModelConfig
+from omni_runtime.bundle.contracts import GraphContract
+from omni_runtime.bundle.manifest import GraphError
+from omni_runtime.engine.kv_cache import RotaryTable
+from omni_runtime.engine.session import SessionOptions, open_session
+from omni_runtime.inputs.pixels import vision_geometry
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+ROWS = 24
+GRID = (1, 12, 12)
+MEL_MEAN, MEL_DEVIATION = -5.0, 2.0
+
+
+def compare(
+    graph: str, exact: Path, near: Path, contract: GraphContract, config: ModelConfig
+) -> GraphError:
+    """Error of the graph in `near` against the one in `exact`, over all their float outputs."""
+    inputs = _inputs(graph, contract, config)
+    meter = ErrorMeter()
+    outputs = [
+        open_session(path, contract, SessionOptions()).run(None, inputs) for path in (exact, near)
+    ]
+    for spec, a, b in zip(contract.outputs, *outputs, strict=True):
+        if not spec.name.startswith("present_"):
+            meter.add(np.asarray(a), np.asarray(b))
+    return meter.result()
+
+
+def _inputs(graph: str, contract: GraphContract, config: ModelConfig) -> Arrays:
+    random = np.random.default_rng(0)
+    sizes = {
+        "blocks": 2,
+        "mel_frames": 200,
+        "rows": ROWS,
+        "capacity": ROWS,
+        "branches": 2,
+        "frames": 72,
+        "blocks_and_two": 72 // (config.speech.dit.block_frames if config.speech else 1) + 2,
+        "patches": int(np.prod(GRID)),
+    }
+    arrays: Arrays = {}
+    for spec in contract.inputs:
+        shape = [sizes.get(dim, 1) if isinstance(dim, str) else dim for dim in spec.shape]
+        if spec.dtype == "float32":
+            arrays[spec.name] = random.standard_normal(shape, np.float32)
+        else:
+            arrays[spec.name] = np.zeros(shape, spec.dtype)
+    arrays.update(_particular(graph, arrays, config))
+    return arrays
+
+
+def _particular(graph: str, arrays: Arrays, config: ModelConfig) -> Arrays:
+    """Inputs whose values have a meaning."""
+    if graph == "audio_encoder":
+        return {"frames": np.array([200, 137], np.int32), "mel": arrays["mel"] * np.float32(0.5)}
+    if graph == "vision_encoder":
+        assert config.vision is not None
+        where = vision_geometry([GRID], config.vision)
+        return {
+            "cos": np.cos(where.angles),
+            "sin": np.sin(where.angles),
+            "window_slots": where.window_slots,
+            "window_lengths": where.window_lengths.astype(np.int32),
+            "unpad": where.unpad,
+            "grid_frames": np.array([GRID[0]], np.int64),
+        }
+    if graph in ("thinker", "talker"):
+        part = config.thinker if graph == "thinker" else config.speech and config.speech.talker
+        assert part is not None
+        cos, sin = RotaryTable(part.decoder).rows(np.tile(np.arange(ROWS), (3, 1)))
+        last = np.array([ROWS - 1], np.int32)
+        return {"cos": cos, "sin": sin, "last_position": last, "total_length": np.array(ROWS, np.int32)}
+    if graph == "dit":
+        angles = np.linspace(0, 72, arrays["cos"].size, dtype=np.float32).reshape(arrays["cos"].shape)
+        return {"cos": np.cos(angles), "sin": np.sin(angles), "key_bias": arrays["key_bias"] * 0}
+    return {"mel": arrays["mel"] * np.float32(MEL_DEVIATION) + np.float32(MEL_MEAN)}

@@ -1,0 +1,49 @@
+"""The first reply of a new bundle, in a process of its own: does it work, and what does it take?"""
+
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import onnxruntime
+from omni_runtime.bundle.manifest import Measured
+from omni_runtime.errors import OmniError
+
+PROMPT = "Hello! Who are you, and what can you do?"
+MAX_TOKENS = 48
+SECONDS_ALLOWED = 1800
+
+COMMAND = "import sys; from omni_runtime.cli.main import main; sys.exit(main())"
+
+
+def first_reply(bundle: Path) -> Measured:
+    """Ask the bundle a question through the command line's own door.
+
+    Raises OmniError when it does not answer: such a bundle must not be handed out.
+    """
+    arguments = ["run", str(bundle), PROMPT, "--json", "--no-play", "--max-tokens", str(MAX_TOKENS)]
+    paths = [str(Path(sys.modules[name].__path__[0]).parent) for name in ("omni_runtime",)]
+    code = f"import sys; sys.path[:0] = {paths!r}; {COMMAND}"
+    done = subprocess.run(  # noqa: S603 - our own code on our own file
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=SECONDS_ALLOWED,
+        check=False,
+    )
+    if done.returncode != 0:
+        reason = (done.stderr.strip() or "no message").splitlines()[-1]
+        raise OmniError(f"the new bundle does not run: {reason}", fix="report this as a defect")
+    turn = json.loads(done.stdout.splitlines()[-1])
+    return Measured(
+        machine=f"{platform.system()} {platform.machine()}, {platform.processor() or 'CPU'}",
+        onnxruntime=onnxruntime.__version__,
+        threads=turn["threads"],
+        peak_memory=turn["peak_memory"],
+        load=turn["load"],
+        first_text=turn["first_text"],
+        first_audio=turn["first_audio"],
+        realtime_factor=turn["realtime"],
+    )

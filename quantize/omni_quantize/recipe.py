@@ -1,0 +1,99 @@
+"""Recipes: which weights of which graph get how many bits, as data with reasons.
+
+A recipe is a JSON file. For each graph it lists rules; the first rule whose pattern matches the
+name of a weight decides. Three recipes come with the package, `--recipe` reads any other.
+"""
+
+from fnmatch import fnmatchcase
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+from omni_runtime.errors import OmniError, UsageError
+
+GRAPHS = ("audio_encoder", "vision_encoder", "thinker", "talker", "dit", "vocoder")
+TABLES = ("thinker_embedding", "talker_embedding", "dit_code")
+
+
+class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What happens to the matrices whose name matches.
+
+    `method`: "none" keeps float32; "nbits" stores `bits` bits in blocks of `block` rows
+    (MatMulNBits); "dynamic" stores int8 and quantizes activations at run time. `symmetric`
+    blocks have no zero point. `accuracy_level` 4 multiplies in int8, 0 in float32 (nbits only).
+    """
+
+    match: str
+    method: Literal["none", "nbits", "dynamic"]
+    reason: str
+    bits: Literal[4, 8] = 8
+    block: Literal[16, 32, 64, 128, 256] = 32
+    symmetric: bool = True
+    accuracy_level: Literal[0, 1, 4] = 4
+    per_channel: bool = True
+
+
+class TableRule(Struct, frozen=True, forbid_unknown_fields=True):
+    """How an embedding table is stored."""
+
+    encoding: Literal["float32", "bfloat16", "int8"]
+    reason: str
+
+
+class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
+    """Rules for every graph and every table, none left out."""
+
+    name: str
+    summary: str
+    graphs: dict[str, tuple[Rule, ...]]
+    tables: dict[str, TableRule]
+
+    def rule(self, graph: str, weight: str) -> Rule:
+        """The first rule of `graph` that matches the name of a weight."""
+        return next(rule for rule in self.graphs[graph] if fnmatchcase(weight, rule.match))
+
+
+def built_in() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("omni_quantize") / "recipes"
+    return sorted(file.name.removesuffix(".json") for file in folder.iterdir() if file.name.endswith(".json"))
+
+
+def load(name: str) -> Recipe:
+    """A recipe of the package, by name.
+
+    Raises UsageError for an unknown one.
+    """
+    if name not in built_in():
+        raise UsageError(f"there is no recipe {name!r}", fix=f"choose one of {', '.join(built_in())}")
+    return _parse((resources.files("omni_quantize") / "recipes" / f"{name}.json").read_bytes(), name)
+
+
+def load_file(path: Path) -> Recipe:
+    """A recipe of one's own.
+
+    Raises OmniError for a file that can't be read or does not cover every graph and table.
+    """
+    try:
+        return _parse(path.read_bytes(), str(path))
+    except OSError as error:
+        raise OmniError(f"the recipe {path} can't be read: {error.strerror}", fix="check --recipe") from None
+
+
+def _parse(text: bytes, where: str) -> Recipe:
+    fix = "start from a copy of quantize/omni_quantize/recipes/int4.json"
+    try:
+        recipe = msgspec.json.decode(text, type=Recipe)
+    except msgspec.DecodeError as error:
+        raise OmniError(f"recipe {where}: {error}", fix=fix) from None
+    for expected, found in ((GRAPHS, recipe.graphs), (TABLES, recipe.tables)):
+        if set(found) != set(expected):
+            raise OmniError(
+                f"recipe {where} must have exactly {', '.join(expected)}, it has {', '.join(found)}", fix=fix
+            )
+    for graph, rules in recipe.graphs.items():
+        if not rules or rules[-1].match != "*":
+            raise OmniError(f"recipe {where}: the last rule of {graph} must match *", fix=fix)
+    return recipe

@@ -1,0 +1,59 @@
+"""Embedding tables in fewer bits, written a slice at a time."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from omni_runtime.bundle.manifest import TableEntry
+from omni_runtime.bundle.tables import STORED
+
+from omni_quantize.error import ErrorMeter
+
+FloatArray = npt.NDArray[np.float32]
+ROWS_AT_ONCE = 4096
+
+
+def write(folder: Path, name: str, table: FloatArray, encoding: str) -> TableEntry:
+    """Write float32 `table` (rows, columns) as tables/NAME.npy below `folder`.
+
+    bfloat16 rounds to nearest even; int8 keeps the largest value of each row exactly.
+    """
+    rows, columns = table.shape
+    file = f"tables/{name}.npy"
+    scale_file = f"tables/{name}.scales.npy" if encoding == "int8" else None
+    (folder / file).parent.mkdir(exist_ok=True)
+    out = np.lib.format.open_memmap(
+        folder / file, mode="w+", dtype=STORED[encoding], shape=(rows, columns)
+    )
+    scales = np.zeros(rows, "<f4")
+    meter = ErrorMeter()
+    for part in _slices(rows):
+        values = np.asarray(table[part], np.float32)
+        if encoding == "int8":
+            scales[part] = np.abs(values).max(axis=1) / 127
+            safe = np.where(scales[part] > 0, scales[part], 1)[:, None]
+            out[part] = np.rint(values / safe)
+            meter.add(values, out[part].astype(np.float32) * scales[part][:, None])
+        elif encoding == "bfloat16":
+            bits = values.view(np.uint32)
+            out[part] = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+            meter.add(values, (out[part].astype(np.uint32) << 16).view(np.float32))
+        else:
+            out[part] = values
+    out.flush()
+    if scale_file:
+        np.save(folder / scale_file, scales)
+    return TableEntry(
+        file=file,
+        scales=scale_file,
+        encoding=encoding,
+        rows=rows,
+        columns=columns,
+        error=None if encoding == "float32" else meter.result(),
+    )
+
+
+def _slices(rows: int) -> Iterator[slice]:
+    for start in range(0, rows, ROWS_AT_ONCE):
+        yield slice(start, min(rows, start + ROWS_AT_ONCE))

@@ -1,0 +1,174 @@
+"""Codes to mel, chunk by chunk: the DiT's flow with the left context kept.
+
+A chunk is whole blocks of mel frames: those that are committed, and some more to the right as
+look-ahead, whose result is provisional. For every evaluation of the solver the keys and values of
+the last committed block are kept, so a chunk computes nothing to its left again. Noise depends on
+the seed and the absolute frame alone, so chunking does not change it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from omni_runtime.bundle.config import DitConfig, SpeechPreset
+from omni_runtime.bundle.contracts import MODULATION_ROWS
+from omni_runtime.bundle.tables import Table
+from omni_runtime.engine.solver import evaluation_times, integrate
+
+FloatArray = npt.NDArray[np.float32]
+Noise = Callable[[int, int], FloatArray]
+"""(first block, number of blocks) -> float32 (blocks * block_frames, mel_dim)."""
+
+ABSENT = np.float32(-1e9)
+
+
+def seeded_noise(seed: int, config: DitConfig) -> Noise:
+    """Standard normal noise where each block is a function of the seed and its number."""
+
+    def block(number: int) -> FloatArray:
+        bits = np.random.Philox(key=seed, counter=[0, 0, 0, number])
+        shape = (config.block_frames, config.mel_dim)
+        return np.random.Generator(bits).standard_normal(shape, np.float32)
+
+    def noise(first: int, count: int) -> FloatArray:
+        return np.concatenate([block(number) for number in range(first, first + count)])
+
+    return noise
+
+
+@dataclass(frozen=True)
+class MelChunk:
+    """`mel` (frames, mel_dim) is final, `provisional` (frames, mel_dim) follows it as a preview."""
+
+    mel: FloatArray
+    provisional: FloatArray
+
+
+class Dit:
+    """Runs the DiT's graph for one preset."""
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        config: DitConfig,
+        preset: SpeechPreset,
+        code_table: Table,
+        modulation: FloatArray,
+    ) -> None:
+        self.config = config
+        self.preset = preset
+        self.session = session
+        self.code_table = code_table
+        times = evaluation_times(preset)
+        self.evaluations = len(times)
+        self.branches = 2 if preset.guidance > 0 else 1
+        _, self._row_of = np.unique(times, return_inverse=True)
+        self._modulation = modulation
+        self._frequencies = np.array(config.rotary_frequencies, np.float32)
+
+    def modulation(self, evaluation: int) -> tuple[FloatArray, FloatArray]:
+        """Rows (layers, 6, hidden) and (2, hidden) of one evaluation."""
+        rows = self._modulation[self._row_of[evaluation]]
+        layers = self.config.layers * MODULATION_ROWS
+        return rows[:layers].reshape(self.config.layers, MODULATION_ROWS, -1), rows[layers:]
+
+    def rotary(self, first: int, frames: int) -> tuple[FloatArray, FloatArray]:
+        """cos and sin (frames, head_dim // 2) of absolute frame positions."""
+        positions = np.arange(first, first + frames, dtype=np.float32)
+        angles = positions[:, None] * self._frequencies
+        return np.cos(angles), np.sin(angles)
+
+
+class MelStream:
+    """The mel spectrogram of one utterance, made chunk by chunk."""
+
+    def __init__(self, dit: Dit, voice: FloatArray, noise: Noise) -> None:
+        config = dit.config
+        self._dit = dit
+        self._voice = voice[: dit.branches]
+        self._noise = noise
+        self.blocks_done = 0
+        inner = config.heads * config.head_dim
+        shape = (config.look_back_layers, dit.branches, config.block_frames, inner)
+        self._left = [
+            (np.zeros(shape, np.float32), np.zeros(shape, np.float32))
+            for _ in range(dit.evaluations)
+        ]
+
+    @property
+    def codes_per_block(self) -> int:
+        return self._dit.config.block_frames // self._dit.config.frames_per_code
+
+    def chunk(self, codes: npt.NDArray[np.int64], commit: int) -> MelChunk:
+        """Mel of the next `commit` blocks, given their codes and those of the look-ahead.
+
+        The last block may be short of codes at the end of the utterance; then only as many
+        frames come back as the codes make.
+        """
+        dit, config = self._dit, self._dit.config
+        frames = len(codes) * config.frames_per_code
+        blocks = -(-frames // config.block_frames)
+        assert 0 < commit <= blocks, (commit, blocks)
+        whole = blocks * config.block_frames
+        first = self.blocks_done * config.block_frames
+        cos, sin = dit.rotary(first, whole)
+        fixed = {
+            "condition": self._condition(codes, whole),
+            "cos": cos,
+            "sin": sin,
+            "key_bias": self._key_bias(blocks, frames),
+            "commit": np.array([commit - 1], np.int64),
+        }
+        state = integrate(
+            dit.preset,
+            self._noise(self.blocks_done, blocks),
+            lambda evaluation, noisy: self._velocity(evaluation, noisy, fixed),
+        )
+        self.blocks_done += commit
+        split = commit * config.block_frames
+        return MelChunk(state[: min(split, frames)], state[split:frames])
+
+    def _velocity(
+        self, evaluation: int, noisy: FloatArray, fixed: dict[str, npt.NDArray[np.generic]]
+    ) -> FloatArray:
+        rows, final = self._dit.modulation(evaluation)
+        key, value = self._left[evaluation]
+        outputs = self._dit.session.run(
+            None,
+            {
+                "noisy": np.ascontiguousarray(noisy, np.float32)[None],
+                "modulation": rows,
+                "final_modulation": final,
+                "past_key": key,
+                "past_value": value,
+                **fixed,
+            },
+        )
+        velocity, key, value = (np.asarray(output, np.float32) for output in outputs)
+        self._left[evaluation] = (key, value)
+        if self._dit.branches == 1:
+            return velocity[0]
+        guided, null = velocity
+        return guided + (guided - null) * np.float32(self._dit.preset.guidance)
+
+    def _condition(self, codes: npt.NDArray[np.int64], frames: int) -> FloatArray:
+        """(branches, frames, hidden): code and voice in the first, null code in the second."""
+        per_code = self._dit.config.frames_per_code
+        condition = np.empty((len(self._voice), frames, self._voice.shape[1]), np.float32)
+        condition[:] = self._voice[:, None]
+        spoken = np.repeat(self._dit.code_table[codes], per_code, axis=0)
+        condition[0, : len(spoken)] += spoken
+        if len(condition) > 1:
+            condition[1] += self._dit.code_table[np.zeros(1, np.int64)]
+        return condition
+
+    def _key_bias(self, blocks: int, frames: int) -> FloatArray:
+        size = self._dit.config.block_frames
+        bias = np.full(((blocks + 2) * size,), ABSENT, np.float32)
+        bias[size : size + frames] = 0
+        if self.blocks_done:
+            bias[:size] = 0
+        return bias.reshape(blocks + 2, size)

@@ -1,0 +1,66 @@
+"""Audio and vision encoders: features in, rows for the Thinker out."""
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from omni_runtime.bundle.config import AudioConfig, VisionConfig
+from omni_runtime.inputs.mel import blocks
+from omni_runtime.inputs.pixels import Patches, vision_geometry
+
+FloatArray = npt.NDArray[np.float32]
+
+BLOCKS_AT_ONCE = 8
+"""16 s of sound: enough rows for full speed, little memory."""
+
+
+class AudioEncoder:
+    """Encodes log-mel block by block; blocks are independent, so any batch gives the same."""
+
+    def __init__(self, session: ort.InferenceSession, config: AudioConfig) -> None:
+        self._session = session
+        self._config = config
+
+    def encode(self, mel: FloatArray) -> FloatArray:
+        """Log-mel (n_mels, frames) to rows (tokens, hidden)."""
+        padded, frames = blocks(mel, self._config)
+        rows: list[FloatArray] = []
+        for start in range(0, len(frames), BLOCKS_AT_ONCE):
+            some = slice(start, start + BLOCKS_AT_ONCE)
+            rows += self._encode_blocks(padded[some], frames[some])
+        return np.concatenate(rows)
+
+    def _encode_blocks(self, mel: FloatArray, frames: npt.NDArray[np.int64]) -> list[FloatArray]:
+        longest = int(frames.max())
+        outputs = self._session.run(
+            None,
+            {"mel": np.ascontiguousarray(mel[:, :, :longest]), "frames": frames.astype(np.int32)},
+        )
+        embeddings = np.asarray(outputs[0], np.float32)
+        tokens = ((frames - 1) // 2 + 1) // 2
+        return [block[:count] for block, count in zip(embeddings, tokens, strict=True)]
+
+
+class VisionEncoder:
+    """Encodes the patches of one picture or video."""
+
+    def __init__(self, session: ort.InferenceSession, config: VisionConfig) -> None:
+        self._session = session
+        self._config = config
+
+    def encode(self, patches: Patches) -> FloatArray:
+        """Patches to rows (tokens, hidden), in the order of the prompt."""
+        where = vision_geometry([patches.grid], self._config)
+        outputs = self._session.run(
+            None,
+            {
+                "patches": patches.values[where.patch_index],
+                "cos": np.cos(where.angles),
+                "sin": np.sin(where.angles),
+                "window_slots": where.window_slots,
+                "window_lengths": where.window_lengths.astype(np.int32),
+                "unpad": where.unpad,
+                "grid_frames": np.array([patches.grid[0]], np.int64),
+            },
+        )
+        return np.asarray(outputs[0], np.float32)[where.reverse_index]

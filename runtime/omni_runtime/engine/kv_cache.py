@@ -1,0 +1,159 @@
+"""The KV cache of one decoder: keys, values and rotary tables of the tokens so far.
+
+The arrays are handed to the graph as input and output alike, so a step writes in place.
+Going back is setting a smaller length; the cache grows in doublings up to the model's context.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from omni_runtime.bundle.config import DecoderConfig
+from omni_runtime.errors import ContextFullError, OmniError
+
+FloatArray = npt.NDArray[np.float32]
+Positions = npt.NDArray[np.int64]
+
+FIRST_CAPACITY = 512
+FORMAT = 1
+
+
+class RotaryTable:
+    """cos and sin of multimodal rotary positions (TMRoPE), one row a cache slot.
+
+    Frequency i belongs to time, height or width as `mrope_section` counts them off; a row holds
+    the angles of whatever (t, h, w) position the token in that slot has.
+    """
+
+    def __init__(self, config: DecoderConfig) -> None:
+        exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
+        self._inverse = (1.0 / np.float32(config.rope_theta) ** exponents).astype(np.float32)
+        self._axis = np.repeat([0, 1, 2], config.mrope_section)
+
+    def rows(self, positions: Positions) -> tuple[FloatArray, FloatArray]:
+        """(3, n) positions to cos and sin, float32 (n, head_dim // 2)."""
+        angles = positions[self._axis].T.astype(np.float32) * self._inverse
+        return np.cos(angles), np.sin(angles)
+
+
+class KVCache:
+    """Keys and values of `length` tokens in buffers for `capacity` tokens."""
+
+    def __init__(self, config: DecoderConfig, *, limit: int | None = None) -> None:
+        """`limit` lowers the number of tokens below the model's context."""
+        self.config = config
+        self.limit = min(limit or config.max_context, config.max_context)
+        self.length = 0
+        self.generation = 0
+        """Raised when the buffers are other ones than before, and must be bound again."""
+        self._rotary = RotaryTable(config)
+        self._allocate(min(FIRST_CAPACITY, self.limit))
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that fit without growing."""
+        return self.cos.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buffers."""
+        return sum(array.nbytes for array in (*self.states, self.cos, self.sin))
+
+    @property
+    def room(self) -> int:
+        """Tokens that can still be appended."""
+        return self.limit - self.length
+
+    def check_room(self, rows: int) -> None:
+        """Raise ContextFullError when `rows` more tokens do not fit."""
+        if rows > self.room:
+            raise ContextFullError(
+                f"the context is full: {self.length} of {self.limit} tokens are in use and "
+                f"{rows} more are asked for",
+                fix="start a new conversation, undo a turn, or use shorter media",
+            )
+
+    def append(self, positions: Positions) -> None:
+        """Make room for tokens at (3, n) positions and note their rotary rows.
+
+        The caller then runs the step that fills keys and values, and calls `commit`.
+
+        Raises ContextFullError when they do not fit.
+        """
+        self.check_room(positions.shape[1])
+        needed = self.length + positions.shape[1]
+        if needed > self.capacity:
+            self._grow(needed)
+        cos, sin = self._rotary.rows(positions)
+        self.cos[self.length : needed] = cos
+        self.sin[self.length : needed] = sin
+
+    def commit(self, rows: int) -> None:
+        """Count `rows` tokens that a step has just written."""
+        self.length += rows
+
+    def truncate(self, length: int) -> None:
+        """Forget all tokens from `length` on."""
+        assert 0 <= length <= self.length, (length, self.length)
+        self.length = length
+
+    def fork(self) -> "KVCache":
+        """A copy that goes its own way."""
+        twin = KVCache(self.config, limit=self.limit)
+        twin._allocate(self.capacity)
+        twin._copy_from(self.states, self.cos, self.sin, self.length)
+        return twin
+
+    def save(self, path: Path) -> None:
+        """Write the used part of the cache as .npz."""
+        used = slice(0, self.length)
+        states = np.stack([state[0, :, used] for state in self.states])
+        with path.open("wb") as file:
+            np.savez(file, format=FORMAT, states=states, cos=self.cos[used], sin=self.sin[used])
+
+    @classmethod
+    def load(cls, path: Path, config: DecoderConfig, *, limit: int | None = None) -> "KVCache":
+        """Read what `save` wrote. Raises OmniError for another model's cache or a damaged file."""
+        fix = "start a new conversation"
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                states, cos, sin = file["states"], file["cos"], file["sin"]
+                version = int(file["format"])
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise OmniError(f"{path} holds no saved cache: {error}", fix=fix) from None
+        cache = cls(config, limit=limit)
+        length = len(cos)
+        expected = (2 * config.layers, config.kv_heads, length, config.head_dim)
+        if version != FORMAT or states.shape != expected or length > cache.limit:
+            raise OmniError(f"{path} was saved by another model or version", fix=fix)
+        if length > cache.capacity:
+            cache._grow(length)
+        cache._copy_from([state[None] for state in states], cos, sin, length)
+        return cache
+
+    def _allocate(self, capacity: int) -> None:
+        shape = (1, self.config.kv_heads, capacity, self.config.head_dim)
+        self.states = [np.zeros(shape, np.float32) for _ in range(2 * self.config.layers)]
+        self.cos = np.zeros((capacity, self.config.head_dim // 2), np.float32)
+        self.sin = np.zeros_like(self.cos)
+        self.values = [ort.OrtValue.ortvalue_from_numpy(state) for state in self.states]
+        self.generation += 1
+
+    def _grow(self, needed: int) -> None:
+        capacity = self.capacity
+        while capacity < needed:
+            capacity *= 2
+        states, cos, sin = self.states, self.cos, self.sin
+        self._allocate(min(capacity, self.limit))
+        self._copy_from(states, cos, sin, self.length)
+
+    def _copy_from(
+        self, states: list[FloatArray], cos: FloatArray, sin: FloatArray, length: int
+    ) -> None:
+        for mine, other in zip(self.states, states, strict=True):
+            mine[:, :, :length] = other[:, :, :length]
+        self.cos[:length] = cos[:length]
+        self.sin[:length] = sin[:length]
+        self.length = length

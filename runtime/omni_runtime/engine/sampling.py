@@ -1,0 +1,79 @@
+"""Choosing the next token: a chain of pure functions over logits, and one seeded draw at its end.
+
+The order and the meaning of each link are those of transformers' logits processors.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Settings of the chain. A temperature of 0 takes the most likely token."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+
+
+GREEDY = Sampling()
+
+
+def penalize_repetition(logits: FloatArray, seen: Iterable[int], penalty: float) -> FloatArray:
+    """Divide positive and multiply negative logits of tokens seen before (arXiv 1909.05858)."""
+    ids = np.fromiter(set(seen), np.int64)
+    if penalty == 1.0 or not ids.size:
+        return logits
+    logits = logits.copy()
+    score = logits[ids]
+    logits[ids] = np.where(score < 0, score * penalty, score / penalty)
+    return logits
+
+
+def suppress(logits: FloatArray, banned: npt.NDArray[np.int64]) -> FloatArray:
+    """Make tokens impossible."""
+    logits = logits.copy()
+    logits[banned] = -np.inf
+    return logits
+
+
+def keep_top_k(logits: FloatArray, k: int) -> FloatArray:
+    """Keep the k largest logits and those equal to the k-th; k <= 0 keeps all."""
+    if k <= 0 or k >= len(logits):
+        return logits
+    kth = np.partition(logits, -k)[-k]
+    return np.where(logits < kth, -np.inf, logits)
+
+
+def keep_top_p(logits: FloatArray, p: float) -> FloatArray:
+    """Keep the smallest set of most likely tokens whose probabilities add up to p or more."""
+    if p >= 1.0:
+        return logits
+    order = np.argsort(logits, kind="stable")
+    cumulative = np.cumsum(softmax(logits[order]))
+    remove = order[:-1][cumulative[:-1] <= 1 - p]
+    return suppress(logits, remove)
+
+
+def softmax(logits: FloatArray) -> npt.NDArray[np.float64]:
+    """Probabilities in float64."""
+    exponentials = np.exp(logits.astype(np.float64) - logits.max())
+    return exponentials / exponentials.sum()
+
+
+def sample(
+    logits: FloatArray, settings: Sampling, seen: Iterable[int], random: np.random.Generator
+) -> int:
+    """One token id from logits (vocabulary,)."""
+    logits = penalize_repetition(logits, seen, settings.repetition_penalty)
+    if settings.temperature <= 0:
+        return int(logits.argmax())
+    logits = keep_top_k(logits / np.float32(settings.temperature), settings.top_k)
+    probabilities = softmax(keep_top_p(logits, settings.top_p))
+    return int(random.choice(len(probabilities), p=probabilities))

@@ -1,0 +1,73 @@
+"""ONNX Runtime sessions: one place for their options, and the check against the contract."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnxruntime as ort
+
+from omni_runtime.bundle.contracts import GraphContract, TensorSpec
+from omni_runtime.bundle.manifest import EXPORT_AGAIN
+from omni_runtime.errors import BundleError
+
+DTYPES = {"tensor(float)": "float32", "tensor(int32)": "int32", "tensor(int64)": "int64"}
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """How graphs run. `threads` 0 means one for each core that this process may use."""
+
+    threads: int = 0
+
+    def resolved_threads(self) -> int:
+        return self.threads or available_cores()
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    return len(affinity(0)) if affinity else (os.cpu_count() or 1)
+
+
+def open_session(
+    path: Path, contract: GraphContract, options: SessionOptions
+) -> ort.InferenceSession:
+    """Load a graph on the CPU.
+
+    Raises BundleError when it can't be loaded or its inputs and outputs are not the contract's.
+    """
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = options.resolved_threads()
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = 3  # errors; they also arrive as exceptions
+    # Several sessions take turns on the same few cores: a waiting one must not burn them.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    settings.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+    settings.add_session_config_entry("session.set_denormal_as_zero", "1")
+    try:
+        session = ort.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ORT's exceptions have no common base below Exception
+        reason = str(error).splitlines()[0]
+        raise BundleError(f"{path} can't be loaded: {reason}", fix=EXPORT_AGAIN) from None
+    for kind, specs, found in (
+        ("input", contract.inputs, session.get_inputs()),
+        ("output", contract.outputs, session.get_outputs()),
+    ):
+        names = [node.name for node in found]
+        if names != [spec.name for spec in specs]:
+            raise BundleError(f"{path} has other {kind}s than this runtime expects", fix=EXPORT_AGAIN)
+        for spec, node in zip(specs, found, strict=True):
+            if DTYPES.get(node.type) != spec.dtype or not _fits(spec, node.shape):
+                raise BundleError(
+                    f"{path}: {kind} {spec.name} is {node.type} {node.shape}, expected "
+                    f"{spec.dtype} {list(spec.shape)}",
+                    fix=EXPORT_AGAIN,
+                )
+    return session
+
+
+def _fits(spec: TensorSpec, shape: list[int | str]) -> bool:
+    return len(shape) == len(spec.shape) and all(
+        not isinstance(wanted, int) or wanted == found
+        for wanted, found in zip(spec.shape, shape, strict=True)
+    )

@@ -1,0 +1,146 @@
+"""The Talker: rows of the Thinker to codec codes, one code for every 20 ms of speech.
+
+Its KV cache follows the conversation like the Thinker's. A reply starts with the voice's own
+text bos, then takes one reply row for each code; after the last row one text eos, then text pad
+for ever. When the reply is over the cache is cut back to the conversation, and the reply's rows
+join it as ordinary prompt rows: what the reference computes anew for each turn is kept.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from omni_runtime.bundle.config import TalkerConfig
+from omni_runtime.bundle.tables import Table
+from omni_runtime.engine.decoder import Decoder
+from omni_runtime.engine.kv_cache import KVCache, Positions
+from omni_runtime.engine.sampling import Sampling, sample, suppress
+
+FloatArray = npt.NDArray[np.float32]
+
+
+class Talker:
+    """Runs the Talker's graph."""
+
+    def __init__(
+        self, config: TalkerConfig, decoder: Decoder, codec_table: Table, text_table: Table, codes: int
+    ) -> None:
+        """`codes` is how many codes the DiT has a row for; no other code is ever drawn."""
+        self.config = config
+        self._decoder = decoder
+        self._codec_table = codec_table
+        self._text_table = text_table
+        vocabulary = np.arange(config.decoder.vocab_size)
+        speakable = (vocabulary < codes) | np.isin(vocabulary, config.codec_eos)
+        self._banned = vocabulary[~speakable | (vocabulary == config.codec_bos)]
+
+    def new_cache(self, limit: int | None = None) -> KVCache:
+        return KVCache(self.config.decoder, limit=limit)
+
+    def append(self, cache: KVCache, rows: FloatArray, positions: Positions) -> None:
+        """Append rows of the conversation (n, input_size) at positions (3, n)."""
+        if len(rows):
+            self._decoder.extend(cache, rows, positions)
+
+    def start(
+        self,
+        cache: KVCache,
+        text_bos: int,
+        first_row: FloatArray,
+        position: int,
+        sampling: Sampling,
+        random: np.random.Generator,
+    ) -> "Speech":
+        """Begin to speak a reply whose first row is `first_row` (input_size,)."""
+        return Speech(self, cache, text_bos, first_row, position, sampling, random)
+
+    def codec(self, code: int) -> FloatArray:
+        """Embedding of a code, (input_size,)."""
+        return self._codec_table[np.array([code])][0]
+
+    def text(self, token: int) -> FloatArray:
+        """Embedding of a text token in the Thinker's table, (input_size,)."""
+        return self._text_table[np.array([token])][0]
+
+    def logits(self, cache: KVCache, rows: FloatArray, position: int) -> FloatArray:
+        """Append rows at running text positions; codec logits after the last."""
+        positions = np.arange(position, position + len(rows), dtype=np.int64)
+        return self._decoder.extend(cache, rows, np.tile(positions, (3, 1)))["logits"]
+
+    def draw(
+        self, logits: FloatArray, seen: set[int], settings: Sampling, random: np.random.Generator
+    ) -> int:
+        return sample(suppress(logits, self._banned), settings, seen, random)
+
+
+class Speech:
+    """The codes of one reply, drawn one by one as the reply's rows come in."""
+
+    def __init__(
+        self,
+        talker: Talker,
+        cache: KVCache,
+        text_bos: int,
+        first_row: FloatArray,
+        position: int,
+        sampling: Sampling,
+        random: np.random.Generator,
+    ) -> None:
+        config = talker.config
+        self._talker = talker
+        self._cache = cache
+        self._position = position
+        self._sampling = sampling
+        self._random = random
+        self._rows: list[FloatArray] = []
+        self._text_ended = False
+        self._eos_said = False
+        # The reference counts repetitions over the prompt's placeholder codes too.
+        self._seen = {config.codec_pad, config.codec_bos}
+        if cache.length:
+            self._seen.add(config.codec_mask)
+        self._next_rows = np.stack(
+            [
+                talker.text(text_bos) + talker.codec(config.codec_pad),
+                first_row + talker.codec(config.codec_bos),
+            ]
+        )
+        self.codes: list[int] = []
+        self.ended = False
+        self.complete = False
+
+    def feed(self, row: FloatArray) -> None:
+        """The next row of the reply, (input_size,)."""
+        self._rows.append(row)
+
+    def end_text(self) -> None:
+        """No more rows will come."""
+        self._text_ended = True
+
+    @property
+    def ready(self) -> bool:
+        """Whether `step` has all it needs."""
+        return not self.ended and (not self.codes or bool(self._rows) or self._text_ended)
+
+    def step(self) -> int | None:
+        """Draw the next code; None when the speech is over."""
+        if self.codes:
+            self._next_rows = (self._talker.codec(self.codes[-1]) + self._reply_row())[None]
+        logits = self._talker.logits(self._cache, self._next_rows, self._position)
+        self._position += len(self._next_rows)
+        code = self._talker.draw(logits, self._seen, self._sampling, self._random)
+        if code in self._talker.config.codec_eos:
+            self.ended = self.complete = True
+            return None
+        self._seen.add(code)
+        self.codes.append(code)
+        if len(self.codes) >= self._talker.config.max_codes or self._cache.room == 0:
+            self.ended = True
+        return code
+
+    def _reply_row(self) -> FloatArray:
+        if self._rows:
+            return self._rows.pop(0)
+        config = self._talker.config
+        token = config.text_pad if self._eos_said else config.text_eos
+        self._eos_said = True
+        return self._talker.text(token)

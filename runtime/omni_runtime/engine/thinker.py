@@ -1,0 +1,78 @@
+"""The Thinker: token ids and media to hidden states and text logits.
+
+Beside logits it hands out one row a token for the Talker: the hidden state plus the embedding
+that went in, where the embedding of a medium's rows counts as zero.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from omni_runtime.bundle.config import ThinkerConfig
+from omni_runtime.bundle.tables import Table
+from omni_runtime.engine.decoder import Decoder
+from omni_runtime.engine.encoders import AudioEncoder, VisionEncoder
+from omni_runtime.engine.kv_cache import KVCache, Positions
+from omni_runtime.inputs.pixels import Patches
+from omni_runtime.inputs.prompt import Prompt
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ThinkerOutput:
+    """`logits` (vocabulary,) after the last token; `talker_rows` (n, hidden), one a token."""
+
+    logits: FloatArray
+    talker_rows: FloatArray
+
+
+class Thinker:
+    """Runs the Thinker's graph. Encoders are made when the first medium comes."""
+
+    def __init__(
+        self,
+        config: ThinkerConfig,
+        decoder: Decoder,
+        table: Table,
+        audio_encoder: Callable[[], AudioEncoder],
+        vision_encoder: Callable[[], VisionEncoder],
+    ) -> None:
+        self.config = config
+        self._decoder = decoder
+        self._table = table
+        self._audio_encoder = audio_encoder
+        self._vision_encoder = vision_encoder
+
+    def new_cache(self, limit: int | None = None) -> KVCache:
+        return KVCache(self.config.decoder, limit=limit)
+
+    def embed(self, tokens: npt.NDArray[np.int64]) -> FloatArray:
+        """Rows of the embedding table, float32 (n, hidden)."""
+        return self._table[tokens]
+
+    def prefill(self, cache: KVCache, prompt: Prompt) -> ThinkerOutput:
+        """Append a prompt with its media. Raises ContextFullError before any work is done."""
+        cache.check_room(len(prompt.ids))
+        rows = self.embed(prompt.ids)
+        embeddings_for_talker = rows.copy()
+        for slot in prompt.media:
+            if isinstance(slot.features, Patches):
+                rows[slot.rows] = self._vision_encoder().encode(slot.features)
+            else:
+                rows[slot.rows] = self._audio_encoder().encode(slot.features)
+            embeddings_for_talker[slot.rows] = 0
+        return self._extend(cache, rows, embeddings_for_talker, prompt.positions)
+
+    def step(self, cache: KVCache, token: int, position: int) -> ThinkerOutput:
+        """Append one token of the reply."""
+        rows = self.embed(np.array([token]))
+        return self._extend(cache, rows, rows, np.full((3, 1), position, np.int64))
+
+    def _extend(
+        self, cache: KVCache, rows: FloatArray, for_talker: FloatArray, positions: Positions
+    ) -> ThinkerOutput:
+        outputs = self._decoder.extend(cache, rows, positions)
+        return ThinkerOutput(outputs["logits"], outputs["hidden"] + for_talker)

@@ -1,0 +1,76 @@
+"""Mel to waveform, chunk by chunk: BigVGAN over windows with context on both sides.
+
+BigVGAN is not causal: a sample depends on mel frames to its right. A chunk gets what is known of
+them (the provisional frames of the DiT's look-ahead); given `context_frames` of final frames the
+result is exactly that of the whole utterance. Where two chunks meet, one mel frame is
+cross-faded, so a provisional context that turned out a little different makes no click.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from omni_runtime.bundle.config import VocoderConfig
+
+FloatArray = npt.NDArray[np.float32]
+
+SEAM_FRAMES = 1
+
+
+class Vocoder:
+    """Runs the vocoder's graph over a window."""
+
+    def __init__(self, session: ort.InferenceSession, config: VocoderConfig) -> None:
+        self.config = config
+        self._session = session
+
+    def synthesize(self, mel: FloatArray, left: int, right: int) -> FloatArray:
+        """Waveform of mel (frames, mel_dim) without `left` and `right` frames of context.
+
+        Context that is shorter than `context_frames` is taken for the true end of the utterance.
+        """
+        outputs = self._session.run(
+            None,
+            {"mel": np.ascontiguousarray(mel.T)[None], "crops": self._crops(left, right)},
+        )
+        return np.asarray(outputs[0], np.float32)
+
+    def _crops(self, left: int, right: int) -> npt.NDArray[np.int64]:
+        """Samples to drop after each stage: all context but what later stages need."""
+        rows: list[list[int]] = []
+        kept = [left, right]
+        for rate, margin in zip(self.config.stage_rates, self.config.margins, strict=True):
+            there = [side * rate for side in kept]
+            kept = [min(side, margin) for side in there]
+            rows.append([side - rest for side, rest in zip(there, kept, strict=True)])
+        rows.append(kept)
+        return np.array(rows, np.int64)
+
+
+class WaveStream:
+    """The waveform of one utterance, made chunk by chunk."""
+
+    def __init__(self, vocoder: Vocoder, mel_dim: int) -> None:
+        self._vocoder = vocoder
+        self._context = np.zeros((0, mel_dim), np.float32)
+        self._seam = np.zeros(0, np.float32)
+
+    def push(self, mel: FloatArray, ahead: FloatArray, *, last: bool) -> FloatArray:
+        """Samples of the new frames `mel`, (frames, mel_dim); `ahead` is what is known after them.
+
+        All but the last chunk must be followed by at least one frame in `ahead`.
+        """
+        config = self._vocoder.config
+        ahead = ahead[: 0 if last else config.context_frames + SEAM_FRAMES]
+        beyond = 0 if last else SEAM_FRAMES  # frames computed twice, to fade over the seam
+        window = np.concatenate([self._context, mel, ahead])
+        wave = self._vocoder.synthesize(window, len(self._context), len(ahead) - beyond)
+        fade = len(self._seam)
+        if fade:
+            weight = np.linspace(0, 1, fade, dtype=np.float32)
+            wave[:fade] = self._seam * (1 - weight) + wave[:fade] * weight
+        samples = len(mel) * config.samples_per_frame
+        self._seam = wave[samples:]
+        known = np.concatenate([self._context, mel])
+        self._context = known[max(0, len(known) - config.context_frames) :].copy()
+        return wave[:samples]

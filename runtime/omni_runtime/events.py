@@ -1,0 +1,75 @@
+"""What a reply is made of as it comes: text, sound, and one last record with its numbers."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+FinishReason = Literal["stop", "length", "context", "interrupted"]
+
+
+@dataclass(frozen=True)
+class TextDelta:
+    """A piece of the reply's text. `seconds` since the turn began."""
+
+    text: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class AudioDelta:
+    """A piece of the reply's speech: float32 mono `samples` in -1 .. 1 at `rate` Hz."""
+
+    samples: npt.NDArray[np.float32]
+    rate: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds since the turn began, and what was made. None where nothing was."""
+
+    total: float
+    prefill: float
+    first_text: float | None
+    first_audio: float | None
+    last_text: float | None
+    prompt_tokens: int
+    reply_tokens: int
+    codes: int
+    speech: float
+    """Seconds of speech."""
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Speed of text, from the end of the prefill to the last token."""
+        if self.last_text is None or self.last_text <= self.prefill:
+            return None
+        return self.reply_tokens / (self.last_text - self.prefill)
+
+    @property
+    def realtime(self) -> float | None:
+        """Seconds of speech for each second of work after the prefill; above 1 keeps up."""
+        return self.speech / (self.total - self.prefill) if self.speech else None
+
+
+@dataclass(frozen=True)
+class TurnDone:
+    """The end of a reply. `peak_memory` is the process's largest resident size, in bytes.
+
+    `speech_complete` tells whether the Talker ended by itself; False when it met the limit of
+    codes or of its context, None when nothing was spoken.
+    """
+
+    text: str
+    finish_reason: FinishReason
+    speech_complete: bool | None
+    timings: Timings
+    context_used: int
+    context_limit: int
+    cache_bytes: int
+    peak_memory: int
+
+
+Event = TextDelta | AudioDelta | TurnDone

@@ -1,0 +1,110 @@
+"""A loaded bundle: its sessions and tables, each opened when it is first needed."""
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from omni_runtime.bundle.config import SpeechConfig
+from omni_runtime.bundle.contracts import contracts
+from omni_runtime.bundle.store import CHAT_TEMPLATE, TOKENIZER, Bundle
+from omni_runtime.engine.code2wav import Code2Wav
+from omni_runtime.engine.decoder import Decoder
+from omni_runtime.engine.dit import Dit, Noise
+from omni_runtime.engine.encoders import AudioEncoder, VisionEncoder
+from omni_runtime.engine.session import SessionOptions, open_session
+from omni_runtime.engine.talker import Talker
+from omni_runtime.engine.thinker import Thinker
+from omni_runtime.engine.vocoder import Vocoder
+from omni_runtime.errors import UsageError
+from omni_runtime.inputs.prompt import PromptBuilder
+from omni_runtime.inputs.tokenizer import Tokenizer
+
+
+class Model:
+    """Everything of a bundle that does not change from conversation to conversation."""
+
+    def __init__(self, bundle: Bundle | str | Path, options: SessionOptions | None = None) -> None:
+        """Opens no graph yet. Raises BundleError for a folder that is no sound bundle."""
+        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
+        self.config = self.bundle.config
+        self.options = options or SessionOptions()
+        self._contracts = contracts(self.config)
+        self._dits: dict[str, Dit] = {}
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer(self.bundle.folder / TOKENIZER, self.config.thinker.tokens)
+
+    @cached_property
+    def prompts(self) -> PromptBuilder:
+        return PromptBuilder(self.tokenizer, self.bundle.text(CHAT_TEMPLATE), self.config)
+
+    @cached_property
+    def thinker(self) -> Thinker:
+        return Thinker(
+            self.config.thinker,
+            Decoder(self.session("thinker")),
+            self.bundle.table("thinker_embedding"),
+            lambda: self.audio_encoder,
+            lambda: self.vision_encoder,
+        )
+
+    @cached_property
+    def audio_encoder(self) -> AudioEncoder:
+        assert self.config.audio is not None
+        return AudioEncoder(self.session("audio_encoder"), self.config.audio)
+
+    @cached_property
+    def vision_encoder(self) -> VisionEncoder:
+        assert self.config.vision is not None
+        return VisionEncoder(self.session("vision_encoder"), self.config.vision)
+
+    @property
+    def speech(self) -> SpeechConfig:
+        """Raises UsageError for a bundle that does not speak."""
+        if self.config.speech is None:
+            raise UsageError(
+                f"{self.bundle.folder} has no voice: its checkpoint does not speak", fix="--no-speech"
+            )
+        return self.config.speech
+
+    @cached_property
+    def talker(self) -> Talker:
+        return Talker(
+            self.speech.talker,
+            Decoder(self.session("talker")),
+            self.bundle.table("talker_embedding"),
+            self.bundle.table("thinker_embedding"),
+            self.speech.dit.codes,
+        )
+
+    @cached_property
+    def vocoder(self) -> Vocoder:
+        return Vocoder(self.session("vocoder"), self.speech.vocoder)
+
+    @cached_property
+    def _dit_session(self) -> ort.InferenceSession:
+        return self.session("dit")
+
+    def dit(self, preset: str) -> Dit:
+        """The DiT with the constants of a preset."""
+        if preset not in self._dits:
+            self._dits[preset] = Dit(
+                self._dit_session,
+                self.speech.dit,
+                self.bundle.preset(preset),
+                self.bundle.table("dit_code"),
+                self.bundle.modulation(preset),
+            )
+        return self._dits[preset]
+
+    def code2wav(self, voice: str, preset: str, noise: Noise) -> Code2Wav:
+        """A fresh utterance in a voice."""
+        condition = np.asarray(self.bundle.voice(voice), np.float32)
+        return Code2Wav(self.dit(preset), self.vocoder, condition, noise)
+
+    def session(self, graph: str) -> ort.InferenceSession:
+        """Open one graph and check it against its contract."""
+        return open_session(self.bundle.graph_path(graph), self._contracts[graph], self.options)

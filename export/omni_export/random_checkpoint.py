@@ -291,7 +291,9 @@ def _values(name: str, parameter: torch.Tensor, random: torch.Generator) -> torc
     if "embed_tokens" in name or "codec_embed" in name:
         return noise
     if parameter.ndim > 1:
-        return noise / parameter[0].numel() ** 0.5
+        # The vocoder adds up many branches and is cut at -1 and 1: smaller gains keep it inside.
+        gain = 0.4 if "bigvgan" in name else 1.0
+        return gain * noise / parameter[0].numel() ** 0.5
     gain = "norm" in name or "ln_" in name
     return noise * 0.1 + (1.0 if gain and name.endswith("weight") else 0.0)
 

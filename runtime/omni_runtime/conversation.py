@@ -70,6 +70,7 @@ class Conversation:
         self._unread = _Unread(model.config.thinker.decoder.hidden_size)
         self._position = 0
         self._marks: list[_Mark] = []
+        self._last_tokens: list[int] = []
 
     @property
     def context_used(self) -> int:
@@ -80,6 +81,11 @@ class Conversation:
     def context_limit(self) -> int:
         """Tokens that fit."""
         return self._cache.limit
+
+    @property
+    def last_tokens(self) -> list[int]:
+        """Token ids of the last reply."""
+        return self._last_tokens
 
     @property
     def cache_bytes(self) -> int:
@@ -176,6 +182,7 @@ class Conversation:
             positions = np.arange(self._position, reply.position, dtype=np.int64)
             self._unread.add(np.concatenate(state.rows), np.tile(positions, (3, 1)))
         self._position = reply.position
+        self._last_tokens = state.tokens
         self.messages.append(Message("assistant", [Text(state.text)]))
 
     def _mark(self) -> _Mark:

@@ -12,13 +12,14 @@ from omni_runtime.errors import UsageError
 class SpeechOptions:
     """How a reply is spoken. None takes the bundle's default.
 
-    `sampling` None takes the Talker's own. `noise` replaces the seeded noise of the flow, for
-    tests that compare with another implementation.
+    `sampling` None takes the Talker's own. `max_codes` bounds the length of the speech. `noise`
+    replaces the seeded noise of the flow, for comparisons with another implementation.
     """
 
     voice: str | None = None
     preset: str | None = None
     sampling: Sampling | None = None
+    max_codes: int | None = None
     noise: Noise | None = None
 
     def resolved(self, speech: SpeechConfig) -> "ResolvedSpeech":
@@ -31,6 +32,7 @@ class SpeechOptions:
             or Sampling(
                 talker.temperature, talker.top_k, talker.top_p, talker.repetition_penalty
             ),
+            max_codes=min(self.max_codes or talker.max_codes, talker.max_codes),
             noise=self.noise,
         )
 
@@ -42,6 +44,7 @@ class ResolvedSpeech:
     voice: str
     preset: str
     sampling: Sampling
+    max_codes: int
     noise: Noise | None
 
 

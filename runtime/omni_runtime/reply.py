@@ -17,7 +17,7 @@ from omni_runtime.engine.code2wav import Code2Wav
 from omni_runtime.engine.dit import seeded_noise
 from omni_runtime.engine.kv_cache import KVCache
 from omni_runtime.engine.sampling import sample
-from omni_runtime.engine.talker import Speech
+from omni_runtime.engine.talker import Speech, SpeechSettings
 from omni_runtime.engine.thinker import ThinkerOutput
 from omni_runtime.events import AudioDelta, FinishReason, TextDelta, Timings
 from omni_runtime.inputs.tokenizer import StreamDecoder
@@ -141,8 +141,9 @@ class Reply:
             model.speech.voices[options.voice],
             first_row,
             self._position,
-            options.sampling,
-            np.random.default_rng([seed, TALKER_STREAM]),
+            SpeechSettings(
+                options.sampling, options.max_codes, np.random.default_rng([seed, TALKER_STREAM])
+            ),
         )
 
     def _next_code(self, speech: Speech, sound: Code2Wav) -> Iterator[AudioDelta]:

@@ -67,8 +67,9 @@ def write_media(
 
 def _encode_sound(container, stream, planes: np.ndarray, rate: int, layout: str) -> None:
     channels = stream.codec_context.layout.nb_channels
-    planes = np.ascontiguousarray(np.broadcast_to(planes, (channels, planes.shape[1])), np.float32)
-    whole = av.AudioFrame.from_ndarray(planes, format="fltp", layout=layout)
+    planes = np.broadcast_to(planes, (channels, planes.shape[1])).astype(np.float32)
+    packed = np.ascontiguousarray(planes.T).reshape(1, -1)
+    whole = av.AudioFrame.from_ndarray(packed, format="flt", layout=layout)
     whole.sample_rate, whole.pts, whole.time_base = rate, 0, Fraction(1, rate)
     convert = av.AudioResampler(
         format=stream.codec_context.format,

@@ -6,6 +6,8 @@ for ever. When the reply is over the cache is cut back to the conversation, and 
 join it as ordinary prompt rows: what the reference computes anew for each turn is kept.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -16,6 +18,15 @@ from omni_runtime.engine.kv_cache import KVCache, Positions
 from omni_runtime.engine.sampling import Sampling, sample, suppress
 
 FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class SpeechSettings:
+    """How codes are drawn, and how many at most."""
+
+    sampling: Sampling
+    max_codes: int
+    random: np.random.Generator
 
 
 class Talker:
@@ -47,11 +58,10 @@ class Talker:
         text_bos: int,
         first_row: FloatArray,
         position: int,
-        sampling: Sampling,
-        random: np.random.Generator,
+        settings: SpeechSettings,
     ) -> "Speech":
         """Begin to speak a reply whose first row is `first_row` (input_size,)."""
-        return Speech(self, cache, text_bos, first_row, position, sampling, random)
+        return Speech(self, cache, text_bos, first_row, position, settings)
 
     def codec(self, code: int) -> FloatArray:
         """Embedding of a code, (input_size,)."""
@@ -66,10 +76,10 @@ class Talker:
         positions = np.arange(position, position + len(rows), dtype=np.int64)
         return self._decoder.extend(cache, rows, np.tile(positions, (3, 1)))["logits"]
 
-    def draw(
-        self, logits: FloatArray, seen: set[int], settings: Sampling, random: np.random.Generator
-    ) -> int:
-        return sample(suppress(logits, self._banned), settings, seen, random)
+    def draw(self, logits: FloatArray, seen: set[int], settings: SpeechSettings) -> int:
+        """One code that the DiT knows, or an end code."""
+        allowed = suppress(logits, self._banned)
+        return sample(allowed, settings.sampling, seen, settings.random)
 
 
 class Speech:
@@ -82,15 +92,13 @@ class Speech:
         text_bos: int,
         first_row: FloatArray,
         position: int,
-        sampling: Sampling,
-        random: np.random.Generator,
+        settings: SpeechSettings,
     ) -> None:
         config = talker.config
         self._talker = talker
         self._cache = cache
         self._position = position
-        self._sampling = sampling
-        self._random = random
+        self._settings = settings
         self._rows: list[FloatArray] = []
         self._text_ended = False
         self._eos_said = False
@@ -127,13 +135,13 @@ class Speech:
             self._next_rows = (self._talker.codec(self.codes[-1]) + self._reply_row())[None]
         logits = self._talker.logits(self._cache, self._next_rows, self._position)
         self._position += len(self._next_rows)
-        code = self._talker.draw(logits, self._seen, self._sampling, self._random)
+        code = self._talker.draw(logits, self._seen, self._settings)
         if code in self._talker.config.codec_eos:
             self.ended = self.complete = True
             return None
         self._seen.add(code)
         self.codes.append(code)
-        if len(self.codes) >= self._talker.config.max_codes or self._cache.room == 0:
+        if len(self.codes) >= self._settings.max_codes or self._cache.room == 0:
             self.ended = True
         return code
 

@@ -1,0 +1,121 @@
+"""Tiny random checkpoints of several shapes, their bundles, and the reference model on each."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from omni_export import exporter
+from omni_export.hub import LocalCheckpoint
+from omni_export.random_checkpoint import DEFAULT, DecoderShape, Shape, write
+from omni_quantize.dynamic import resolve_target
+from omni_quantize.recipe import load
+from omni_runtime.engine.session import SessionOptions
+from omni_runtime.model import Model
+
+SHAPES = {
+    # grouped heads 4:2, head_dim 32, three layers
+    "default": DEFAULT,
+    # one KV head, head_dim 16, uneven sections, odd layers, DiT layers that look both ways
+    "narrow": Shape(
+        thinker=DecoderShape(5, 64, 4, 1, 16, 96, (2, 3, 3)),
+        talker=DecoderShape(3, 48, 3, 1, 16, 80, (4, 2, 2)),
+        audio={"layers": 1, "width": 32, "heads": 2, "inner": 48},
+        vision={"layers": 4, "width": 32, "heads": 2, "inner": 40, "full": [3]},
+        dit={"layers": 5, "width": 32, "heads": 1, "head_dim": 16, "ahead": [2], "back": [0, 2, 4]},
+        vocoder={"channels": 64, "kernels": [3, 7, 11], "dilations": [[1, 3, 5]] * 3},
+    ),
+    # the proportions of the published models: head_dim 128 and 64, sections 16/24/24 and 16/16/0
+    "wide": Shape(
+        thinker=DecoderShape(2, 256, 2, 1, 128, 192, (16, 24, 24)),
+        talker=DecoderShape(3, 128, 2, 2, 64, 160, (16, 16, 0)),
+        audio={"layers": 3, "width": 128, "heads": 2, "inner": 96},
+        vision={"layers": 2, "width": 160, "heads": 2, "inner": 60, "full": [0, 1]},
+        dit={"layers": 3, "width": 64, "heads": 2, "head_dim": 64, "ahead": [1], "back": [0]},
+        vocoder={"channels": 128, "kernels": [3], "dilations": [[1, 3, 5]]},
+    ),
+}
+
+
+@dataclass
+class Twin:
+    """One checkpoint, seen by the reference and by us."""
+
+    folder: Path
+    bundle: Path
+
+    @cached_property
+    def reference(self) -> Any:
+        from transformers import Qwen2_5OmniForConditionalGeneration  # noqa: PLC0415
+
+        torch.set_grad_enabled(False)
+        return Qwen2_5OmniForConditionalGeneration.from_pretrained(self.folder).eval()
+
+    @cached_property
+    def processor(self) -> Any:
+        from transformers import AutoTokenizer, WhisperFeatureExtractor  # noqa: PLC0415
+
+        return AutoTokenizer.from_pretrained(self.folder), WhisperFeatureExtractor.from_pretrained(
+            self.folder
+        )
+
+    @cached_property
+    def model(self) -> Model:
+        return Model(self.bundle, SessionOptions(threads=1))
+
+
+def export_to(checkpoint: Path, destination: Path, recipe: str = "fp32", **checks: Any) -> Path:
+    """Export without the trial reply, which the command line's own tests cover."""
+    original = exporter.trial.first_reply
+    exporter.trial.first_reply = lambda bundle: None  # type: ignore[assignment]
+    try:
+        exporter.export(
+            exporter.ExportRequest(
+                LocalCheckpoint(checkpoint, checkpoint.name, "test"),
+                load(recipe),
+                resolve_target("native"),
+                destination,
+            ),
+            lambda what: None,
+        )
+    finally:
+        exporter.trial.first_reply = original
+    return destination
+
+
+@pytest.fixture(scope="session")
+def make_twin(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Twin]:
+    made: dict[str, Twin] = {}
+
+    def make(name: str) -> Twin:
+        if name not in made:
+            root = tmp_path_factory.mktemp(name)
+            write(root / "checkpoint", SHAPES[name], seed=len(name))
+            made[name] = Twin(root / "checkpoint", export_to(root / "checkpoint", root / "bundle"))
+        return made[name]
+
+    return make
+
+
+@pytest.fixture(params=list(SHAPES))
+def twin(request: pytest.FixtureRequest, make_twin: Callable[[str], Twin]) -> Twin:
+    """Each shape in turn."""
+    return make_twin(request.param)
+
+
+@pytest.fixture
+def default_twin(make_twin: Callable[[str], Twin]) -> Twin:
+    """The default shape."""
+    return make_twin("default")
+
+
+def relative(found: Any, wanted: Any) -> float:
+    """Largest difference over the largest wanted value."""
+    a, b = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
+    assert a.shape == b.shape, (a.shape, b.shape)
+    return float(np.abs(a - b).max() / np.abs(b).max())

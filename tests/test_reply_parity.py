@@ -1,0 +1,177 @@
+"""The whole path against the reference: greedy text, greedy codes, and the speech itself.
+
+The reference stops its rows one token before its last one, so it is asked for one token more
+than we make. It always drops its last code, so it is asked for one code more, too.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Twin, relative
+from inputs.samples import picture, sweep, write_media
+from omni_runtime.conversation import Conversation
+from omni_runtime.engine.sampling import Sampling
+from omni_runtime.events import AudioDelta, Event, TextDelta, TurnDone
+from omni_runtime.inputs.pixels import Patches
+from omni_runtime.inputs.prompt import Audio, Image, Part, Prompt, Text, Video
+from omni_runtime.options import ReplyOptions, SpeechOptions
+from PIL import Image as PillowImage
+
+TOKENS, CODES = 7, 40
+GREEDY_CODES = Sampling(temperature=0.0, repetition_penalty=1.05)
+
+
+@pytest.fixture(scope="session")
+def media(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Part]:
+    folder = tmp_path_factory.mktemp("media")
+    PillowImage.fromarray(picture(90, 120)).save(folder / "picture.png")
+    frames = [picture(64, 96, seed) for seed in range(12)]
+    write_media(folder / "sound.wav", sound=sweep(2.6), rate=16000, audio_codec="pcm_s16le")
+    write_media(folder / "silent.mp4", frames=frames, fps=6)
+    write_media(folder / "clip.mp4", sound=sweep(2.0, 44100), rate=44100, frames=frames, fps=6)
+    return {
+        "image": Image(folder / "picture.png"),
+        "audio": Audio(folder / "sound.wav"),
+        "video": Video(folder / "silent.mp4"),
+        "clip": Video(folder / "clip.mp4"),
+        "text": Text("What do you see and hear?"),
+    }
+
+
+class Recorder:
+    """Keeps the prompts that a conversation builds, and the noise it may use."""
+
+    def __init__(self, twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.prompts: list[Prompt] = []
+        build = twin.model.prompts.build
+
+        def record(*args: Any, **kwargs: Any) -> Prompt:
+            self.prompts.append(build(*args, **kwargs))
+            return self.prompts[-1]
+
+        monkeypatch.setattr(twin.model.prompts, "build", record)
+        self.noise = np.random.default_rng(5).standard_normal((1, 30000, 80)).astype(np.float32)
+
+    def blocks(self, first: int, count: int) -> np.ndarray:
+        return self.noise[0, first * 24 : (first + count) * 24]
+
+
+def reply(
+    conversation: Conversation, parts: list[Part], recorder: Recorder
+) -> tuple[list[Event], list[int]]:
+    options = ReplyOptions(
+        speech=SpeechOptions(
+            "Ethan", "faithful", GREEDY_CODES, max_codes=CODES, noise=recorder.blocks
+        ),
+        max_tokens=TOKENS,
+    )
+    events = list(conversation.send(parts, options))
+    return events, conversation.last_tokens
+
+
+def reference_inputs(prompts: list[Prompt], replies: list[list[int]]) -> dict[str, Any]:
+    """All turns as one prompt, in the form that the reference takes."""
+    ids: list[int] = []
+    for prompt, tokens in zip(prompts, [*replies, []], strict=True):
+        ids += [*prompt.ids.tolist(), *tokens]
+    inputs: dict[str, Any] = {"input_ids": torch.tensor([ids])}
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    slots = [slot for prompt in prompts for slot in prompt.media]
+    mels = [slot.features for slot in slots if slot.kind == "audio"]
+    if mels:
+        longest = max(mel.shape[1] for mel in mels)  # type: ignore[union-attr]
+        padded = np.zeros((len(mels), 128, longest), np.float32)
+        mask = np.zeros((len(mels), longest), np.int64)
+        for row, mel in enumerate(mels):
+            padded[row, :, : mel.shape[1]] = mel  # type: ignore[union-attr]
+            mask[row, : mel.shape[1]] = 1  # type: ignore[union-attr]
+        inputs["input_features"] = torch.from_numpy(padded)
+        inputs["feature_attention_mask"] = torch.from_numpy(mask)
+    for kind, values, grids in (
+        ("image", "pixel_values", "image_grid_thw"),
+        ("video", "pixel_values_videos", "video_grid_thw"),
+    ):
+        found = [s.features for s in slots if s.kind == kind and isinstance(s.features, Patches)]
+        if found:
+            inputs[values] = torch.from_numpy(np.concatenate([f.values for f in found]))
+            inputs[grids] = torch.tensor([f.grid for f in found])
+            if kind == "video":
+                inputs["video_second_per_grid"] = torch.tensor([1.0] * len(found))
+    return inputs
+
+
+def check(
+    twin: Twin,
+    recorder: Recorder,
+    events: list[Event],
+    tokens: list[list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+    sound_in_video: bool = False,
+) -> None:
+    codes: list[int] = []
+    token2wav = twin.reference.token2wav
+    forward = type(token2wav).forward
+
+    def spy(self: Any, code: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        codes.extend(code[0].tolist())
+        return forward(self, code, *args, **kwargs)
+
+    monkeypatch.setattr(type(token2wav), "forward", spy)
+    monkeypatch.setattr(torch, "randn", lambda *a, **k: torch.from_numpy(recorder.noise))
+    inputs = reference_inputs(recorder.prompts, tokens[:-1])
+    sequences, wave = twin.reference.generate(
+        **inputs,
+        speaker="Ethan",
+        use_audio_in_video=sound_in_video,
+        thinker_max_new_tokens=TOKENS + 1,
+        thinker_do_sample=False,
+        talker_do_sample=False,
+        talker_max_new_tokens=CODES + 1,
+        talker_eos_token_id=list(twin.model.speech.talker.codec_eos),
+    )
+    assert tokens[-1] == sequences[0, inputs["input_ids"].shape[1] :].tolist()[:TOKENS]
+    done = events[-1]
+    assert isinstance(done, TurnDone)
+    assert done.text == "".join(e.text for e in events if isinstance(e, TextDelta))
+    assert done.timings.codes == len(codes)
+    spoken = np.concatenate([e.samples for e in events if isinstance(e, AudioDelta)])
+    assert relative(spoken, wave.numpy()) < 1e-3
+
+
+PROMPTS = {
+    "text": ["text"],
+    "audio": ["audio"],
+    "image": ["image", "text"],
+    "video": ["video", "text"],
+    "clip": ["clip", "text"],
+    "mixed": ["image", "audio", "text", "image"],
+}
+
+
+@pytest.mark.parametrize("kind", PROMPTS)
+def test_reply_equals_reference(
+    twin: Twin, kind: str, media: dict[str, Part], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The whole utterance as look-ahead: only then is the stream's mel the reference's.
+    monkeypatch.setattr("omni_runtime.engine.code2wav.COMMIT_BLOCKS", (CODES,))
+    recorder = Recorder(twin, monkeypatch)
+    conversation = Conversation(twin.model)
+    events, tokens = reply(conversation, [media[name] for name in PROMPTS[kind]], recorder)
+    check(twin, recorder, events, [tokens], monkeypatch, sound_in_video=kind == "clip")
+
+
+def test_three_turns_equal_reference(
+    twin: Twin, media: dict[str, Part], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("omni_runtime.engine.code2wav.COMMIT_BLOCKS", (CODES,))
+    recorder = Recorder(twin, monkeypatch)
+    conversation = Conversation(twin.model)
+    tokens: list[list[int]] = []
+    for turn in (["image", "text"], ["audio"], ["text"]):
+        events, said = reply(conversation, [media[name] for name in turn], recorder)
+        tokens.append(said)
+        with monkeypatch.context() as patch:
+            check(twin, recorder, events, tokens, patch)

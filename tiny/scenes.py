@@ -1,0 +1,278 @@
+"""Pictures and short films of colored shapes, and what can be asked about them.
+
+The one idea: a scene is a list of things and places; the pixels, the questions and the right
+answers are all computed from it, so there is no data set to store and no label to get wrong.
+"""
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from tiny import grammar as g
+from tiny.questions import Turn, with_manner
+
+SIDE = 112
+PATCH = 14
+MERGE = 2
+CELL = SIDE / 3
+MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
+SPREAD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+FRAMES_A_SECOND = 2
+RGB = {
+    "red": (205, 35, 35), "green": (35, 150, 55), "blue": (40, 70, 205),
+    "yellow": (235, 215, 45), "white": (248, 248, 248), "black": (12, 12, 12),
+}  # fmt: skip
+PLACES = {"on the left": (0, 1), "on the right": (2, 1), "at the top": (1, 0),
+          "at the bottom": (1, 2), "in the middle": (1, 1)}  # fmt: skip
+STEPS = {"to the left": (-1, 0), "to the right": (1, 0), "up": (0, -1), "down": (0, 1)}
+
+COUNT = (
+    "How many {x}s are there?", "How many {x}s do you see?", "Count the {x}s.",
+    "How many {x}s are in the picture?", "What is the number of {x}s?",
+)  # fmt: skip
+SEE = ("What do you see?", "What is in the picture?", "Describe the picture.",
+       "What does the picture show?", "What can you see here?")  # fmt: skip
+COLOR = ("What color is the {x}?", "Which color does the {x} have?", "Name the color of the {x}.",
+         "What is the color of the {x}?")  # fmt: skip
+SHAPE = ("What shape is it?", "What shape do you see?", "Which shape is this?",
+         "Which shape is in the picture?", "What kind of shape is that?")  # fmt: skip
+PLACE = ("Where is the {x}?", "In which place is the {x}?", "Where do you see the {x}?")
+AT = ("What is {x}?", "Which shape is {x}?", "What do you see {x}?")
+PRESENT = ("Is there a {x}?", "Do you see a {x}?", "Is there a {x} in the picture?",
+           "Can you see a {x}?")  # fmt: skip
+RELATED = ("What is {x}?", "Which shape is {x}?", "What do you see {x}?")
+MOVING = ("Which way does it move?", "Where does it move?", "In which direction does it move?",
+          "How does it move?", "Which direction does it go?")  # fmt: skip
+THING_MOVING = (
+    "Which way does the {x} move?", "Where does the {x} move?", "What happens?",
+    "How does the {x} move?", "What do you see?", "What does the {x} do?",
+)  # fmt: skip
+FIRST = (
+    "What happens first?", "What comes first?", "Which shape comes first?",
+    "What do you see first?", "In which order do the shapes come?", "What happens?",
+)  # fmt: skip
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A thing and its centre, both coordinates in cells from 0 to 2."""
+
+    thing: g.Thing
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Frames (one for a picture) and the conversation about them."""
+
+    frames: list[list[Placed]]
+    turns: list[Turn]
+    look: int
+    """Seed of everything that does not matter: background, sizes, angles, noise."""
+
+
+def outline(shape: str, x: float, y: float, size: float, angle: float) -> list[tuple[float, float]]:
+    corners = {"square": 4, "triangle": 3, "star": 10}[shape]
+    turn = {"square": 45.0, "triangle": -90.0, "star": -90.0}[shape] + angle
+    points = []
+    for index in range(corners):
+        radius = size * (0.45 if shape == "star" and index % 2 else 1.15)
+        phi = np.deg2rad(turn + 360 * index / corners)
+        points.append((x + radius * np.cos(phi), y + radius * np.sin(phi)))
+    return points
+
+
+def render(frames: list[list[Placed]], look: int) -> list[Pixels]:
+    """Each frame drawn at twice the size and reduced, with a little noise."""
+    rng = np.random.default_rng(look)
+    ground = (rng.integers(105, 175) + rng.integers(-12, 13, 3)).clip(0, 255)
+    sizes = rng.uniform(11, 15.5, 16)
+    angles = rng.uniform(-12, 12, 16)
+    shift = rng.uniform(-3.5, 3.5, (16, 2))
+    shade = rng.integers(-12, 13, (len(RGB), 3))
+    paint = dict(zip(RGB, (np.array(list(RGB.values())) + shade).clip(0, 255), strict=True))
+    pictures = []
+    for frame in frames:
+        image = Image.new("RGB", (2 * SIDE, 2 * SIDE), tuple(int(v) for v in ground))
+        draw = ImageDraw.Draw(image)
+        for index, item in enumerate(frame):
+            x = 2 * ((item.x + 0.5) * CELL + shift[index, 0])
+            y = 2 * ((item.y + 0.5) * CELL + shift[index, 1])
+            size, fill = 2 * sizes[index], tuple(int(v) for v in paint[item.thing[0]])
+            if item.thing[1] == "circle":
+                draw.ellipse((x - size, y - size, x + size, y + size), fill=fill)
+            else:
+                draw.polygon(outline(item.thing[1], x, y, size, angles[index]), fill=fill)
+        small = np.asarray(image.reduce(2), np.float32) + rng.normal(0, 3, (SIDE, SIDE, 3))
+        pictures.append(small.clip(0, 255).astype(np.uint8))
+    return pictures
+
+
+def patches(pictures: list[Pixels]) -> tuple[torch.Tensor, tuple[int, int, int]]:
+    """What Qwen's image processor makes of frames of this size: rows in merged-window order."""
+    if len(pictures) == 1:
+        pictures = pictures * 2
+    pixels = (np.stack(pictures).astype(np.float32) / 255 - MEAN) / SPREAD
+    across = SIDE // PATCH
+    merged, times = across // MERGE, len(pictures) // 2
+    cut = pixels.transpose(0, 3, 1, 2).reshape(
+        times, 2, 3, merged, MERGE, PATCH, merged, MERGE, PATCH
+    )
+    rows = cut.transpose(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(times * across * across, -1)
+    return torch.from_numpy(np.ascontiguousarray(rows)), (times, across, across)
+
+
+def _cells(rng: random.Random, count: int) -> list[tuple[int, int]]:
+    return rng.sample([(x, y) for x in range(3) for y in range(3)], count)
+
+
+def _scatter(rng: random.Random, count: int) -> list[Placed]:
+    """Few colors and shapes, so that counts above one are common."""
+    palette = rng.sample(g.COLORS, 2)
+    forms = rng.sample(g.SHAPES, 2)
+    return [Placed((rng.choice(palette), rng.choice(forms)), x, y) for x, y in _cells(rng, count)]
+
+
+def counting(rng: random.Random) -> Asked:
+    things = _scatter(rng, rng.randint(1, g.MAX_COUNT))
+    names = [p.thing for p in things]
+    some = rng.choice(names) if rng.random() < 0.85 else rng.choice(g.THINGS)
+    totals = {
+        "shape": len(names),
+        some[1]: sum(n[1] == some[1] for n in names),
+        " ".join(some): sum(n == some for n in names),
+        f"{some[0]} shape": sum(n[0] == some[0] for n in names),
+    }
+    asked = rng.sample(list(totals), 2 if rng.random() < 0.25 else 1)
+    turns = [Turn(rng.choice(COUNT).format(x=asked[0]), g.counted(totals[asked[0]], asked[0]))]
+    turns += [Turn(f"And how many {x}s?", g.counted(totals[x], x)) for x in asked[1:]]
+    return Asked([things], turns, rng.randrange(1 << 30))
+
+
+def single(rng: random.Random) -> Asked:
+    thing = rng.choice(g.THINGS)
+    where = rng.choice(g.POSITIONS)
+    x, y = PLACES[where]
+    name = rng.choice((thing[1], " ".join(thing)))
+    turns = [
+        Turn(rng.choice(COLOR).format(x=thing[1]), g.color(thing[0])),
+        Turn(rng.choice(SHAPE), g.shape(thing[1])),
+        Turn(rng.choice(PLACE).format(x=name), g.place(where)),
+        Turn(rng.choice(AT).format(x=where), g.thing_place(thing, where)),
+        Turn(rng.choice(SEE), g.see([thing])),
+    ]
+    follow = [
+        Turn("And what color is it?", g.color(thing[0])),
+        Turn("And where is it?", g.place(where)),
+        Turn("And what shape is it?", g.shape(thing[1])),
+    ]
+    start = rng.choice(turns)
+    rest = [turn for turn in follow if turn.answer != start.answer]
+    return Asked(
+        [[Placed(thing, x, y)]],
+        [start, *rng.sample(rest, rng.choice((0, 0, 1, 2)))],
+        rng.randrange(1 << 30),
+    )
+
+
+def double(rng: random.Random) -> Asked:
+    """Two things beside or above each other: which, and how they stand to each other."""
+    one, other = rng.sample(g.THINGS, 2)
+    start, end = rng.choice(((0, 2), (0, 1), (1, 2)))
+    line = rng.randrange(3)
+    if rng.random() < 0.5:
+        things = [Placed(one, start, line), Placed(other, end, line)]
+        forth, back = "to the left of", "to the right of"
+    else:
+        things = [Placed(one, line, start), Placed(other, line, end)]
+        forth, back = "above", "below"
+    kind = rng.randrange(4)
+    if kind == 0:
+        turn = Turn(rng.choice(SEE), g.see([one, other]))
+    elif kind == 1:
+        turn = Turn(
+            rng.choice(RELATED).format(x=f"{forth} {g.the_thing(other)}"),
+            g.relation(one, forth, other),
+        )
+    elif kind == 2:
+        turn = Turn(
+            rng.choice(RELATED).format(x=f"{back} {g.the_thing(one)}"),
+            g.relation(other, back, one),
+        )
+    else:
+        turn = Turn(rng.choice(PLACE).format(x=" ".join(one)), g.relation(one, forth, other))
+    return Asked([things], [turn], rng.randrange(1 << 30))
+
+
+def presence(rng: random.Random) -> Asked:
+    things = _scatter(rng, rng.randint(1, 4))
+    names = [p.thing for p in things]
+    near = (rng.choice(names)[0], rng.choice(g.SHAPES))
+    thing = rng.choice((rng.choice(names), near, rng.choice(g.THINGS)))
+    turn = Turn(rng.choice(PRESENT).format(x=" ".join(thing)), g.present(thing, thing in names))
+    return Asked([things], [turn], rng.randrange(1 << 30))
+
+
+def picture(rng: random.Random) -> Asked:
+    kind = rng.choices((counting, single, double, presence), (4, 3, 3, 2))[0]
+    return _mannered(kind(rng), rng)
+
+
+def film(rng: random.Random, seconds: int = 2) -> Asked:
+    """One thing that moves, or two that come one after the other; two frames a second."""
+    count = seconds * FRAMES_A_SECOND
+    if rng.random() < 0.6:
+        thing, move = rng.choice(g.THINGS), rng.choice(g.MOVES)
+        dx, dy = STEPS[move]
+        line = rng.uniform(0.4, 1.6)
+        frames = []
+        for index in range(count):
+            along = 0.1 + 1.8 * index / (count - 1)
+            x = along if dx > 0 else 2 - along if dx < 0 else line
+            y = along if dy > 0 else 2 - along if dy < 0 else line
+            frames.append([Placed(thing, x, y)])
+        if rng.random() < 0.5:
+            turns = [Turn(rng.choice(MOVING), g.moves(move))]
+        else:
+            name = " ".join(thing)
+            asked = rng.choice(THING_MOVING).format(x=name)
+            turns = [Turn(asked, g.thing_moves(thing, move))]
+        if rng.random() < 0.25:
+            turns.append(Turn("And what color is it?", g.color(thing[0])))
+    else:
+        one, other = rng.sample(g.THINGS, 2)
+        x, y = rng.uniform(0.3, 1.7), rng.uniform(0.3, 1.7)
+        half = count // 2
+        frames = [[Placed(one, x, y)]] * half + [[Placed(other, x, y)]] * (count - half)
+        turns = [Turn(rng.choice(FIRST), g.first(one, other))]
+    return _mannered(Asked(frames, turns, rng.randrange(1 << 30)), rng)
+
+
+def _mannered(asked: Asked, rng: random.Random) -> Asked:
+    turns = [Turn(with_manner(t.question, rng, typed=True), t.answer) for t in asked.turns]
+    return Asked(asked.frames, turns, asked.look)
+
+
+def belongs(asked: Asked, part: str) -> bool:
+    """Held out are pairs of a question and its answer."""
+    first = asked.turns[0]
+    return g.held_out(f"{first.question} {first.answer}") == (part == "test")
+
+
+def picture_for(part: str, rng: random.Random) -> Asked:
+    while not belongs(asked := picture(rng), part):
+        pass
+    return asked
+
+
+def film_for(part: str, rng: random.Random, seconds: int = 2) -> Asked:
+    while not belongs(asked := film(rng, seconds), part):
+        pass
+    return asked

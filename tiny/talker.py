@@ -1,0 +1,227 @@
+"""Stage 8: the Talker learns to speak: the Thinker's reply rows in, codes out.
+
+    python -m tiny.talker
+
+The Thinker is frozen. What it knew while it said each token (hidden state plus embedding) is
+computed exactly as at run time: one row a reply token, then one end row, then padding for ever,
+added to the embedding of the last code. A tenth of the history is corrupted, because at run
+time the history is the Talker's own and never quite right.
+"""
+
+import random
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import (
+    Qwen2_5OmniTalkerForConditionalGeneration,
+    Qwen2_5OmniThinkerForConditionalGeneration,
+)
+
+from tiny import questions, scenes, sizes, thinker, vocabulary
+from tiny.codec import encoded, load_book
+from tiny.paths import WORK
+from tiny.questions import Turn
+from tiny.speech import SPEAKERS
+from tiny.training import Plan, Trainer
+
+PLAN = Plan(steps=6_000, rate=1.5e-3, warmup=300, decay=0.05, average=0.999)
+BATCH = 12
+CORRUPTED = 0.10
+DROPOUT = 0.1
+NEIGHBOURS = 8
+
+
+class Lines:
+    """Replies that have been recorded, and conversations that end in one of them."""
+
+    def __init__(self, part: str) -> None:
+        rows = [s for s in encoded() if s.voice == "Joe" and s.held_out == (part == "test")]
+        self.codes = {s.text: s.codes.long() for s in rows}
+        self.texts = list(self.codes)
+
+    def draw(self, rng: random.Random) -> tuple[Turn, scenes.Asked | None]:
+        """Half the time what the Thinker would be asked, half any recorded reply to anything."""
+        kind = rng.random()
+        for _ in range(20):
+            if kind < 0.25:
+                asked = scenes.picture_for("train", rng)
+                if asked.turns[0].answer in self.codes:
+                    return asked.turns[0], asked
+            elif kind < 0.5:
+                turn = questions.ask_for("train", rng)[0]
+                if turn.answer in self.codes:
+                    return turn, None
+            else:
+                break
+        question = questions.ask_for("train", rng)[0].question
+        return Turn(question, rng.choice(self.texts)), None
+
+
+@dataclass(frozen=True)
+class Script:
+    """What one line of speech needs: the conversation, where its reply stands, and its codes."""
+
+    conversation: thinker.Conversation
+    reply: range
+    codes: torch.Tensor
+    voice: str
+    pixels: torch.Tensor | None = None
+    grid: tuple[int, int, int] | None = None
+
+
+def script(turn: Turn, codes: torch.Tensor, voice: str, asked: scenes.Asked | None) -> Script:
+    one = thinker.Conversation()
+    one.open()
+    pixels, grid, media = None, None, None
+    if asked is not None:
+        pixels, grid = scenes.patches(scenes.render(asked.frames, asked.look))
+        tokens = grid[0] * grid[1] * grid[2] // scenes.MERGE**2
+        media = ("picture" if len(asked.frames) == 1 else "film", tokens)
+    one.turn(turn, media)
+    learned = [i for i, label in enumerate(one.labels) if label != thinker.IGNORED]
+    return Script(one, range(learned[0], learned[-1]), codes, voice, pixels, grid)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The Talker's view of a batch: rows to project, positions, and the codes to predict."""
+
+    rows: torch.Tensor
+    positions: torch.Tensor
+    history: torch.Tensor
+    labels: torch.Tensor
+
+
+def thinker_rows(
+    model: Qwen2_5OmniThinkerForConditionalGeneration, scripts: list[Script]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hidden state + embedding of every token (media: hidden state alone), and the positions."""
+    seen = [s for s in scripts if s.grid is not None]
+    assert len(seen) in (0, len(scripts)), "pictures and text do not mix in one batch"
+    media: dict[str, torch.Tensor] = {}
+    if seen:
+        media["pixels"] = torch.cat([s.pixels for s in seen if s.pixels is not None])
+        media["grids"] = torch.tensor([s.grid for s in seen])
+    kind = "picture" if seen else "text"
+    batch = thinker.collate(kind, [s.conversation for s in scripts], **media)
+    embeddings = model.get_input_embeddings()(batch.ids)
+    special = vocabulary.special()
+    blank = (batch.ids == special.image) | (batch.ids == special.video)
+    rows = thinker.forward(model, batch) + embeddings.masked_fill(blank.unsqueeze(-1), 0.0)
+    return rows, thinker.positions(model, batch)
+
+
+class Teacher:
+    """Turns scripts into the Talker's batches with the frozen Thinker."""
+
+    def __init__(self, model: Qwen2_5OmniThinkerForConditionalGeneration) -> None:
+        self._thinker = model.eval().requires_grad_(False)
+        special = vocabulary.special()
+        table = model.get_input_embeddings().weight.detach()
+        self._end, self._pad = table[special.tts_end], table[special.tts_pad]
+        self._voice = {name: table[special.voices[name]] for name in SPEAKERS}
+        book = load_book()
+        self._near = torch.cdist(book, book).topk(NEIGHBOURS + 1, largest=False).indices[:, 1:] + 1
+
+    def _corrupt(self, codes: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+        """Some codes of the history become a similar one, fewer any one."""
+        kind = torch.rand(codes.shape, generator=rng)
+        pick = torch.randint(NEIGHBOURS, codes.shape, generator=rng)
+        any_ = torch.randint(1, sizes.CODES + 1, codes.shape, generator=rng)
+        similar = self._near[codes - 1, pick]
+        mixed = torch.where(kind < CORRUPTED, similar, codes)
+        return torch.where(kind < CORRUPTED * 0.3, any_, mixed)
+
+    @torch.no_grad()
+    def rows(self, scripts: list[Script], rng: torch.Generator | None) -> Rows:
+        """With no generator the history is the true one."""
+        known, where = thinker_rows(self._thinker, scripts)
+        lengths = [s.reply.start + 1 + len(s.codes) + 1 for s in scripts]
+        size = (len(scripts), max(lengths))
+        rows = torch.zeros(*size, known.shape[-1])
+        positions = torch.zeros(3, *size, dtype=torch.long)
+        history = torch.full(size, -1)
+        labels = torch.full(size, thinker.IGNORED)
+        for index, item in enumerate(scripts):
+            start, reply, total = item.reply.start, known[index][item.reply], lengths[index]
+            rows[index, :start] = known[index, :start]
+            rows[index, start] = self._voice[item.voice]
+            speech = rows[index, start + 1 : total]
+            speech[:] = self._pad
+            spoken = torch.cat([reply, self._end[None]])[: len(speech)]
+            speech[: len(spoken)] = spoken
+            positions[:, index, :start] = where[:, index, :start]
+            after = int(where[:, index, :start].max()) + 1
+            positions[:, index, start:] = after + torch.arange(size[1] - start)
+            past = item.codes if rng is None else self._corrupt(item.codes, rng)
+            history[index, start] = sizes.CODEC_PAD
+            history[index, start + 1] = sizes.CODEC_BOS
+            history[index, start + 2 : total] = past
+            labels[index, start + 1 : total - 1] = item.codes
+            labels[index, total - 1] = sizes.CODEC_EOS
+        return Rows(rows, positions, history, labels)
+
+
+def network(dropout: float = 0.0) -> Qwen2_5OmniTalkerForConditionalGeneration:
+    torch.manual_seed(0)
+    config = sizes.omni(vocabulary.special()).talker_config
+    config.attention_dropout = dropout
+    return Qwen2_5OmniTalkerForConditionalGeneration._from_config(
+        config, attn_implementation="sdpa"
+    )
+
+
+def code_loss(
+    model: Qwen2_5OmniTalkerForConditionalGeneration, batch: Rows
+) -> tuple[torch.Tensor, float]:
+    """Loss over the codes and the share of codes that are the likeliest."""
+    codes = model.get_input_embeddings()(batch.history.clamp(min=0))
+    codes = codes * (batch.history >= 0).unsqueeze(-1)
+    with torch.autocast("cpu", torch.bfloat16):
+        rows = model.thinker_to_talker_proj(batch.rows + codes)
+        out = model.model(inputs_embeds=rows, position_ids=batch.positions, use_cache=False)
+        spoken = batch.labels != thinker.IGNORED
+        logits = model.codec_head(out.last_hidden_state[spoken]).float()
+    wanted = batch.labels[spoken]
+    right = (logits.argmax(1) == wanted).float().mean().item()
+    return functional.cross_entropy(logits, wanted), right
+
+
+def scripts(lines: Lines, rng: random.Random, count: int = BATCH) -> list[Script]:
+    """All with a picture or all without."""
+    drawn: list[Script] = []
+    seen: bool | None = None
+    while len(drawn) < count:
+        turn, asked = lines.draw(rng)
+        seen = (asked is not None) if seen is None else seen
+        if (asked is not None) == seen:
+            voice = SPEAKERS[len(drawn) % len(SPEAKERS)]
+            drawn.append(script(turn, lines.codes[turn.answer], voice, asked))
+    return drawn
+
+
+def trained_thinker() -> Qwen2_5OmniThinkerForConditionalGeneration:
+    model = thinker.network()
+    model.load_state_dict(torch.load(WORK / "thinker.pt", weights_only=True)["average"])
+    return model.eval()
+
+
+def main() -> None:
+    teacher = Teacher(trained_thinker())
+    lines, unseen = Lines("train"), Lines("test")
+    trainer = Trainer("talker", network(DROPOUT), PLAN)
+    for step, rng in trainer.steps():
+        source = random.Random(int(torch.randint(1 << 30, (1,), generator=rng)))  # noqa: S311
+        loss, right = code_loss(trainer.model, teacher.rows(scripts(lines, source), rng))
+        trainer.log(loss=loss.item(), right=right)
+        trainer.update(loss)
+        if step % 250 == 249:
+            fixed = scripts(unseen, random.Random(0), 48)  # noqa: S311
+            with torch.no_grad():
+                held, right = code_loss(trainer.average, teacher.rows(fixed, None))
+            print(f"held out {held.item():.3f} right {right:.3f}", flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

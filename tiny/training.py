@@ -1,0 +1,119 @@
+"""One training loop for every stage: seeded, resumable, with a moving average of the weights.
+
+The one idea: step n draws all its randomness from a generator seeded by n, so a run that was
+stopped and resumed is the run that was never stopped.
+"""
+
+import copy
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from tiny.paths import WORK
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how fast a stage learns."""
+
+    steps: int
+    rate: float
+    warmup: int = 200
+    final: float = 0.05
+    decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.98)
+    average: float = 0.999
+    clip: float = 1.0
+    seed: int = 0
+    save_every: float = 120.0
+
+    def rate_at(self, step: int) -> float:
+        """Linear warm-up, then a half cosine down to `final` of the rate."""
+        if step < self.warmup:
+            return self.rate * (step + 1) / self.warmup
+        part = min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
+        return self.rate * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * part)))
+
+
+class Trainer:
+    """Owns one model's optimizer, average and file; the stage owns the loss."""
+
+    def __init__(self, name: str, model: nn.Module, plan: Plan) -> None:
+        torch.set_num_threads(int(os.environ.get("TINY_THREADS", "1")))
+        self.model, self.plan = model, plan
+        self.average = copy.deepcopy(model).eval().requires_grad_(False)
+        self._weights = [weight for weight in model.parameters() if weight.requires_grad]
+        self._averaged = [
+            mean
+            for mean, weight in zip(self.average.parameters(), model.parameters(), strict=True)
+            if weight.requires_grad
+        ]
+        self._optimizer = torch.optim.AdamW(
+            self._weights, lr=plan.rate, betas=plan.betas, weight_decay=plan.decay
+        )
+        self.path = WORK / f"{name}.pt"
+        self.step = 0
+        self._losses: dict[str, float] = {}
+        self._name = name
+        if self.path.exists():
+            self._load()
+
+    def _load(self) -> None:
+        state = torch.load(self.path, weights_only=True)
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self._optimizer.load_state_dict(state["optimizer"])
+
+    def save(self) -> None:
+        """Written beside and moved into place: a stop in the middle keeps the last good file."""
+        WORK.mkdir(parents=True, exist_ok=True)
+        state = {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+        }
+        part = self.path.with_suffix(".part")
+        torch.save(state, part)
+        part.replace(self.path)
+
+    def steps(self) -> Iterator[tuple[int, torch.Generator]]:
+        """The steps still to do, each with its own source of randomness."""
+        self.model.train()
+        saved = logged = time.monotonic()
+        begin = self.step
+        for step in range(begin, self.plan.steps):
+            yield step, torch.Generator().manual_seed(self.plan.seed * 1_000_003 + step)
+            now = time.monotonic()
+            if step % 50 == 0 and step > begin:
+                losses = " ".join(f"{key} {value:.3f}" for key, value in self._losses.items())
+                pace = 50 / (now - logged)
+                print(f"{self._name} {step} {losses} {pace:.2f} steps/s", flush=True)  # noqa: T201
+                logged = now
+            if now - saved > self.plan.save_every:
+                self.save()
+                saved = now
+        self.save()
+
+    def log(self, **values: float) -> None:
+        for key, value in values.items():
+            self._losses[key] = 0.98 * self._losses.get(key, value) + 0.02 * value
+
+    def update(self, loss: torch.Tensor) -> None:
+        """One step of the optimizer and of the average."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.plan.rate_at(self.step)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self._weights, self.plan.clip)
+        self._optimizer.step()
+        keep = min(self.plan.average, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(self._averaged, self._weights, 1 - keep)
+        self.step += 1

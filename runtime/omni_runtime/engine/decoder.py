@@ -18,7 +18,7 @@ class Decoder:
     def __init__(self, session: ort.InferenceSession) -> None:
         self._session = session
         self._binding = session.io_binding()
-        self._bound: tuple[int, int] | None = None
+        self._bound = 0
         self._free_outputs = [
             node.name for node in session.get_outputs() if not node.name.startswith("present_")
         ]
@@ -67,7 +67,7 @@ class Decoder:
 
     def _bind(self, cache: KVCache) -> None:
         """Bind the buffers of the cache, unless they are the ones bound already."""
-        if self._bound == (id(cache), cache.generation):
+        if self._bound == cache.buffers:
             return
         binding = self._binding
         binding.clear_binding_inputs()
@@ -80,4 +80,4 @@ class Decoder:
             layer, kind = index // 2, ("key", "value")[index % 2]
             binding.bind_ortvalue_input(f"past_{kind}_{layer}", value)
             binding.bind_ortvalue_output(f"present_{kind}_{layer}", value)
-        self._bound = (id(cache), cache.generation)
+        self._bound = cache.buffers

@@ -4,7 +4,9 @@ The arrays are handed to the graph as input and output alike, so a step writes i
 Going back is setting a smaller length; the cache grows in doublings up to the model's context.
 """
 
+from itertools import count
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +20,8 @@ Positions = npt.NDArray[np.int64]
 
 FIRST_CAPACITY = 512
 FORMAT = 1
+
+_numbers = count(1)
 
 
 class RotaryTable:
@@ -46,8 +50,8 @@ class KVCache:
         self.config = config
         self.limit = min(limit or config.max_context, config.max_context)
         self.length = 0
-        self.generation = 0
-        """Raised when the buffers are other ones than before, and must be bound again."""
+        self.buffers = 0
+        """Number of the present set of buffers, unlike that of any other set of any cache."""
         self._rotary = RotaryTable(config)
         self._allocate(min(FIRST_CAPACITY, self.limit))
 
@@ -118,10 +122,10 @@ class KVCache:
         """Read what `save` wrote. Raises OmniError for another model's cache or a damaged file."""
         fix = "start a new conversation"
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 states, cos, sin = file["states"], file["cos"], file["sin"]
                 version = int(file["format"])
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise OmniError(f"{path} holds no saved cache: {error}", fix=fix) from None
         cache = cls(config, limit=limit)
         length = len(cos)
@@ -139,7 +143,7 @@ class KVCache:
         self.cos = np.zeros((capacity, self.config.head_dim // 2), np.float32)
         self.sin = np.zeros_like(self.cos)
         self.values = [ort.OrtValue.ortvalue_from_numpy(state) for state in self.states]
-        self.generation += 1
+        self.buffers = next(_numbers)
 
     def _grow(self, needed: int) -> None:
         capacity = self.capacity

@@ -14,7 +14,8 @@ import omni_runtime
 from inputs.reference import VISION
 from inputs.samples import frame, picture, sweep, write_media
 from omni_runtime.errors import MediaError
-from omni_runtime.inputs.media import load_audio, load_image, load_video
+from omni_runtime.inputs.media import load_audio, load_image
+from omni_runtime.inputs.video import load_video
 
 
 def loaders() -> dict:
@@ -186,6 +187,13 @@ def test_a_video_that_makes_too_many_tokens(tmp_path: Path) -> None:
     assert len(load_video(path, VISION, max_tokens=8).frames) == 4
     with pytest.raises(MediaError, match="would make 8 tokens"):
         load_video(path, VISION, max_tokens=7)
+
+
+def test_a_video_with_impossible_frames(tmp_path: Path) -> None:
+    frames = [frame(i) for i in range(9)]
+    data = bytearray(write_media(tmp_path / "a.gif", frames=frames, video_codec="gif").read_bytes())
+    data[6:10] = (16_000).to_bytes(2, "little") * 2
+    check("video", bytes(data), "frames of 16000 x 16000 pixels")
 
 
 def test_a_picture_that_unpacks_to_gigabytes() -> None:

@@ -15,11 +15,12 @@ from transformers.image_utils import load_image as reference_load_image
 from inputs import reference
 from inputs.reference import VISION
 from inputs.samples import frame, packaged, picture, sweep, write_media
-from omni_runtime.inputs.media import load_audio, load_image, load_video, sample_frames
+from omni_runtime.inputs.media import load_audio, load_image
 from omni_runtime.inputs.pixels import patches, video_patches
+from omni_runtime.inputs.video import load_video, sample_frames
 
 LOSSLESS = [("wav", "pcm_s16le"), ("wav", "pcm_s24le"), ("wav", "pcm_f32le"), ("wav", "pcm_u8")]
-LOSSLESS += [("flac", "flac"), ("mka", "flac"), ("mka", "pcm_f64le")]
+LOSSLESS += [("flac", "flac"), ("mka", "flac"), ("mka", "pcm_f64le"), ("wav", "pcm_s64le")]
 LOSSY = [("mp3", "libmp3lame"), ("ogg", "libopus"), ("webm", "libopus"), ("m4a", "aac")]
 LOSSY += [("mp4", "ac3")]
 
@@ -240,11 +241,15 @@ def test_sound_of_packages() -> None:
     assert clip.audio is not None
     assert len(clip.audio) / 16000 == pytest.approx(clip.duration, abs=0.2)
     with av.open(str(path)) as container:
-        frames = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
-        rate = float(container.streams.video[0].average_rate)
-    chosen = np.stack(frames)[reference.sample_frames(len(frames), rate)]
+        stream = container.streams.video[0]
+        indices = reference.sample_frames(stream.frames, float(stream.average_rate))
+        frames = [
+            f.to_ndarray(format="rgb24")
+            for i, f in enumerate(container.decode(stream))
+            if i in indices
+        ]
     np.testing.assert_array_equal(
-        patches(clip.frames, VISION).values, video_patches(chosen, VISION).values
+        patches(clip.frames, VISION).values, video_patches(np.stack(frames), VISION).values
     )
 
 

@@ -14,7 +14,7 @@ from inputs.reference import AUDIO, VISION
 from inputs.samples import picture, sweep, write_media
 from omni_runtime.bundle.config import ModelConfig
 from omni_runtime.errors import BundleError, MediaError, UsageError
-from omni_runtime.inputs.media import load_audio, load_image, load_video
+from omni_runtime.inputs.media import load_audio, load_image
 from omni_runtime.inputs.mel import audio_tokens
 from omni_runtime.inputs.pixels import Patches
 from omni_runtime.inputs.prompt import (
@@ -27,6 +27,7 @@ from omni_runtime.inputs.prompt import (
     Video,
 )
 from omni_runtime.inputs.tokenizer import Tokenizer
+from omni_runtime.inputs.video import load_video
 
 ROW = "<|im_end|>\n<|im_start|>assistant\n"
 

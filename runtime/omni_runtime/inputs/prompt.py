@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from omni_runtime.bundle.config import AudioConfig, ModelConfig, VisionConfig
 from omni_runtime.errors import BundleError, UsageError
-from omni_runtime.inputs.media import load_audio, load_image, load_video
+from omni_runtime.inputs.media import load_audio, load_image
 from omni_runtime.inputs.mel import audio_tokens, log_mel
 from omni_runtime.inputs.messages import (
     Audio,
@@ -42,6 +42,7 @@ from omni_runtime.inputs.positions import (
 from omni_runtime.inputs.source import Source
 from omni_runtime.inputs.template import RE_EXPORT, ChatTemplate, Segment, last_reply
 from omni_runtime.inputs.tokenizer import Tokenizer
+from omni_runtime.inputs.video import load_video
 
 __all__ = [
     "Audio",

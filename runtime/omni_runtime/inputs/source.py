@@ -7,6 +7,7 @@ neither a URL nor a playlist that names other files can make it read them.
 """
 
 import io
+import logging
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -17,17 +18,23 @@ import av
 import av.error
 import av.logging
 from av.container import InputContainer
+from av.stream import Stream
 
 from omni_runtime.errors import MediaError
 
 Source = str | os.PathLike[str] | bytes | BinaryIO
 """A local path, the bytes of a file, or a binary file object (read from its start)."""
 
+STATES_LENGTH = ("mov", "matroska", "flac", "avi")
+"""Containers whose stated length is exact; for others libav may guess it from the bit rate."""
+
 _NO_PROTOCOLS = {"protocol_whitelist": "none"}
 _UNKNOWN_RIFF_SIZE = 0x7FFF0000
 """Writers into a pipe state a size from here up, because they can't know it."""
 
-av.logging.set_level(None)  # libav prints nothing; what matters reaches the user as an error
+# What matters reaches the user as an error; nothing is printed by the decoders themselves.
+av.logging.set_level(None)
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 @contextmanager
@@ -102,6 +109,14 @@ def _refuse_cut(file: BinaryIO, name: str) -> None:
     stated = int.from_bytes(head[4:8], "little")
     if head[:4] == b"RIFF" and size < stated + 8 and stated < _UNKNOWN_RIFF_SIZE:
         raise cut_off(name, f"{size:,} of {stated + 8:,} bytes are there")
+
+
+def refuse_unknown_codec(stream: Stream, name: str) -> None:
+    """Raise MediaError for a stream that libav has no decoder for."""
+    if getattr(stream, "codec_context", None) is None:  # what PyAV leaves for an unknown codec
+        raise MediaError(
+            f"{name} is compressed in a way that is not known here", fix="convert it to wav or mp4"
+        )
 
 
 def cut_off(name: str, what: str) -> MediaError:

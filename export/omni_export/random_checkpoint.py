@@ -134,6 +134,9 @@ class Shape:
 
 DEFAULT = Shape()
 
+REVISION = "shape 1, seed 0"
+"""Identifies the default random weights; raise it when their making changes."""
+
 
 def write(folder: Path, shape: Shape = DEFAULT, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> None:
     """Write a checkpoint into `folder`, which must not exist yet."""

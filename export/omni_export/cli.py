@@ -1,0 +1,97 @@
+"""The export's command line: flags, progress, and the final table."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from types import FrameType
+
+from omni_runtime.errors import OmniError
+
+INTERRUPTED = 130
+RANDOM = "random"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Export one checkpoint; returns the exit code."""
+    try:
+        options = _parser().parse_args(arguments)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return _run(options)
+    except OmniError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; nothing was left behind\n")
+        return INTERRUPTED
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """A polite kill cleans up like Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="export/run.py", description="Turn a checkpoint of Qwen2.5-Omni into a bundle."
+    )
+    parser.add_argument(
+        "--model",
+        default=RANDOM,
+        help="a checkpoint folder or a hub id such as Qwen/Qwen2.5-Omni-3B; "
+        "by default a small random model whose speech is noise",
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--quant", default="int4", help="recipe: fp32, int8 or int4 (default)")
+    which.add_argument("--recipe", type=Path, metavar="FILE", help="a recipe of your own, as JSON")
+    parser.add_argument(
+        "--target", default="native", help="CPU it will run on: native, avx2, avx512_vnni or arm64"
+    )
+    parser.add_argument("--output", type=Path, help="folder of the bundle (bundles/NAME-RECIPE)")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    # Checked first: a misspelt flag must not cost the seconds that torch takes to load.
+    from omni_quantize.dynamic import resolve_target  # noqa: PLC0415
+    from omni_quantize.recipe import load, load_file  # noqa: PLC0415
+
+    recipe = load_file(options.recipe) if options.recipe else load(options.quant)
+    target = resolve_target(options.target)
+
+    from omni_runtime.cli import ui  # noqa: PLC0415
+    from omni_runtime.cli.show import cost_table  # noqa: PLC0415
+
+    from omni_export.exporter import ExportRequest, export  # noqa: PLC0415
+    from omni_export.hub import LocalCheckpoint, resolve  # noqa: PLC0415
+
+    started = perf_counter()
+    with TemporaryDirectory(prefix="omni-") as scratch:
+        if options.model == RANDOM:
+            from omni_export import random_checkpoint  # noqa: PLC0415
+
+            folder = Path(scratch) / RANDOM
+            random_checkpoint.write(folder)
+            checkpoint = LocalCheckpoint(folder, RANDOM, random_checkpoint.REVISION)
+        else:
+            checkpoint = resolve(options.model)
+        destination = options.output or Path("bundles") / f"{checkpoint.name}-{recipe.name}"
+        manifest = export(ExportRequest(checkpoint, recipe, target, destination), _report)
+    total = sum(entry.bytes for entry in manifest.files.values())
+    sys.stdout.write(f"\n{cost_table(manifest)}\n\n")
+    sys.stdout.write(f"{destination}  {ui.size(total)} in {perf_counter() - started:.0f} s\n")
+    sys.stdout.write(f'try it:  omni run {destination} "Hello!" -o answer.wav\n')
+    return 0
+
+
+def _report(what: str) -> None:
+    sys.stderr.write(f"  {what}\n")
+    sys.stderr.flush()

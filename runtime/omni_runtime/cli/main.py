@@ -1,0 +1,124 @@
+"""`omni`: the commands and their flags. Imports nothing heavy until a command runs."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from omni_runtime.errors import OmniError
+
+COMMANDS = {
+    "run": "ask a bundle something, or talk with it when no prompt is given",
+    "show": "print what a bundle is: parts, sizes, errors, licence",
+    "verify": "read every file of a bundle and compare its checksum",
+    "doctor": "check this machine, and a bundle on it",
+    "export": "turn a checkpoint into a bundle (the same as python export/run.py)",
+}
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 1 for a failure, 2 for a wrong request."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["export"]:
+        return _export(words[1:])
+    try:
+        options = _parser().parse_args(words)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    try:
+        module = importlib.import_module(f"omni_runtime.cli.{options.command}")
+        return int(module.main(options))
+    except OmniError as error:
+        return complain(error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has left; say nothing more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+
+
+def complain(error: OmniError) -> int:
+    """One line for the user, and the exit code."""
+    sys.stderr.write(f"error: {error}\n")
+    return error.exit_code
+
+
+def _export(words: list[str]) -> int:
+    try:
+        command = importlib.import_module("omni_export.cli")
+    except ImportError as error:
+        return complain(
+            OmniError(f"the export needs {error.name}", fix='pip install "pocket-omni[export]"')
+        )
+    return int(command.main(words))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="omni", description="Talk with Qwen2.5-Omni on this computer."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    made = {name: commands.add_parser(name, help=text, description=text) for name, text in COMMANDS.items()}
+    _run_flags(made["run"])
+    for name in ("show", "verify"):
+        made[name].add_argument("bundle", help="folder of the bundle")
+    made["show"].add_argument("--json", action="store_true", help="print the whole manifest")
+    made["doctor"].add_argument("bundle", nargs="?", help="folder of a bundle to try here")
+    return parser
+
+
+def _run_flags(run: argparse.ArgumentParser) -> None:
+    run.add_argument("bundle", help="folder of the bundle")
+    run.add_argument("prompt", nargs="?", help="what to ask; - reads it from standard input")
+    media = run.add_argument_group("what to look at and listen to (each may be given several times)")
+    for kind in ("image", "audio", "video"):
+        media.add_argument(f"--{kind}", action=Attach, dest="media", metavar="FILE", default=[])
+    media.add_argument("--no-video-sound", action="store_true", help="look at videos only")
+    speech = run.add_argument_group("speech")
+    speech.add_argument("--voice", help="who speaks (omni show lists the voices)")
+    speech.add_argument("--preset", help="faithful, balanced or fast")
+    speech.add_argument("--no-speech", action="store_true", help="answer in text only")
+    speech.add_argument("-o", "--output", metavar="FILE", help="write the speech to a wav file; - for stdout")
+    speech.add_argument("--no-play", action="store_true", help="do not play the speech")
+    text = run.add_argument_group("text")
+    text.add_argument("--system", help="replace the system prompt (speech may suffer)")
+    text.add_argument("--max-tokens", type=_positive, default=1024, metavar="N")
+    text.add_argument("--temp", type=float, default=0.0, metavar="T", help="0 takes the likeliest word")
+    text.add_argument("--top-p", type=float, default=1.0, metavar="P")
+    text.add_argument("--top-k", type=int, default=0, metavar="K")
+    text.add_argument("--repeat-penalty", type=float, default=1.0, metavar="R")
+    text.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same reply")
+    text.add_argument("--context", type=_positive, metavar="N", help="tokens to keep at most")
+    run.add_argument("-t", "--threads", type=_positive, default=0, metavar="N")
+    run.add_argument("--json", action="store_true", help="print every event as a line of JSON")
+    run.add_argument("-q", "--quiet", action="store_true", help="print the reply and nothing else")
+
+
+class Attach(argparse.Action):
+    """Collects media of all kinds in the order in which they were given."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        found: list[tuple[str, object]] = [*getattr(namespace, self.dest)]
+        found.append(((option_string or "").removeprefix("--"), values))
+        setattr(namespace, self.dest, found)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""`omni show`: what a bundle is."""
+
+import argparse
+import sys
+
+import msgspec
+
+from omni_runtime.bundle.manifest import GraphError, Manifest
+from omni_runtime.bundle.store import Bundle
+from omni_runtime.cli import ui
+
+
+def main(options: argparse.Namespace) -> int:
+    """Print the manifest, for people or whole."""
+    manifest = Bundle(options.bundle).manifest
+    if options.json:
+        text = msgspec.json.format(msgspec.json.encode(manifest), indent=2).decode()
+    else:
+        text = describe(manifest)
+    sys.stdout.write(text + "\n")
+    return 0
+
+
+def describe(manifest: Manifest) -> str:
+    """A page about the bundle."""
+    origin = manifest.origin
+    total = sum(entry.bytes for entry in manifest.files.values())
+    lines = [
+        f"{manifest.name}  {ui.size(total)}",
+        f"from      {origin.model}, revision {origin.revision}",
+        f"licence   {origin.licence}",
+        f"recipe    {manifest.recipe}, for {manifest.target}, by {manifest.exporter}",
+        f"can do    {', '.join(manifest.capabilities)}",
+    ]
+    if (speech := manifest.model.speech) is not None:
+        presets = [f"{name} ({preset.summary})" for name, preset in speech.presets.items()]
+        lines.append(f"voices    {', '.join(speech.voices)}; {speech.default_voice} by default")
+        lines.append(f"presets   {'; '.join(presets)}; {speech.default_preset} by default")
+    if (measured := manifest.measured) is not None:
+        audio = f"{measured.first_audio:.2f} s" if measured.first_audio is not None else "none"
+        lines.append(
+            f"measured  first text {measured.first_text:.2f} s, first audio {audio}, "
+            f"peak {ui.size(measured.peak_memory)}, {measured.threads} threads, {measured.machine}, "
+            f"ONNX Runtime {measured.onnxruntime}"
+        )
+    return "\n".join([*lines, "", cost_table(manifest)])
+
+
+def cost_table(manifest: Manifest) -> str:
+    """Graphs and tables: how they are stored, sizes before and after, error against float32."""
+    rows = [
+        (
+            name,
+            graph.weights,
+            ui.size(graph.fp32_bytes),
+            ui.size(graph.bytes),
+            *_error(graph.error),
+            f"{graph.seconds:.1f}",
+        )
+        for name, graph in manifest.graphs.items()
+    ]
+    for name, entry in manifest.tables.items():
+        before = 4 * entry.rows * entry.columns
+        files = [entry.file, *([entry.scales] if entry.scales else [])]
+        after = sum(manifest.files[file].bytes for file in files)
+        rows.append((name, entry.encoding, ui.size(before), ui.size(after), *_error(entry.error), ""))
+    return ui.table(("part", "weights", "float32", "here", "cosine", "max error", "seconds"), rows)
+
+
+def _error(error: GraphError | None) -> tuple[str, str]:
+    return ("", "") if error is None else (f"{error.cosine:.5f}", f"{error.relative:.1%}")

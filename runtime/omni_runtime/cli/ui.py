@@ -1,0 +1,58 @@
+"""All drawing: the turn line, tables, sizes. Everything else hands over numbers."""
+
+import sys
+from collections.abc import Iterable, Sequence
+
+from omni_runtime.events import TurnDone
+
+GIB, MIB = 2**30, 2**20
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    if count >= GIB:
+        return f"{count / GIB:.1f} GB"
+    if count >= MIB:
+        return f"{count / MIB:.1f} MB"
+    return f"{count / 1024:.0f} KB"
+
+
+def turn_line(done: TurnDone) -> str:
+    """48 tok · 7.9 tok/s · first text 0.7 s · first audio 1.9 s · speech 1.3x real time · peak …"""
+    timings = done.timings
+    parts = [f"{timings.reply_tokens} tok"]
+    if timings.tokens_per_second is not None:
+        parts.append(f"{timings.tokens_per_second:.1f} tok/s")
+    if timings.first_text is not None:
+        parts.append(f"first text {timings.first_text:.2f} s")
+    if timings.first_audio is not None:
+        parts.append(f"first audio {timings.first_audio:.2f} s")
+    if timings.realtime is not None:
+        parts.append(f"speech {timings.realtime:.1f}x real time")
+    parts.append(f"peak {size(done.peak_memory)}")
+    if done.finish_reason == "length":
+        parts.append("cut at --max-tokens")
+    if done.finish_reason == "context":
+        parts.append(f"context full at {done.context_limit} tokens")
+    if done.speech_complete is False:
+        parts.append("speech cut at its limit")
+    return " · ".join(parts)
+
+
+def note(text: str) -> None:
+    """A remark beside the reply, on standard error."""
+    sys.stderr.write(text + "\n")
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns under a header; numbers stand to the right."""
+    lines = [list(header), *[list(row) for row in rows]]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    out: list[str] = []
+    for number, line in enumerate(lines):
+        cells = [
+            cell.rjust(width) if number and cell[:1].isdigit() else cell.ljust(width)
+            for cell, width in zip(line, widths, strict=True)
+        ]
+        out.append("  ".join(cells).rstrip())
+    return "\n".join(out)

@@ -1,12 +1,12 @@
 """The first reply of a new bundle, in a process of its own: does it work, and what does it take?"""
 
 import json
-import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import onnxruntime
+from omni_runtime import machine
 from omni_runtime.bundle.manifest import Measured
 from omni_runtime.errors import OmniError
 
@@ -14,7 +14,7 @@ PROMPT = "Hello! Who are you, and what can you do?"
 MAX_TOKENS = 48
 SECONDS_ALLOWED = 1800
 
-COMMAND = "import sys; from omni_runtime.cli.main import main; sys.exit(main())"
+COMMAND = "from omni_runtime.cli.main import main; sys.exit(main())"
 
 
 def first_reply(bundle: Path) -> Measured:
@@ -23,8 +23,8 @@ def first_reply(bundle: Path) -> Measured:
     Raises OmniError when it does not answer: such a bundle must not be handed out.
     """
     arguments = ["run", str(bundle), PROMPT, "--json", "--no-play", "--max-tokens", str(MAX_TOKENS)]
-    paths = [str(Path(sys.modules[name].__path__[0]).parent) for name in ("omni_runtime",)]
-    code = f"import sys; sys.path[:0] = {paths!r}; {COMMAND}"
+    runtime = str(Path(machine.__file__).parent.parent)  # also where nothing is installed
+    code = f"import sys; sys.path.insert(0, {runtime!r}); {COMMAND}"
     done = subprocess.run(  # noqa: S603 - our own code on our own file
         [sys.executable, "-c", code, *arguments],
         capture_output=True,
@@ -38,7 +38,7 @@ def first_reply(bundle: Path) -> Measured:
         raise OmniError(f"the new bundle does not run: {reason}", fix="report this as a defect")
     turn = json.loads(done.stdout.splitlines()[-1])
     return Measured(
-        machine=f"{platform.system()} {platform.machine()}, {platform.processor() or 'CPU'}",
+        machine=machine.describe(),
         onnxruntime=onnxruntime.__version__,
         threads=turn["threads"],
         peak_memory=turn["peak_memory"],

@@ -16,7 +16,7 @@ from omni_runtime.engine.kv_cache import KVCache
 from omni_runtime.errors import UsageError
 from omni_runtime.events import Event, TurnDone
 from omni_runtime.inputs.prompt import Message, Part, Prompt, Text
-from omni_runtime.memory import peak_memory
+from omni_runtime.machine import peak_memory
 from omni_runtime.model import Model
 from omni_runtime.options import ReplyOptions, ResolvedSpeech
 from omni_runtime.reply import Reply

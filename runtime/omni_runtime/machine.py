@@ -1,0 +1,50 @@
+"""What this machine and this process are: processor, memory, peak memory. On any system."""
+
+import platform
+import re
+import sys
+from pathlib import Path
+
+import psutil
+
+
+def peak_memory() -> int:
+    """Bytes of the largest resident set so far. Where the system keeps no peak, the present size."""
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)  # pyright: ignore
+    if found := _linux_value("/proc/self/status", r"VmHWM:\s*(\d+) kB"):
+        return int(found) * 1024  # unlike ru_maxrss, not inherited from whoever started us
+    import resource  # noqa: PLC0415 - there is none on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def total_memory() -> int:
+    """Bytes of memory in this machine."""
+    return psutil.virtual_memory().total
+
+
+def available_memory() -> int:
+    """Bytes that could be had without swapping."""
+    return psutil.virtual_memory().available
+
+
+def processor() -> str:
+    """The processor's name, or its architecture where the system does not tell."""
+    name = _linux_value("/proc/cpuinfo", r"model name\s*: (.*)")
+    return name or platform.processor() or platform.machine()
+
+
+def describe() -> str:
+    """System, processor and memory in one line."""
+    gib = total_memory() / 2**30
+    return f"{platform.system()} {platform.machine()}, {processor()}, {gib:.0f} GiB"
+
+
+def _linux_value(path: str, pattern: str) -> str | None:
+    try:
+        found = re.search(pattern, Path(path).read_text("utf-8"))
+    except OSError:
+        return None
+    return found.group(1) if found else None

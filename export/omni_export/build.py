@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from omni_runtime.bundle.contracts import GraphContract, TensorSpec
 from onnxscript import GraphBuilder
 
 from omni_export.checkpoint import Checkpoint, TensorHandle
 from omni_export.graphs.layers import Array, Weight
 from omni_export.networks import Network
+from omni_runtime.bundle.contracts import GraphContract, TensorSpec
 
 OPSET = 23
 """Has RMSNormalization; ONNX Runtime knows it since 1.23."""

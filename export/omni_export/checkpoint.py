@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from omni_runtime.errors import OmniError
 from safetensors import SafetensorError, safe_open
 
 from omni_export.source import read_json
+from omni_runtime.errors import OmniError
 
 Array = npt.NDArray[np.float32]
 
@@ -64,7 +64,9 @@ class Checkpoint:
             raise OmniError(f"{path} is damaged or cut: {error}", fix=REPAIR) from None
         found = set(shard.keys())
         if names is not None and (missing := names - found):
-            raise OmniError(f"{path.name} lacks {_some(missing)}, which its index lists", fix=REPAIR)
+            raise OmniError(
+                f"{path.name} lacks {_some(missing)}, which its index lists", fix=REPAIR
+            )
         for name in found:
             shape = tuple(shard.get_slice(name).get_shape())
             self._handles[name] = TensorHandle(name, shape, shard)
@@ -87,7 +89,9 @@ class Checkpoint:
         """Names and shapes of all tensors below a prefix."""
         return {name: h.shape for name, h in self._handles.items() if name.startswith(prefix)}
 
-    def claim(self, name: str, shape: tuple[int, ...] | None = None, part: str = "") -> TensorHandle:
+    def claim(
+        self, name: str, shape: tuple[int, ...] | None = None, part: str = ""
+    ) -> TensorHandle:
         """Take the tensor, checking its shape. `part` names the piece when several share it.
 
         Raises:

@@ -67,11 +67,10 @@ def _run(options: argparse.Namespace) -> int:
     recipe = load_file(options.recipe) if options.recipe else load(options.quant)
     target = resolve_target(options.target)
 
-    from omni_runtime.cli import ui  # noqa: PLC0415
-    from omni_runtime.cli.show import cost_table  # noqa: PLC0415
-
     from omni_export.exporter import ExportRequest, export  # noqa: PLC0415
     from omni_export.hub import LocalCheckpoint, resolve  # noqa: PLC0415
+    from omni_runtime.cli import ui  # noqa: PLC0415
+    from omni_runtime.cli.show import cost_table  # noqa: PLC0415
 
     started = perf_counter()
     with TemporaryDirectory(prefix="omni-") as scratch:

@@ -4,10 +4,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from omni_export.source import read_json
 from omni_runtime.bundle.store import CHAT_TEMPLATE, LICENCE, TOKENIZER
 from omni_runtime.errors import OmniError
-
-from omni_export.source import read_json
 
 LICENCE_FILES = ("LICENSE", "LICENSE.md", "LICENSE.txt", "LICENCE")
 

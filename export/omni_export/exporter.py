@@ -15,6 +15,24 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+
+from omni_export import companions, trial
+from omni_export.build import build
+from omni_export.checkpoint import Array, Checkpoint
+from omni_export.graph_files import GraphWriter
+from omni_export.hub import LocalCheckpoint
+from omni_export.model_config import PRESETS, model_config
+from omni_export.networks import TALKER_TABLE, THINKER_TABLE, networks
+from omni_export.source import SourceConfig, SpeechSource, read_config
+from omni_export.speech import (
+    DIT,
+    InputProjection,
+    TimeModulation,
+    Voice,
+    code_table,
+    modulation_times,
+    read_voices,
+)
 from omni_quantize import tables
 from omni_quantize.recipe import Recipe
 from omni_runtime.bundle.config import ModelConfig
@@ -34,24 +52,6 @@ from omni_runtime.bundle.manifest import (
 )
 from omni_runtime.bundle.store import modulation_file, voice_file
 from omni_runtime.errors import OmniError, UsageError
-
-from omni_export import companions, trial
-from omni_export.build import build
-from omni_export.checkpoint import Array, Checkpoint
-from omni_export.graph_files import GraphWriter
-from omni_export.hub import LocalCheckpoint
-from omni_export.model_config import PRESETS, model_config
-from omni_export.networks import TALKER_TABLE, THINKER_TABLE, networks
-from omni_export.source import SourceConfig, SpeechSource, read_config
-from omni_export.speech import (
-    DIT,
-    InputProjection,
-    TimeModulation,
-    Voice,
-    code_table,
-    modulation_times,
-    read_voices,
-)
 
 DROPPED = {"thinker.audio_tower.audio_bos_eos_token.": "the reference never reads it"}
 """Tensors without use, by name or prefix, with the reason."""

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
+
+from omni_export import probe
 from omni_quantize import dynamic, nbits
 from omni_quantize.recipe import Recipe, Rule
 from omni_runtime.bundle.config import ModelConfig
 from omni_runtime.bundle.contracts import GraphContract
 from omni_runtime.bundle.manifest import GraphEntry
-
-from omni_export import probe
 
 
 @dataclass(frozen=True)

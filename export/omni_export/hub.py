@@ -5,9 +5,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from omni_runtime.errors import OmniError, UsageError
-
 from omni_export.source import read_json
+from omni_runtime.errors import OmniError, UsageError
 
 PATTERNS = ["*.json", "*.safetensors", "*.pt", "*.txt", "*.jinja", "LICENSE*", "NOTICE*"]
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

@@ -6,6 +6,10 @@ from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
+
+from omni_export.checkpoint import Array
+from omni_export.source import DecoderSource, SourceConfig, SpeechSource, VisionSource, read_json
+from omni_export.speech import Voice, vocoder_geometry
 from omni_runtime.bundle.config import (
     AudioConfig,
     DecoderConfig,
@@ -20,10 +24,6 @@ from omni_runtime.bundle.config import (
     VisionConfig,
 )
 from omni_runtime.errors import OmniError
-
-from omni_export.checkpoint import Array
-from omni_export.source import DecoderSource, SourceConfig, SpeechSource, VisionSource, read_json
-from omni_export.speech import Voice, vocoder_geometry
 
 SYSTEM_PROMPT = (
     "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of "
@@ -46,7 +46,11 @@ TALKER_MAX_CODES = 4096
 
 PRESETS = {
     "faithful": SpeechPreset(
-        solver="rk4", steps=9, sway=-1.0, guidance=0.5, summary="the reference: 36 evaluations, twice"
+        solver="rk4",
+        steps=9,
+        sway=-1.0,
+        guidance=0.5,
+        summary="the reference: 36 evaluations, twice",
     ),
     "balanced": SpeechPreset(
         solver="ab2", steps=8, sway=-1.0, guidance=0.5, summary="8 multistep evaluations, twice"

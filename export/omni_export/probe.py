@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from omni_quantize.error import ErrorMeter
 from omni_runtime.bundle.config import ModelConfig
 from omni_runtime.bundle.contracts import GraphContract
@@ -82,8 +83,15 @@ def _particular(graph: str, arrays: Arrays, config: ModelConfig) -> Arrays:
         assert part is not None
         cos, sin = RotaryTable(part.decoder).rows(np.tile(np.arange(ROWS), (3, 1)))
         last = np.array([ROWS - 1], np.int32)
-        return {"cos": cos, "sin": sin, "last_position": last, "total_length": np.array(ROWS, np.int32)}
+        return {
+            "cos": cos,
+            "sin": sin,
+            "last_position": last,
+            "total_length": np.array(ROWS, np.int32),
+        }
     if graph == "dit":
-        angles = np.linspace(0, 72, arrays["cos"].size, dtype=np.float32).reshape(arrays["cos"].shape)
+        angles = np.linspace(0, 72, arrays["cos"].size, dtype=np.float32).reshape(
+            arrays["cos"].shape
+        )
         return {"cos": np.cos(angles), "sin": np.sin(angles), "key_bias": arrays["key_bias"] * 0}
     return {"mel": arrays["mel"] * np.float32(MEL_DEVIATION) + np.float32(MEL_MEAN)}

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 SYSTEM_PROMPT = (
     "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of "
@@ -27,12 +35,21 @@ MEDIA_TOKENS = {
     "video_token": "<|VIDEO|>",
 }
 TTS_TOKENS = ("<tts_pad>", "<tts_text_bos>", "<tts_text_eod>", "<tts_text_bos_single_codec>")
-SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *MEDIA_TOKENS.values(), *TTS_TOKENS)
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    *MEDIA_TOKENS.values(),
+    *TTS_TOKENS,
+)
 
-CHAT_TEMPLATE = """\
+CHAT_TEMPLATE = (
+    """\
 {%- for message in messages -%}
 {%- if loop.first and message['role'] != 'system' -%}
-{{ '<|im_start|>system\\n' }}""" + SYSTEM_PROMPT + """{{ '<|im_end|>\\n' }}
+{{ '<|im_start|>system\\n' }}"""
+    + SYSTEM_PROMPT
+    + """{{ '<|im_end|>\\n' }}
 {%- endif -%}
 {{ '<|im_start|>' + message['role'] + '\\n' }}
 {%- if message['content'] is string -%}
@@ -56,6 +73,7 @@ CHAT_TEMPLATE = """\
 {{ '<|im_start|>assistant\\n' }}
 {%- endif -%}
 """
+)
 
 QWEN_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -138,7 +156,9 @@ REVISION = "shape 1, seed 0"
 """Identifies the default random weights; raise it when their making changes."""
 
 
-def write(folder: Path, shape: Shape = DEFAULT, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> None:
+def write(
+    folder: Path, shape: Shape = DEFAULT, *, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> None:
     """Write a checkpoint into `folder`, which must not exist yet."""
     folder.mkdir(parents=True)
     tokenizer = _tokenizer()

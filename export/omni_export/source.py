@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
+
 from omni_runtime.errors import OmniError, UsageError
 
 SUPPORTED_TYPE = "qwen2_5_omni"
@@ -246,9 +247,7 @@ class _Section:
         return _Section(flat, self.path).read(DecoderSource)
 
     def _error(self, what: str) -> OmniError:
-        return OmniError(
-            f"{self.path}: {what}", fix="download the checkpoint's config.json again"
-        )
+        return OmniError(f"{self.path}: {what}", fix="download the checkpoint's config.json again")
 
 
 def _check_supported(config: SourceConfig) -> None:

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from omni_export.checkpoint import Array, Checkpoint
+from omni_export.source import DitSource, SpeechSource, VocoderSource
 from omni_runtime.bundle.config import SpeechPreset, VocoderConfig
 from omni_runtime.bundle.contracts import FINAL_MODULATION_ROWS, MODULATION_ROWS
 from omni_runtime.engine.solver import evaluation_times
 from omni_runtime.errors import OmniError
-
-from omni_export.checkpoint import Array, Checkpoint
-from omni_export.source import DitSource, SpeechSource, VocoderSource
 
 DIT = "token2wav.code2wav_dit_model."
 PROJECTION = DIT + "input_embed.proj."
@@ -154,7 +154,9 @@ class TimeModulation:
 
     def _embed(self, times: Array) -> Array:
         half = TIME_FREQUENCIES // 2
-        decay = np.exp(np.arange(half, dtype=np.float32) * np.float32(-math.log(10000) / (half - 1)))
+        decay = np.exp(
+            np.arange(half, dtype=np.float32) * np.float32(-math.log(10000) / (half - 1))
+        )
         angles = np.float32(1000) * times[:, None] * decay
         signal = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
         (first, first_bias), (second, second_bias) = self._time_mlp

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import onnxruntime
+
 from omni_runtime import machine
 from omni_runtime.bundle.manifest import Measured
 from omni_runtime.errors import OmniError

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from omni_runtime.errors import UsageError
 
 from omni_quantize.recipe import Rule
+from omni_runtime.errors import UsageError
 
 TARGETS = ("native", "avx2", "avx512_vnni", "arm64")
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from omni_runtime.bundle.manifest import GraphError
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 from msgspec import Struct
+
 from omni_runtime.errors import OmniError, UsageError
 
 GRAPHS = ("audio_encoder", "vision_encoder", "thinker", "talker", "dit", "vocoder")
@@ -58,7 +59,9 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
 def built_in() -> list[str]:
     """Names of the recipes that come with the package."""
     folder = resources.files("omni_quantize") / "recipes"
-    return sorted(file.name.removesuffix(".json") for file in folder.iterdir() if file.name.endswith(".json"))
+    return sorted(
+        file.name.removesuffix(".json") for file in folder.iterdir() if file.name.endswith(".json")
+    )
 
 
 def load(name: str) -> Recipe:
@@ -67,8 +70,12 @@ def load(name: str) -> Recipe:
     Raises UsageError for an unknown one.
     """
     if name not in built_in():
-        raise UsageError(f"there is no recipe {name!r}", fix=f"choose one of {', '.join(built_in())}")
-    return _parse((resources.files("omni_quantize") / "recipes" / f"{name}.json").read_bytes(), name)
+        raise UsageError(
+            f"there is no recipe {name!r}", fix=f"choose one of {', '.join(built_in())}"
+        )
+    return _parse(
+        (resources.files("omni_quantize") / "recipes" / f"{name}.json").read_bytes(), name
+    )
 
 
 def load_file(path: Path) -> Recipe:
@@ -79,7 +86,9 @@ def load_file(path: Path) -> Recipe:
     try:
         return _parse(path.read_bytes(), str(path))
     except OSError as error:
-        raise OmniError(f"the recipe {path} can't be read: {error.strerror}", fix="check --recipe") from None
+        raise OmniError(
+            f"the recipe {path} can't be read: {error.strerror}", fix="check --recipe"
+        ) from None
 
 
 def _parse(text: bytes, where: str) -> Recipe:
@@ -91,7 +100,8 @@ def _parse(text: bytes, where: str) -> Recipe:
     for expected, found in ((GRAPHS, recipe.graphs), (TABLES, recipe.tables)):
         if set(found) != set(expected):
             raise OmniError(
-                f"recipe {where} must have exactly {', '.join(expected)}, it has {', '.join(found)}", fix=fix
+                f"recipe {where} must have exactly {', '.join(expected)}, it has {', '.join(found)}",
+                fix=fix,
             )
     for graph, rules in recipe.graphs.items():
         if not rules or rules[-1].match != "*":

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from omni_runtime.bundle.manifest import TableEntry
-from omni_runtime.bundle.tables import STORED
 
 from omni_quantize.error import ErrorMeter
+from omni_runtime.bundle.manifest import TableEntry
+from omni_runtime.bundle.tables import STORED
 
 FloatArray = npt.NDArray[np.float32]
 ROWS_AT_ONCE = 4096

@@ -66,7 +66,8 @@ class Model:
         """Raises UsageError for a bundle that does not speak."""
         if self.config.speech is None:
             raise UsageError(
-                f"{self.bundle.folder} has no voice: its checkpoint does not speak", fix="--no-speech"
+                f"{self.bundle.folder} has no voice: its checkpoint does not speak",
+                fix="--no-speech",
             )
         return self.config.speech
 

@@ -29,9 +29,7 @@ class SpeechOptions:
             voice=_choose("voice", self.voice or speech.default_voice, list(speech.voices)),
             preset=_choose("preset", self.preset or speech.default_preset, list(speech.presets)),
             sampling=self.sampling
-            or Sampling(
-                talker.temperature, talker.top_k, talker.top_p, talker.repetition_penalty
-            ),
+            or Sampling(talker.temperature, talker.top_k, talker.top_p, talker.repetition_penalty),
             max_codes=min(self.max_codes or talker.max_codes, talker.max_codes),
             noise=self.noise,
         )

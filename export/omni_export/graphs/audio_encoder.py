@@ -7,7 +7,16 @@ soon as its sound is there. Reference: Qwen2_5OmniAudioEncoder of transformers.
 import numpy as np
 from onnxscript.nn import Module, ModuleList
 
-from omni_export.graphs.layers import Array, Conv1d, LayerNorm, Linear, Op, Value, attention, constant
+from omni_export.graphs.layers import (
+    Array,
+    Conv1d,
+    LayerNorm,
+    Linear,
+    Op,
+    Value,
+    attention,
+    constant,
+)
 from omni_export.source import AudioSource
 
 
@@ -83,7 +92,5 @@ class AudioEncoder(Module):
     @staticmethod
     def _mean_of_pairs(op: Op, x: Value) -> Value:
         """(blocks, rows, width) -> (blocks, rows // 2, width); an odd last row is dropped."""
-        pairs = op.AveragePool(
-            op.Transpose(x, perm=[0, 2, 1]), kernel_shape=[2], strides=[2]
-        )
+        pairs = op.AveragePool(op.Transpose(x, perm=[0, 2, 1]), kernel_shape=[2], strides=[2])
         return op.Transpose(pairs, perm=[0, 2, 1])

@@ -84,16 +84,16 @@ class Linear(Module):
             [inputs, sum(widths)],
             shapes=[source_shape or (width, inputs) for width in widths],
             siblings=list(parts),
-            build=lambda sources: np.concatenate(
-                [source.reshape(len(source), -1)[:, :inputs] for source in sources]
-            ).T,
+            build=lambda sources: (
+                np.concatenate(
+                    [source.reshape(len(source), -1)[:, :inputs] for source in sources]
+                ).T
+            ),
         )
         self.bias = self._bias(parts, widths, bias) if bias else None
 
     @staticmethod
-    def _bias(
-        parts: Mapping[str, int], widths: list[int], bias: bool | Sequence[str]
-    ) -> Weight:
+    def _bias(parts: Mapping[str, int], widths: list[int], bias: bool | Sequence[str]) -> Weight:
         present = list(parts) if isinstance(bias, bool) else list(bias)
         if not parts:
             return vector(widths[0])
@@ -193,7 +193,9 @@ class GatedMLP(Module):
         return self.down_proj(op, op.Mul(op.Mul(gate, op.Sigmoid(gate)), up))
 
 
-def contributed(op: Op, name: str, *inputs: Value | None, outputs: int = 1, **attributes: Any) -> Any:
+def contributed(
+    op: Op, name: str, *inputs: Value | None, outputs: int = 1, **attributes: Any
+) -> Any:
     """An operator of ONNX Runtime's own domain, with float32 outputs.
 
     Their type is stated because ONNX's inference does not know these operators, and whoever

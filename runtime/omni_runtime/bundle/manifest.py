@@ -138,9 +138,13 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         text = path.read_bytes()
     except FileNotFoundError:
-        raise BundleError(f"{folder} has no {FILE_NAME}, so it is no bundle", fix=EXPORT_AGAIN) from None
+        raise BundleError(
+            f"{folder} has no {FILE_NAME}, so it is no bundle", fix=EXPORT_AGAIN
+        ) from None
     except OSError as error:
-        raise BundleError(f"{path} can't be read: {error.strerror}", fix="check its permissions") from None
+        raise BundleError(
+            f"{path} can't be read: {error.strerror}", fix="check its permissions"
+        ) from None
     try:
         version = msgspec.json.decode(text, type=_Version).format
         if version > FORMAT:

@@ -77,10 +77,14 @@ class Bundle:
         try:
             return (self.folder / name).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise BundleError(f"{self.folder / name} can't be read: {error}", fix=EXPORT_AGAIN) from None
+            raise BundleError(
+                f"{self.folder / name} can't be read: {error}", fix=EXPORT_AGAIN
+            ) from None
 
     def _array(self, name: str) -> FloatArray:
         try:
             return np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise BundleError(f"{self.folder / name} can't be read: {error}", fix=EXPORT_AGAIN) from None
+            raise BundleError(
+                f"{self.folder / name} can't be read: {error}", fix=EXPORT_AGAIN
+            ) from None

@@ -62,7 +62,10 @@ def _parser() -> argparse.ArgumentParser:
         prog="omni", description="Talk with Qwen2.5-Omni on this computer."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    made = {name: commands.add_parser(name, help=text, description=text) for name, text in COMMANDS.items()}
+    made = {
+        name: commands.add_parser(name, help=text, description=text)
+        for name, text in COMMANDS.items()
+    }
     _run_flags(made["run"])
     for name in ("show", "verify"):
         made[name].add_argument("bundle", help="folder of the bundle")
@@ -74,7 +77,9 @@ def _parser() -> argparse.ArgumentParser:
 def _run_flags(run: argparse.ArgumentParser) -> None:
     run.add_argument("bundle", help="folder of the bundle")
     run.add_argument("prompt", nargs="?", help="what to ask; - reads it from standard input")
-    media = run.add_argument_group("what to look at and listen to (each may be given several times)")
+    media = run.add_argument_group(
+        "what to look at and listen to (each may be given several times)"
+    )
     for kind in ("image", "audio", "video"):
         media.add_argument(f"--{kind}", action=Attach, dest="media", metavar="FILE", default=[])
     media.add_argument("--no-video-sound", action="store_true", help="look at videos only")
@@ -82,12 +87,16 @@ def _run_flags(run: argparse.ArgumentParser) -> None:
     speech.add_argument("--voice", help="who speaks (omni show lists the voices)")
     speech.add_argument("--preset", help="faithful, balanced or fast")
     speech.add_argument("--no-speech", action="store_true", help="answer in text only")
-    speech.add_argument("-o", "--output", metavar="FILE", help="write the speech to a wav file; - for stdout")
+    speech.add_argument(
+        "-o", "--output", metavar="FILE", help="write the speech to a wav file; - for stdout"
+    )
     speech.add_argument("--no-play", action="store_true", help="do not play the speech")
     text = run.add_argument_group("text")
     text.add_argument("--system", help="replace the system prompt (speech may suffer)")
     text.add_argument("--max-tokens", type=_positive, default=1024, metavar="N")
-    text.add_argument("--temp", type=float, default=0.0, metavar="T", help="0 takes the likeliest word")
+    text.add_argument(
+        "--temp", type=float, default=0.0, metavar="T", help="0 takes the likeliest word"
+    )
     text.add_argument("--top-p", type=float, default=1.0, metavar="P")
     text.add_argument("--top-k", type=int, default=0, metavar="K")
     text.add_argument("--repeat-penalty", type=float, default=1.0, metavar="R")

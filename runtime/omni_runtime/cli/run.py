@@ -57,7 +57,9 @@ def question(options: argparse.Namespace) -> list[Part]:
     if prompt and prompt.strip():
         parts.append(Text(prompt))
     elif prompt is not None and not parts:
-        raise UsageError("the prompt is empty", fix="say something, or leave it out to start a conversation")
+        raise UsageError(
+            "the prompt is empty", fix="say something, or leave it out to start a conversation"
+        )
     return parts
 
 
@@ -70,7 +72,12 @@ def medium(kind: str, name: str, *, sound: bool = True) -> Part:
 
 def reply_options(options: argparse.Namespace, model: Model) -> ReplyOptions:
     """Flags to options. Raises UsageError for an unknown voice or preset, or values out of range."""
-    if options.temp < 0 or not 0 < options.top_p <= 1 or options.repeat_penalty <= 0 or options.seed < 0:
+    if (
+        options.temp < 0
+        or not 0 < options.top_p <= 1
+        or options.repeat_penalty <= 0
+        or options.seed < 0
+    ):
         raise UsageError(
             "a sampling flag is out of range",
             fix="--temp 0 or more, --top-p above 0 up to 1, --repeat-penalty above 0, --seed 0 or more",

@@ -63,7 +63,9 @@ def cost_table(manifest: Manifest) -> str:
         before = 4 * entry.rows * entry.columns
         files = [entry.file, *([entry.scales] if entry.scales else [])]
         after = sum(manifest.files[file].bytes for file in files)
-        rows.append((name, entry.encoding, ui.size(before), ui.size(after), *_error(entry.error), ""))
+        rows.append(
+            (name, entry.encoding, ui.size(before), ui.size(after), *_error(entry.error), "")
+        )
     return ui.table(("part", "weights", "float32", "here", "cosine", "max error", "seconds"), rows)
 
 

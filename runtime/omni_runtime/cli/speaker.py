@@ -45,7 +45,9 @@ class WavFile:
         try:
             self._file: BinaryIO = self._partial.open("wb")
         except OSError as error:
-            raise OmniError(f"{path} can't be written: {error.strerror}", fix="give another -o") from None
+            raise OmniError(
+                f"{path} can't be written: {error.strerror}", fix="give another -o"
+            ) from None
 
     def write(self, samples: Samples, rate: int) -> None:
         if self._wave is None:
@@ -58,7 +60,8 @@ class WavFile:
         except OSError as error:
             self.close(keep=False)
             raise OmniError(
-                f"{self.path} can't be written: {error.strerror}", fix="free some space or give another -o"
+                f"{self.path} can't be written: {error.strerror}",
+                fix="free some space or give another -o",
             ) from None
 
     def close(self, *, keep: bool) -> None:
@@ -100,7 +103,9 @@ class Loudspeaker:
 
     def write(self, samples: Samples, rate: int) -> None:
         if self._stream is None:
-            self._stream = self._sounddevice.OutputStream(samplerate=rate, channels=1, dtype="float32")
+            self._stream = self._sounddevice.OutputStream(
+                samplerate=rate, channels=1, dtype="float32"
+            )
             self._stream.start()
         self._stream.write(samples.reshape(-1, 1))
 

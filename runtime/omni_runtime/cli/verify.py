@@ -13,6 +13,10 @@ def main(options: argparse.Namespace) -> int:
     bundle = Bundle(options.bundle)
     for name, unchanged in bundle.verify():
         if not unchanged:
-            raise BundleError(f"{bundle.folder / name} was changed after the export", fix=EXPORT_AGAIN)
-    sys.stdout.write(f"{bundle.folder}: {len(bundle.manifest.files)} files are as they were exported\n")
+            raise BundleError(
+                f"{bundle.folder / name} was changed after the export", fix=EXPORT_AGAIN
+            )
+    sys.stdout.write(
+        f"{bundle.folder}: {len(bundle.manifest.files)} files are as they were exported\n"
+    )
     return 0

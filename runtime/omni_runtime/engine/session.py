@@ -55,7 +55,9 @@ def open_session(
     ):
         names = [node.name for node in found]
         if names != [spec.name for spec in specs]:
-            raise BundleError(f"{path} has other {kind}s than this runtime expects", fix=EXPORT_AGAIN)
+            raise BundleError(
+                f"{path} has other {kind}s than this runtime expects", fix=EXPORT_AGAIN
+            )
         for spec, node in zip(specs, found, strict=True):
             if DTYPES.get(node.type) != spec.dtype or not _fits(spec, node.shape):
                 raise BundleError(

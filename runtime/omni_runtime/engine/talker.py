@@ -33,7 +33,12 @@ class Talker:
     """Runs the Talker's graph."""
 
     def __init__(
-        self, config: TalkerConfig, decoder: Decoder, codec_table: Table, text_table: Table, codes: int
+        self,
+        config: TalkerConfig,
+        decoder: Decoder,
+        codec_table: Table,
+        text_table: Table,
+        codes: int,
     ) -> None:
         """`codes` is how many codes the DiT has a row for; no other code is ever drawn."""
         self.config = config

@@ -60,7 +60,7 @@ def _bind(parameter: Weight, path: str, network: Network, checkpoint: Checkpoint
         checkpoint.claim(network.aliases.get(name, name), shape, network.part)
         for name, shape in zip(names, parameter.source_shapes, strict=True)
     ]
-    shape = tuple(int(dim) for dim in parameter.shape or ())
+    shape = parameter.built_shape
     parameter.const_value = ir.LazyTensor(
         lambda: ir.tensor(_make(parameter, handles, shape)),
         dtype=ir.DataType.FLOAT,

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
+def _terminate(_number: int, _frame: FrameType | None) -> None:
     """A polite kill cleans up like Ctrl-C."""
     raise KeyboardInterrupt
 

@@ -7,7 +7,7 @@ the hidden folder, and the next one removes it.
 
 import errno
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -210,7 +210,7 @@ def _version() -> str:
 
 
 @contextmanager
-def _hidden_folder(destination: Path) -> Iterator[Path]:
+def _hidden_folder(destination: Path) -> Generator[Path]:
     """A folder beside the destination, gone afterwards in any case."""
     destination.parent.mkdir(parents=True, exist_ok=True)
     hidden = destination.parent / f".{destination.name}.partial"
@@ -223,7 +223,7 @@ def _hidden_folder(destination: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _disk_errors(destination: Path) -> Iterator[None]:
+def _disk_errors(destination: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:

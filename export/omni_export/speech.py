@@ -169,7 +169,7 @@ def modulation_times(preset: SpeechPreset) -> Array:
 
 
 def _silu(x: Array) -> Array:
-    return x / (1 + np.exp(-x))
+    return (x / (1 + np.exp(-x))).astype(np.float32)
 
 
 def vocoder_geometry(config: VocoderSource) -> VocoderConfig:

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import platform
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ def _excluded(path: Path, rules: dict[str, Rule]) -> list[str]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None]:
     """Hide two remarks that do not apply: no model config beside the graph, no preprocessing."""
     root, optimum = logging.getLogger(), logging.getLogger("optimum")
     levels = root.level, optimum.level

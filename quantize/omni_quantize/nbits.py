@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from onnxruntime.capi import _pybind_state as ort_native  # pyright: ignore[reportPrivateUsage]
+from onnxruntime.capi import _pybind_state
 
 from omni_quantize.recipe import Rule
 
 Packed = npt.NDArray[Any]
+_NATIVE: Any = _pybind_state  # its routines are made in C++ and have no annotations
 PACK: dict[int, Callable[..., object]] = {
-    4: ort_native.quantize_matmul_4bits,
-    8: ort_native.quantize_matmul_8bits,
+    4: _NATIVE.quantize_matmul_4bits,
+    8: _NATIVE.quantize_matmul_8bits,
 }
 
 
@@ -35,7 +36,7 @@ def rewrite(model: ir.Model, rules: dict[str, Rule]) -> None:
 
 def _replace(graph: ir.Graph, node: ir.Node, weight: ir.Value, rule: Rule) -> None:
     assert weight.const_value is not None and weight.name is not None
-    inner, outer = (int(size) for size in weight.const_value.shape)
+    inner, outer = weight.const_value.shape.numpy()
     matrix = _Matrix(weight.const_value, inner, outer, rule)
     parts: list[ir.Value] = []
     for part, (dtype, shape) in matrix.layout().items():

@@ -100,10 +100,10 @@ def _parse(text: bytes, where: str) -> Recipe:
     for expected, found in ((GRAPHS, recipe.graphs), (TABLES, recipe.tables)):
         if set(found) != set(expected):
             raise OmniError(
-                f"recipe {where} must have exactly {', '.join(expected)}, it has {', '.join(found)}",
+                f"recipe {where} must have {', '.join(expected)}, it has {', '.join(found)}",
                 fix=fix,
             )
     for graph, rules in recipe.graphs.items():
         if not rules or rules[-1].match != "*":
-            raise OmniError(f"recipe {where}: the last rule of {graph} must match *", fix=fix)
+            raise OmniError(f"recipe {where}: {graph} must end with a rule for *", fix=fix)
     return recipe

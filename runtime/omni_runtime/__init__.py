@@ -1,1 +1,1 @@
-"""Run a bundle of Qwen2.5-Omni on a CPU: text, sound, pictures and video in, text and speech out."""
+"""Run a bundle of Qwen2.5-Omni on a CPU: text, sound, pictures in, text and speech out."""

@@ -9,7 +9,7 @@ import psutil
 
 
 def peak_memory() -> int:
-    """Bytes of the largest resident set so far. Where the system keeps no peak, the present size."""
+    """Bytes of the largest resident set so far; the present size where no peak is kept."""
     if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset)  # pyright: ignore
     if found := _linux_value("/proc/self/status", r"VmHWM:\s*(\d+) kB"):

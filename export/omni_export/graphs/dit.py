@@ -172,9 +172,8 @@ class Dit(Module):
         super().__init__()
         self.config = config
         self.input_embed = MelProjection(config)
-        self.transformer_blocks = ModuleList(
-            [DitBlock(config, index) for index in range(config.num_hidden_layers)]
-        )
+        self.blocks = [DitBlock(config, index) for index in range(config.num_hidden_layers)]
+        self.transformer_blocks = ModuleList([*self.blocks])
         self.proj_out = Linear(config.hidden_size, config.mel_dim)
 
     def forward(
@@ -196,7 +195,7 @@ class Dit(Module):
         shared = Evaluation(modulation, cos, sin, bias, commit)
         x = op.Add(self.input_embed(op, noisy), condition)
         kept: list[LeftBlock] = []
-        for block in self.transformer_blocks:
+        for block in self.blocks:
             left = None
             if block.attn.reach[0]:
                 number = [len(kept)]
@@ -216,7 +215,7 @@ class Dit(Module):
         ]
 
     def _reaches(self) -> set[Reach]:
-        return {block.attn.reach for block in self.transformer_blocks}
+        return {block.attn.reach for block in self.blocks}
 
     def _bias(self, op: Op, key_bias: Value, branches: Value, reach: Reach) -> Value:
         """(blocks + 2, block) -> (branches * blocks, 1, block, keys in reach), added to scores."""

@@ -38,6 +38,7 @@ class Weight(Parameter):
         siblings: Sequence[str] = (),
     ) -> None:
         super().__init__(list(shape))
+        self.built_shape = tuple(shape)
         self.source_shapes = tuple(shapes)
         self.siblings = tuple(siblings)
         self.build = build

@@ -42,13 +42,17 @@ def kaiser_sinc() -> Array:
     return (taps / taps.sum()).astype(np.float32)
 
 
+def _inverse_exp(beta: Array) -> Array:
+    return (1 / (np.exp(beta) + SNAKE_EPS)).astype(np.float32)
+
+
 class SnakeBeta(Module):
     """x + sin(alpha x)^2 / beta for each channel, with both parameters stored as logarithms."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.alpha = self._parameter(channels, np.exp)
-        self.beta = self._parameter(channels, lambda beta: 1 / (np.exp(beta) + SNAKE_EPS))
+        self.beta = self._parameter(channels, _inverse_exp)
 
     @staticmethod
     def _parameter(channels: int, function: Callable[[Array], Array]) -> Weight:
@@ -171,7 +175,7 @@ class Vocoder(Module):
     def forward(self, op: Op, mel: Value, crops: Value) -> Value:
         x = self.conv_pre(op, self._decibels(op, mel))
         kernels = len(self.config.resblock_kernel_sizes)
-        for stage, (upsample,) in enumerate(self.ups):
+        for stage, (upsample,) in enumerate(up.children() for up in self.ups):
             x = upsample(op, x)
             blocks = [self.resblocks[stage * kernels + index] for index in range(kernels)]
             total = blocks[0](op, x)

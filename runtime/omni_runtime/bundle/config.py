@@ -11,7 +11,7 @@ class _Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Common settings: immutable, keyword only, unknown keys refused."""
 
 
-class SpecialTokens(_Record):
+class SpecialTokens(_Record, frozen=True):
     """Ids of the tokens that stand for media in a prompt, and of those that end a reply."""
 
     audio: int
@@ -24,7 +24,7 @@ class SpecialTokens(_Record):
     eos: tuple[int, ...]
 
 
-class AudioConfig(_Record):
+class AudioConfig(_Record, frozen=True):
     """Log-mel front end and the block structure of the audio encoder.
 
     `padded_samples` is the length to which the reference pads a clip with zeros before the
@@ -39,7 +39,7 @@ class AudioConfig(_Record):
     block_frames: int
 
 
-class VisionConfig(_Record):
+class VisionConfig(_Record, frozen=True):
     """Pixel front end and the geometry of the vision encoder. Sizes are in pixels."""
 
     patch_size: int
@@ -59,7 +59,7 @@ class VisionConfig(_Record):
     video_max_frames: int
 
 
-class DecoderConfig(_Record):
+class DecoderConfig(_Record, frozen=True):
     """Shape of a Qwen2 decoder with grouped-query attention and multimodal rotary positions.
 
     `mrope_section` counts the rotary frequencies that follow time, height and width; they add up
@@ -77,14 +77,14 @@ class DecoderConfig(_Record):
     max_context: int
 
 
-class PositionConfig(_Record):
+class PositionConfig(_Record, frozen=True):
     """How fast position ids run: ids a second of media, and the interleaving of video and sound."""
 
     ids_per_second: int
     seconds_per_chunk: float
 
 
-class ThinkerConfig(_Record):
+class ThinkerConfig(_Record, frozen=True):
     """The part that reads, listens, looks and writes text."""
 
     decoder: DecoderConfig
@@ -92,7 +92,7 @@ class ThinkerConfig(_Record):
     positions: PositionConfig
 
 
-class TalkerConfig(_Record):
+class TalkerConfig(_Record, frozen=True):
     """The part that turns the Thinker's states into codec codes.
 
     `input_size` is the width of the Thinker rows and codec embeddings it is fed with; ids named
@@ -115,7 +115,7 @@ class TalkerConfig(_Record):
     repetition_penalty: float
 
 
-class DitConfig(_Record):
+class DitConfig(_Record, frozen=True):
     """The diffusion transformer from codec codes to a mel spectrogram.
 
     `block_frames` mel frames attend to each other; `look_back_layers` is how many layers also see
@@ -136,7 +136,7 @@ class DitConfig(_Record):
     rotary_frequencies: tuple[float, ...]
 
 
-class VocoderConfig(_Record):
+class VocoderConfig(_Record, frozen=True):
     """BigVGAN: mel to waveform.
 
     `samples_per_frame` samples of `sample_rate` sound come from one mel frame. `context_frames`
@@ -151,7 +151,7 @@ class VocoderConfig(_Record):
     margins: tuple[int, ...]
 
 
-class SpeechPreset(_Record):
+class SpeechPreset(_Record, frozen=True):
     """One way to integrate the DiT's flow: solver, time grid, guidance.
 
     `steps` intervals of [0, 1], stretched by `sway` (0: even), are crossed with the solver named
@@ -166,7 +166,7 @@ class SpeechPreset(_Record):
     summary: str
 
 
-class SpeechConfig(_Record):
+class SpeechConfig(_Record, frozen=True):
     """Everything behind the Thinker. Absent in a bundle of a checkpoint that does not speak.
 
     `voices` gives for each voice the id of its text bos token in the Thinker's embedding table.
@@ -181,7 +181,7 @@ class SpeechConfig(_Record):
     default_voice: str
 
 
-class ModelConfig(_Record):
+class ModelConfig(_Record, frozen=True):
     """The whole model, as the runtime sees it. `audio`, `vision` and `speech` may be absent."""
 
     thinker: ThinkerConfig

@@ -25,7 +25,7 @@ class _Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Common settings: immutable, keyword only, unknown keys refused."""
 
 
-class Origin(_Record):
+class Origin(_Record, frozen=True):
     """The checkpoint a bundle was made of. `revision` is a hub commit or a digest of its files."""
 
     model: str
@@ -33,7 +33,7 @@ class Origin(_Record):
     licence: str
 
 
-class GraphError(_Record):
+class GraphError(_Record, frozen=True):
     """How far a graph is from its fp32 twin on the same inputs, over all outputs.
 
     `cosine` is the cosine similarity, `relative` the largest difference over the largest value.
@@ -43,7 +43,7 @@ class GraphError(_Record):
     relative: float
 
 
-class GraphEntry(_Record):
+class GraphEntry(_Record, frozen=True):
     """One ONNX graph. Sizes in bytes, with external data; `seconds` to build and quantize it."""
 
     file: str
@@ -55,7 +55,7 @@ class GraphEntry(_Record):
     seconds: float
 
 
-class TableEntry(_Record):
+class TableEntry(_Record, frozen=True):
     """One memory-mapped table. `encoding` is float32, bfloat16 or int8 (with row scales)."""
 
     file: str
@@ -66,14 +66,14 @@ class TableEntry(_Record):
     error: GraphError | None
 
 
-class FileEntry(_Record):
+class FileEntry(_Record, frozen=True):
     """Size in bytes and SHA-256 of one file."""
 
     bytes: int
     sha256: str
 
 
-class Measured(_Record):
+class Measured(_Record, frozen=True):
     """What one spoken reply cost on the machine of the export. Bytes and seconds."""
 
     machine: str
@@ -86,7 +86,7 @@ class Measured(_Record):
     realtime_factor: float | None
 
 
-class Manifest(_Record):
+class Manifest(_Record, frozen=True):
     """Everything about a bundle."""
 
     format: int

@@ -58,7 +58,7 @@ def question(options: argparse.Namespace) -> list[Part]:
         parts.append(Text(prompt))
     elif prompt is not None and not parts:
         raise UsageError(
-            "the prompt is empty", fix="say something, or leave it out to start a conversation"
+            "the prompt is empty", fix="say something, or leave it out to talk"
         )
     return parts
 
@@ -71,7 +71,7 @@ def medium(kind: str, name: str, *, sound: bool = True) -> Part:
 
 
 def reply_options(options: argparse.Namespace, model: Model) -> ReplyOptions:
-    """Flags to options. Raises UsageError for an unknown voice or preset, or values out of range."""
+    """Flags to options. Raises UsageError for an unknown voice or preset, or a wrong value."""
     if (
         options.temp < 0
         or not 0 < options.top_p <= 1
@@ -80,7 +80,7 @@ def reply_options(options: argparse.Namespace, model: Model) -> ReplyOptions:
     ):
         raise UsageError(
             "a sampling flag is out of range",
-            fix="--temp 0 or more, --top-p above 0 up to 1, --repeat-penalty above 0, --seed 0 or more",
+            fix="--temp >= 0, 0 < --top-p <= 1, --repeat-penalty > 0, --seed >= 0",
         )
     speech = None
     named = options.voice or options.preset or options.output

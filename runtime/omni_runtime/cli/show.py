@@ -40,7 +40,8 @@ def describe(manifest: Manifest) -> str:
         audio = f"{measured.first_audio:.2f} s" if measured.first_audio is not None else "none"
         lines.append(
             f"measured  first text {measured.first_text:.2f} s, first audio {audio}, "
-            f"peak {ui.size(measured.peak_memory)}, {measured.threads} threads, {measured.machine}, "
+            f"peak {ui.size(measured.peak_memory)}, {measured.threads} threads, "
+            f"{measured.machine}, "
             f"ONNX Runtime {measured.onnxruntime}"
         )
     return "\n".join([*lines, "", cost_table(manifest)])

@@ -8,6 +8,7 @@ the seed and the absolute frame alone, so chunking does not change it.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -115,7 +116,7 @@ class MelStream:
         whole = blocks * config.block_frames
         first = self.blocks_done * config.block_frames
         cos, sin = dit.rotary(first, whole)
-        fixed = {
+        fixed: dict[str, npt.NDArray[Any]] = {
             "condition": self._condition(codes, whole),
             "cos": cos,
             "sin": sin,
@@ -132,7 +133,7 @@ class MelStream:
         return MelChunk(state[: min(split, frames)], state[split:frames])
 
     def _velocity(
-        self, evaluation: int, noisy: FloatArray, fixed: dict[str, npt.NDArray[np.generic]]
+        self, evaluation: int, noisy: FloatArray, fixed: dict[str, npt.NDArray[Any]]
     ) -> FloatArray:
         rows, final = self._dit.modulation(evaluation)
         key, value = self._left[evaluation]

@@ -6,17 +6,20 @@ modulation for exactly these points, the runtime steps through them.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from omni_runtime.bundle.config import SpeechPreset
 
-Array = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
+"""float32 throughout; numpy's annotations lose it in mixed arithmetic."""
 Velocity = Callable[[int, Array], Array]
 """(index of the evaluation, state) -> velocity, both float32 (frames, mel_dim)."""
 
-THIRD = 1 / 3
+THIRD = np.float32(1 / 3)
+HALF = np.float32(1 / 2)
 
 
 def time_grid(preset: SpeechPreset) -> Array:
@@ -25,7 +28,8 @@ def time_grid(preset: SpeechPreset) -> Array:
     Sway sampling (F5-TTS, arXiv 2410.06885): t + sway (cos(pi t / 2) - 1 + t).
     """
     even = np.linspace(0, 1, preset.steps + 1, dtype=np.float32)
-    return even + np.float32(preset.sway) * (np.cos(np.float32(np.pi / 2) * even) - 1 + even)
+    swayed = np.cos(np.float32(np.pi / 2) * even) - np.float32(1) + even
+    return even + np.float32(preset.sway) * swayed
 
 
 def evaluation_times(preset: SpeechPreset) -> Array:
@@ -35,8 +39,8 @@ def evaluation_times(preset: SpeechPreset) -> Array:
     by_solver = {
         "euler": [starts],
         "ab2": [starts],
-        "midpoint": [starts, starts + steps / 2],
-        "rk4": [starts, starts + steps * THIRD, starts + steps * (2 * THIRD), ends],
+        "midpoint": [starts, starts + steps * HALF],
+        "rk4": [starts, starts + steps * THIRD, starts + steps * np.float32(2 / 3), ends],
     }
     return np.stack(by_solver[preset.solver], axis=1).reshape(-1)
 
@@ -53,22 +57,22 @@ def integrate(preset: SpeechPreset, noise: Array, velocity: Velocity) -> Array:
     return state
 
 
-def _euler(state: Array, width: float, velocity: Velocity, index: int) -> tuple[Array, int]:
+def _euler(state: Array, width: np.float32, velocity: Velocity, index: int) -> tuple[Array, int]:
     return state + width * velocity(index, state), index + 1
 
 
-def _midpoint(state: Array, width: float, velocity: Velocity, index: int) -> tuple[Array, int]:
-    half = state + width / 2 * velocity(index, state)
+def _midpoint(state: Array, width: np.float32, velocity: Velocity, index: int) -> tuple[Array, int]:
+    half = state + width * HALF * velocity(index, state)
     return state + width * velocity(index + 1, half), index + 2
 
 
-def _rk4(state: Array, width: float, velocity: Velocity, index: int) -> tuple[Array, int]:
+def _rk4(state: Array, width: np.float32, velocity: Velocity, index: int) -> tuple[Array, int]:
     """Kutta's 3/8 rule, the reference's solver."""
     k1 = velocity(index, state)
     k2 = velocity(index + 1, state + width * k1 * THIRD)
     k3 = velocity(index + 2, state + width * (k2 - k1 * THIRD))
     k4 = velocity(index + 3, state + width * (k1 - k2 + k3))
-    return state + (k1 + 3 * (k2 + k3) + k4) * width / 8, index + 4
+    return state + (k1 + np.float32(3) * (k2 + k3) + k4) * width / np.float32(8), index + 4
 
 
 def _adams_bashforth(grid: Array, state: Array, velocity: Velocity) -> Array:
@@ -79,7 +83,7 @@ def _adams_bashforth(grid: Array, state: Array, velocity: Velocity) -> Array:
         now = velocity(index, state)
         slope = now
         if before is not None:
-            slope = now + width / (2 * width_before) * (now - before)
+            slope = now + width * HALF / width_before * (now - before)
         state = state + width * slope
         before, width_before = now, width
     return state

@@ -97,7 +97,7 @@ def test_random_prompts_equal_the_reference(sound_in_video: bool) -> None:
             kind = rng.integers(3)
             height, width = (2 * rng.integers(1, 7, 2)).tolist()
             grid = (int(rng.integers(1, 8)), height, width)
-            seconds = float(rng.choice([1.0, 0.5, 2 / 3, 0.4, 1.3, 2.0, 2.7, 2 / 29.97]))
+            seconds = float(rng.choice([1.0, 0.5, 2 / 3, 0.36, 1.16, 2.0, 2.3, 2 / 29.97]))
             frames = int(rng.integers(3, 900))
             if kind == 0:
                 layout.audio(frames)

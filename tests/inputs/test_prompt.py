@@ -370,16 +370,23 @@ def test_media_beyond_the_context_are_refused(
         builder.build([Message("user", [Video(media["silent"])])])
 
 
-def test_the_template_helpers(tokenizer: Tokenizer, config: ModelConfig) -> None:
-    template = (
-        "{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.content[0].text }}"
-        "{% endfor %}{{ {'a': 'é<'} | tojson }}{{ strftime_now('%Y') | length }}"
-    )
-    messages = [Message("system", [])]
+def test_the_template_environment_equals_transformers(
+    tokenizer: Tokenizer, config: ModelConfig
+) -> None:
+    template = """{% for m in messages %}
+      {% if loop.first %}
+        {% continue %}
+      {% endif %}
+  {{ m.content[0].text }}
+{% endfor %}
+{{ {'a': 'é<'} | tojson }} {{ strftime_now('%Y') }}
+"""
     built = PromptBuilder(tokenizer, template, config).build(
-        [*messages, Message("user", [Text("hi")])]
+        [Message("system", []), Message("user", [Text("hi")])]
     )
-    assert tokenizer.decode(built.ids.tolist()) == 'hi{"a": "é<"}4'
+    conversation = [{"role": "system"}, {"role": "user", "content": [{"text": "hi"}]}]
+    expected, _ = render_jinja_template([conversation], chat_template=template)
+    assert tokenizer.decode(built.ids.tolist()) == expected[0]
 
 
 def test_sound_given_as_samples(builder: PromptBuilder) -> None:

@@ -50,7 +50,7 @@ def log_mel(samples: FloatArray, config: AudioConfig) -> FloatArray:
     body[: len(samples)] = samples
     signal = np.pad(body, config.n_fft // 2, mode="reflect")
 
-    computed = min(total // hop, len(body) // hop + 1)
+    computed = len(body) // hop
     mel = np.empty((config.n_mels, computed), np.float32)
     windows = np.lib.stride_tricks.sliding_window_view(signal, config.n_fft)[::hop]
     for start in range(0, computed, _CHUNK_FRAMES):

@@ -1,6 +1,5 @@
 """Tiny random checkpoints of several shapes, their bundles, and the reference model on each."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from omni_export import exporter
 from omni_export.hub import LocalCheckpoint
 from omni_export.random_checkpoint import DEFAULT, DecoderShape, Shape, write

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from conftest import Twin
 from omni_runtime.engine.kv_cache import FIRST_CAPACITY, KVCache
 from omni_runtime.engine.thinker import Thinker
@@ -56,7 +57,9 @@ def test_growing_keeps_contents(default_twin: Twin) -> None:
     assert cache.capacity == 2 * FIRST_CAPACITY
     other = thinker.new_cache()
     for start in range(0, len(rows), 100):
-        part = thinker._decoder.extend(other, rows[start : start + 100], where[:, start : start + 100])
+        part = thinker._decoder.extend(
+            other, rows[start : start + 100], where[:, start : start + 100]
+        )
     assert np.allclose(part["logits"], whole["logits"], atol=1e-4)
 
 

@@ -7,6 +7,8 @@ crop in ten has neither codes nor voice, which is the null branch that guidance 
 The voice is shown twice, as at run time: a reference clip (ECAPA reads it) and a fixed vector.
 """
 
+from typing import Any
+
 import torch
 from torch.nn import functional
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniToken2WavDiTModel
@@ -16,7 +18,7 @@ from tiny.codec import Sentence, encoded
 from tiny.speech import SPEAKERS
 from tiny.training import Plan, Trainer
 
-PLAN = Plan(steps=6_500, rate=1e-3, warmup=400, average=0.9995)
+PLAN = Plan(steps=4_600, rate=1e-3, warmup=400, average=0.9995)
 BATCH = 8
 FRAMES = 192
 REFERENCE = 300
@@ -85,7 +87,8 @@ def network() -> Qwen2_5OmniToken2WavDiTModel:
     config = sizes.token2wav().dit_config
     model = Qwen2_5OmniToken2WavDiTModel._from_config(config, attn_implementation="sdpa")
     with torch.no_grad():  # every block begins as the identity, as is usual for such networks
-        for block in model.transformer_blocks:
+        blocks: Any = model.transformer_blocks
+        for block in blocks:
             block.attn_norm.linear.weight.zero_()
             block.attn_norm.linear.bias.zero_()
         model.proj_out.weight.zero_()

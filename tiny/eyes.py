@@ -17,7 +17,7 @@ from tiny import grammar as g
 from tiny import scenes, sizes, vocabulary
 from tiny.training import Plan, Trainer
 
-PLAN = Plan(steps=2_500, rate=1.5e-3, average=0.998)
+PLAN = Plan(steps=1_800, rate=1.5e-3, average=0.998)
 BATCH = 16
 ACROSS = scenes.SIDE // (scenes.PATCH * scenes.MERGE)
 

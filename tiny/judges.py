@@ -29,7 +29,8 @@ def words(text: str) -> list[str]:
     """Lower case, no punctuation, numbers and a few spellings as words."""
     spelled = text.lower().replace("colour", "color").replace("you're", "you are")
     spelled = spelled.replace("i'm", "i am").replace("don't", "do not")
-    return [DIGITS.get(word, word) for word in re.findall(r"[a-z']+|\d+", spelled)]
+    found: list[str] = re.findall(r"[a-z']+|\d+", spelled)
+    return [DIGITS.get(word, word) for word in found]
 
 
 def errors(heard: Sequence[str], meant: Sequence[str]) -> int:

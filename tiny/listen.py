@@ -7,6 +7,7 @@ All sentences are held out. Writes the sounds and one spectrogram of each kind t
 
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import soundfile as sf
 import torch
@@ -21,7 +22,7 @@ from tiny.voices import SPEECH_RATE
 FOLDER = WORK / "listen"
 
 
-def averaged(name: str, model: nn.Module) -> nn.Module:
+def averaged(name: str, model: nn.Module) -> Any:
     state = torch.load(WORK / f"{name}.pt", weights_only=True)
     model.load_state_dict(state["average"])
     return model.eval()

@@ -71,7 +71,9 @@ class Corpus:
         self._audio = np.memmap(folder / "audio.i16", dtype=np.int16, mode="r")
 
     def samples(self, item: Utterance) -> Samples:
-        return self._audio[item.start : item.start + item.length].astype(np.float32) / 32767
+        return self._audio[item.start : item.start + item.length].astype(np.float32) / np.float32(
+            32767
+        )
 
     def __iter__(self) -> Iterator[tuple[Utterance, Samples]]:
         for item in self.utterances:

@@ -10,6 +10,7 @@ time the history is the Talker's own and never quite right.
 
 import random
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -118,7 +119,7 @@ class Teacher:
     def __init__(self, model: Qwen2_5OmniThinkerForConditionalGeneration) -> None:
         self._thinker = model.eval().requires_grad_(False)
         special = vocabulary.special()
-        table = model.get_input_embeddings().weight.detach()
+        table: Any = model.get_input_embeddings().weight
         self._end, self._pad = table[special.tts_end], table[special.tts_pad]
         self._voice = {name: table[special.voices[name]] for name in SPEAKERS}
         book = load_book()

@@ -9,6 +9,7 @@ once. The reply is right if every token of it is the likeliest one: that is gree
 
 import random
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -21,10 +22,10 @@ from tiny.paths import WORK
 from tiny.questions import Turn
 from tiny.training import Plan, Trainer
 
-PLAN = Plan(steps=6_000, rate=1.2e-3, warmup=300, average=0.999)
+PLAN = Plan(steps=5_000, rate=1.2e-3, warmup=200, average=0.999)
 LENGTH = 120
 IGNORED = -100
-MIX = {"text": 16, "picture": 16, "film": 12}
+MIX = {"text": 12, "picture": 12, "film": 8}
 """Conversations in a batch of each kind; the kinds take turns."""
 ORDER = ("text", "picture", "text", "film")
 
@@ -141,7 +142,8 @@ def positions(model: Qwen2_5OmniThinkerForConditionalGeneration, batch: Batch) -
     seconds = None
     if films is not None:
         seconds = torch.full((len(films),), 2.0 / scenes.FRAMES_A_SECOND)
-    return model.get_rope_index(batch.ids, images, films, batch.mask, second_per_grids=seconds)[0]
+    index: Any = model.get_rope_index
+    return index(batch.ids, images, films, batch.mask, second_per_grids=seconds)[0]
 
 
 def forward(model: Qwen2_5OmniThinkerForConditionalGeneration, batch: Batch) -> torch.Tensor:

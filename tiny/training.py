@@ -7,14 +7,17 @@ stopped and resumed is the run that was never stopped.
 import copy
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
 
 from tiny.paths import WORK
+from tiny.weights import continue_from
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,13 @@ class Plan:
         return self.rate * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * part)))
 
 
-class Trainer:
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class Trainer(Generic[Network]):
     """Owns one model's optimizer, average and file; the stage owns the loss."""
 
-    def __init__(self, name: str, model: nn.Module, plan: Plan) -> None:
+    def __init__(self, name: str, model: Network, plan: Plan) -> None:
         torch.set_num_threads(int(os.environ.get("TINY_THREADS", "1")))
         self.model, self.plan = model, plan
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
@@ -58,10 +64,14 @@ class Trainer:
         )
         self.path = WORK / f"{name}.pt"
         self.step = 0
+        self.companions: list[Trainer[Any]] = []  # saved with this one: they step together
         self._losses: dict[str, float] = {}
         self._name = name
         if self.path.exists():
             self._load()
+        elif "--continue" in sys.argv:
+            continue_from(name, model)
+            self.average.load_state_dict(model.state_dict())
 
     def _load(self) -> None:
         state = torch.load(self.path, weights_only=True)
@@ -82,6 +92,8 @@ class Trainer:
         part = self.path.with_suffix(".part")
         torch.save(state, part)
         part.replace(self.path)
+        for other in self.companions:
+            other.save()
 
     def steps(self) -> Iterator[tuple[int, torch.Generator]]:
         """The steps still to do, each with its own source of randomness."""
@@ -115,5 +127,6 @@ class Trainer:
         self._optimizer.step()
         keep = min(self.plan.average, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            torch._foreach_lerp_(self._averaged, self._weights, 1 - keep)
+            for mean, weight in zip(self._averaged, self._weights, strict=True):
+                mean.lerp_(weight, 1 - keep)
         self.step += 1

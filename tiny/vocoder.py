@@ -19,7 +19,7 @@ from tiny.paths import Corpus
 from tiny.speech import SPEECH
 from tiny.training import Plan, Trainer
 
-PLAN = Plan(steps=7_000, rate=1.2e-3, final=0.1, betas=(0.8, 0.98))
+PLAN = Plan(steps=4_200, rate=1.2e-3, final=0.1, betas=(0.8, 0.98))
 JUDGE_FROM = 3_000
 BATCH = 4
 FRAMES = 48
@@ -47,7 +47,7 @@ class Clips:
 class Judge(nn.Module):
     """Tells real spectra from made ones, patch by patch, at three resolutions."""
 
-    def __init__(self, channels: int = 16) -> None:
+    def __init__(self, channels: int = 8) -> None:
         super().__init__()
         self.resolutions = RESOLUTIONS[1:]
         self.stacks = nn.ModuleList(self._stack(channels) for _ in self.resolutions)
@@ -100,6 +100,7 @@ def main() -> None:
     trainer = Trainer("vocoder", generator(), PLAN)
     judge_plan = Plan(steps=PLAN.steps - JUDGE_FROM, rate=5e-4, betas=(0.8, 0.98))
     judge = Trainer("vocoder_judge", Judge(), judge_plan)
+    trainer.companions.append(judge)
     for step, rng in trainer.steps():
         real = clips.draw(rng)
         mels = mel.log_mel(real).transpose(1, 2)
@@ -118,7 +119,6 @@ def main() -> None:
             trainer.log(told=told.item(), fooled=float(fooled))
             loss = loss + 0.1 * fooled
         trainer.update(loss)
-    judge.save()
 
 
 if __name__ == "__main__":

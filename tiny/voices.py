@@ -1,7 +1,7 @@
 """Text to speech from free voices: the teachers of the ears and of the voice.
 
 Three kinds of teacher: Piper and Kokoro (networks run by onnxruntime, phonemes by espeak-ng),
-flite, festival and espeak-ng (programs), and `revoice`, which turns any recording into another
+flite and espeak-ng (programs), and `revoice`, which turns any recording into another
 speaker frame by frame. Frame by frame is the idea: both speakers of the checkpoint then share one
 sequence of codes, so the Talker learns one language and the DiT alone decides who speaks.
 """
@@ -11,8 +11,9 @@ import json
 import subprocess
 import tempfile
 from functools import cache
-from importlib import resources
+from importlib import import_module, resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -89,17 +90,12 @@ def program(command: list[str], text: str) -> Samples:
         filled = [part.replace("{out}", file.name) for part in command]
         subprocess.run(filled, input=text, text=True, capture_output=True, check=True)  # noqa: S603
         samples, rate = sf.read(io.BytesIO(Path(file.name).read_bytes()), dtype="float32")
-    return at_rate(samples, rate, SPEECH_RATE)
+    return at_rate(np.asarray(samples, np.float32), rate, SPEECH_RATE)
 
 
 def flite(text: str, voice: str, *, pace: float = 1.0) -> Samples:
     stretch = f"duration_stretch={pace}"
     return program(["flite", "-voice", voice, "--setf", stretch, "-f", "-", "-o", "{out}"], text)
-
-
-def festival(text: str, *, pace: float = 1.0) -> Samples:
-    setup = f"(begin (voice_cmu_us_slt_arctic_hts) (Parameter.set 'Duration_Stretch {pace}))"
-    return program(["text2wave", "-eval", setup, "-o", "{out}", "/dev/stdin"], text)
 
 
 def espeak(text: str, variant: str, *, pace: float = 1.0) -> Samples:
@@ -109,17 +105,16 @@ def espeak(text: str, variant: str, *, pace: float = 1.0) -> Samples:
 
 def revoice(samples: Samples, *, pitch: float, formants: float) -> Samples:
     """The same words at the same times from another throat (WORLD analysis and synthesis)."""
-    import pyworld  # noqa: PLC0415 - slow to import and used by two stages only
-
+    world: Any = import_module("pyworld")  # slow to import and used by two stages only
     wave = samples.astype(np.float64)
-    tone, times = pyworld.dio(wave, SPEECH_RATE, f0_floor=60.0, f0_ceil=400.0)
-    tone = pyworld.stonemask(wave, tone, times, SPEECH_RATE)
-    envelope = pyworld.cheaptrick(wave, tone, times, SPEECH_RATE)
-    breath = pyworld.d4c(wave, tone, times, SPEECH_RATE)
+    tone, times = world.dio(wave, SPEECH_RATE, f0_floor=60.0, f0_ceil=400.0)
+    tone = world.stonemask(wave, tone, times, SPEECH_RATE)
+    envelope = world.cheaptrick(wave, tone, times, SPEECH_RATE)
+    breath = world.d4c(wave, tone, times, SPEECH_RATE)
     bins = np.arange(envelope.shape[1])
     log = np.log(envelope)
     moved = np.exp(np.stack([np.interp(bins / formants, bins, frame) for frame in log]))
-    spoken = pyworld.synthesize(tone * pitch, moved, breath, SPEECH_RATE)
+    spoken = world.synthesize(tone * pitch, moved, breath, SPEECH_RATE)
     return np.pad(spoken, (0, max(0, len(wave) - len(spoken))))[: len(wave)].astype(np.float32)
 
 

@@ -1,0 +1,113 @@
+"""Checkpoints of every spelling, and tensors that are all accounted for."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from conftest import Twin, export_to, relative
+from omni_export.checkpoint import Checkpoint
+from omni_export.source import read_config
+from omni_runtime.bundle.store import Bundle
+from omni_runtime.model import Model
+
+
+def rewrite(twin: Twin, folder: Path, dtype: torch.dtype | None = None) -> Path:
+    """The same checkpoint in one single safetensors file."""
+    shutil.copytree(twin.folder, folder)
+    tensors = {}
+    for shard in sorted(folder.glob("model-*.safetensors")):
+        tensors.update(load_file(shard))
+        shard.unlink()
+    (folder / "model.safetensors.index.json").unlink()
+    if dtype is not None:
+        tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+def logits(bundle: Path) -> np.ndarray:
+    thinker = Model(bundle).thinker
+    cache = thinker.new_cache()
+    for token in (5, 6, 7):
+        found = thinker.step(cache, token, cache.length).logits
+    return found
+
+
+def test_single_file_equals_shards(default_twin: Twin, tmp_path: Path) -> None:
+    single = rewrite(default_twin, tmp_path / "single")
+    bundle = export_to(single, tmp_path / "bundle")
+    files = Bundle(bundle).manifest.files
+    assert files == default_twin.model.bundle.manifest.files, "the same bytes, every time"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(default_twin: Twin, tmp_path: Path, dtype: torch.dtype) -> None:
+    bundle = export_to(rewrite(default_twin, tmp_path / "half", dtype), tmp_path / "bundle")
+    assert relative(logits(bundle), logits(default_twin.bundle)) < 0.05
+
+
+def test_rope_parameters_of_transformers_5(default_twin: Twin, tmp_path: Path) -> None:
+    """Version 5 writes one section `rope_parameters`, theta and all."""
+    shutil.copytree(default_twin.folder, tmp_path / "five")
+    path = tmp_path / "five" / "config.json"
+    config = json.loads(path.read_text())
+    for section in (config["thinker_config"]["text_config"], config["talker_config"]):
+        rope = section.pop("rope_scaling")
+        rope.pop("type")
+        section["rope_parameters"] = {**rope, "rope_theta": section.pop("rope_theta")}
+    path.write_text(json.dumps(config))
+    assert read_config(tmp_path / "five") == read_config(default_twin.folder)
+
+
+def test_tied_embeddings(default_twin: Twin, tmp_path: Path) -> None:
+    folder = rewrite(default_twin, tmp_path / "tied")
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["thinker.lm_head.weight"]
+    save_file(tensors, folder / "model.safetensors")
+    bundle = export_to(folder, tmp_path / "bundle")
+    table = tensors["thinker.model.embed_tokens.weight"].numpy()
+    model = Model(bundle)
+    thinker = model.thinker
+    found = thinker._decoder.extend(
+        thinker.new_cache(), thinker.embed(np.array([5])), np.zeros((3, 1), np.int64)
+    )
+    assert relative(found["logits"], table @ found["hidden"][0]) < 1e-4
+
+
+def test_a_checkpoint_that_does_not_speak(default_twin: Twin, tmp_path: Path) -> None:
+    folder = tmp_path / "mute"
+    shutil.copytree(default_twin.folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["enable_audio_output"] = False
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "spk_dict.pt").unlink()
+    manifest = Bundle(export_to(folder, tmp_path / "bundle")).manifest
+    assert manifest.capabilities == ("text", "audio", "image", "video")
+    assert set(manifest.graphs) == {"audio_encoder", "vision_encoder", "thinker"}
+
+
+def test_opening_reads_no_tensor(default_twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Headers only; a tensor is read when its handle is asked, and not kept."""
+    with Checkpoint(default_twin.folder) as checkpoint:
+        handle = checkpoint.claim("thinker.model.norm.weight")
+        assert handle.read() is not handle.read()
+
+
+def test_every_graph_passes_the_checker_and_loads_without_a_word(
+    twin: Twin, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import onnxruntime as ort  # noqa: PLC0415
+
+    for name in twin.model.bundle.manifest.graphs:
+        path = twin.model.bundle.graph_path(name)
+        onnx.checker.check_model(path)
+        options = ort.SessionOptions()
+        options.log_severity_level = 2  # warnings
+        ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    assert capfd.readouterr().err == ""

@@ -1,0 +1,139 @@
+"""What quantization costs each graph, bounded where a wrong scale would not pass."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from conftest import Twin, export_to
+from omni_export.probe import compare
+from omni_quantize import recipe as recipes
+from omni_quantize import tables
+from omni_runtime.bundle.contracts import contracts
+from omni_runtime.bundle.store import Bundle
+from omni_runtime.bundle.tables import Table
+from omni_runtime.errors import OmniError, UsageError
+
+# Least cosine against float32 on random weights, which are harder than trained ones for the
+# deep graphs and easier for blocks: about half of the measured distance from 1 is left as room.
+LEAST_COSINE = {
+    "int8": {
+        "audio_encoder": 0.9995,
+        "vision_encoder": 0.998,
+        "thinker": 0.9995,
+        "talker": 0.9995,
+        "dit": 0.9995,
+    },
+    "int4": {
+        "audio_encoder": 0.9995,
+        "vision_encoder": 0.998,
+        "thinker": 0.97,
+        "talker": 0.97,
+        "dit": 0.9995,
+    },
+}
+
+
+@pytest.fixture(scope="module", params=["int8", "int4"])
+def quantized(
+    request: pytest.FixtureRequest, tmp_path_factory, make_twin
+) -> tuple[str, Twin, Bundle]:  # type: ignore[no-untyped-def]
+    twin = make_twin("default")
+    folder = tmp_path_factory.mktemp("quantized") / request.param
+    return request.param, twin, Bundle(export_to(twin.folder, folder, request.param))
+
+
+def test_errors_are_reported_and_bounded(quantized: tuple[str, Twin, Bundle]) -> None:
+    name, _, bundle = quantized
+    for graph, least in LEAST_COSINE[name].items():
+        entry = bundle.manifest.graphs[graph]
+        assert entry.error is not None
+        assert least < entry.error.cosine <= 1, graph
+        assert 0 < entry.error.relative < 0.4, graph
+        assert entry.bytes < entry.fp32_bytes, graph
+    assert bundle.manifest.graphs["vocoder"].error is None
+    for table in bundle.manifest.tables.values():
+        assert table.error is not None
+        assert table.error.cosine > 0.9999
+
+
+@pytest.mark.parametrize("graph", ["thinker", "audio_encoder"])
+def test_a_wrong_scale_is_seen(
+    quantized: tuple[str, Twin, Bundle], graph: str, tmp_path: Path
+) -> None:
+    """Scales of one single matrix half as large again: the bound above must break."""
+    name, twin, bundle = quantized
+    model = onnx.load(bundle.graph_path(graph))
+    scales = next(
+        i for i in model.graph.initializer if i.name.endswith(("scales", "_scale")) and i.dims
+    )
+    values = onnx.numpy_helper.to_array(scales) * np.float32(1.5)
+    scales.CopyFrom(onnx.numpy_helper.from_array(values, scales.name))
+    onnx.save(model, tmp_path / "model.onnx")
+    error = compare(
+        graph,
+        twin.model.bundle.graph_path(graph),
+        tmp_path / "model.onnx",
+        contracts(bundle.config)[graph],
+        bundle.config,
+    )
+    assert error.cosine < LEAST_COSINE[name][graph]
+
+
+def test_quantized_bundles_hold_what_their_recipe_says(
+    quantized: tuple[str, Twin, Bundle],
+) -> None:
+    name, _, bundle = quantized
+    nodes = onnx.load(bundle.graph_path("thinker"), load_external_data=False).graph.node
+    bits = [
+        next(a.i for a in node.attribute if a.name == "bits")
+        for node in nodes
+        if node.op_type == "MatMulNBits"
+    ]
+    assert sorted(set(bits)) == ([4, 8] if name == "int4" else [8])
+    assert not any(node.op_type == "MatMul" for node in nodes)
+    encoder = onnx.load(bundle.graph_path("audio_encoder"), load_external_data=False).graph.node
+    assert sum(node.op_type == "MatMulInteger" for node in encoder) > 4
+
+
+@pytest.mark.parametrize("name", recipes.built_in())
+def test_every_rule_has_a_reason(name: str) -> None:
+    recipe = recipes.load(name)
+    assert recipe.name == name
+    for rules in recipe.graphs.values():
+        assert all(len(rule.reason) > 10 for rule in rules)
+    assert all(len(table.reason) > 10 for table in recipe.tables.values())
+
+
+def test_a_recipe_of_ones_own(tmp_path: Path, default_twin: Twin) -> None:
+    raw = json.loads((Path(recipes.__file__).parent / "recipes" / "int4.json").read_text())
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({**raw, "name": "mine"}))
+    assert recipes.load_file(path).name == "mine"
+    for broken, complaint in (
+        ("{", "recipe"),
+        (json.dumps({**raw, "graphs": {}}), "must have"),
+        (json.dumps({**raw, "extra": 1}), "extra"),
+        (json.dumps({**raw, "graphs": {**raw["graphs"], "dit": raw["graphs"]["dit"][:1]}}), "dit"),
+    ):
+        path.write_text(broken)
+        with pytest.raises(OmniError, match=complaint):
+            recipes.load_file(path)
+    with pytest.raises(UsageError, match="choose one of fp32, int4, int8"):
+        recipes.load("int3")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "tolerance"), [("float32", 0), ("bfloat16", 4e-3), ("int8", 1e-2)]
+)
+def test_tables(tmp_path: Path, encoding: str, tolerance: float) -> None:
+    rows = np.random.default_rng(0).standard_normal((5000, 12)).astype(np.float32)
+    rows[3] = 0
+    entry = tables.write(tmp_path, "rows", rows, encoding)
+    table = Table(tmp_path, entry)
+    ids = np.array([0, 3, 4999, 0])
+    largest = np.abs(rows[ids]).max(axis=1, keepdims=True)
+    assert np.all(np.abs(table[ids] - rows[ids]) <= tolerance * largest)

@@ -2,16 +2,17 @@
 
 Each turn appends its prompt to the caches, streams a reply, and leaves them holding the reply's
 tokens, whether it ended or was stopped. Media are encoded once. A turn that fails leaves the
-conversation as it was before.
+conversation as it was before; so does one that is interrupted before its reply begins.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
+from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 import numpy.typing as npt
 
+from omni_runtime import saved
 from omni_runtime.engine.kv_cache import KVCache
 from omni_runtime.errors import UsageError
 from omni_runtime.events import Event, TurnDone
@@ -20,21 +21,12 @@ from omni_runtime.machine import peak_memory
 from omni_runtime.model import Model
 from omni_runtime.options import ReplyOptions, ResolvedSpeech
 from omni_runtime.reply import Reply
+from omni_runtime.saved import Mark, Saved, Turn
 
 FloatArray = npt.NDArray[np.float32]
 
-
 ROWS_TO_SPEAK = 3
 """Rows that the Talker needs to say anything: voice, first reply row, one code."""
-
-
-@dataclass(frozen=True)
-class _Mark:
-    """Where the conversation stood: enough to return to it."""
-
-    messages: int
-    length: int
-    position: int
 
 
 class _Unread:
@@ -69,7 +61,7 @@ class Conversation:
         self._talker_cache: KVCache | None = None
         self._unread = _Unread(model.config.thinker.decoder.hidden_size)
         self._position = 0
-        self._marks: list[_Mark] = []
+        self._turns: list[Turn] = []
         self._last_tokens: list[int] = []
 
     @property
@@ -94,53 +86,132 @@ class Conversation:
 
     def send(
         self, parts: Sequence[Part] | str, options: ReplyOptions | None = None
-    ) -> Iterator[Event]:
+    ) -> Generator[Event]:
         """Add a user turn and stream the reply; the last event is TurnDone.
 
         Stopping the iteration (closing the generator) stops all work; what was said until then
         stays in the conversation. UsageError, MediaError or ContextFullError come before the
         first event and leave the conversation as it was.
         """
-        options = options or ReplyOptions()
-        speech = options.speech.resolved(self.model.speech) if options.speech else None
+        options, speech = self._resolved(options)
         content = [Text(parts)] if isinstance(parts, str) else list(parts)
         if not content:
             raise UsageError("the message is empty", fix="give a prompt, a file, or both")
         return self._turn(Message("user", content), options, speech)
 
+    def regenerate(self, options: ReplyOptions | None = None) -> Generator[Event]:
+        """Take back the last reply and stream another one to the same question.
+
+        Nothing is encoded anew. Raises UsageError if there is no reply yet.
+        """
+        options, speech = self._resolved(options)
+        if not self._turns:
+            raise UsageError("there is no reply to make anew", fix="say something first")
+        return self._again(self._turns[-1], options, speech)
+
     def undo(self) -> None:
         """Take back the last turn, question and reply. Raises UsageError if there is none."""
-        if not self._marks:
+        if not self._turns:
             raise UsageError("there is no turn to take back", fix="say something first")
-        self._return_to(self._marks.pop())
+        self._return_to(self._turns.pop().start)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the conversation into a folder, whole or not at all. Raises OmniError."""
+        saved.write(
+            Path(folder),
+            Saved(
+                messages=self.messages,
+                turns=self._turns,
+                position=self._position,
+                context=self._context,
+                last_tokens=self._last_tokens,
+                thinker=self._cache,
+                talker=self._talker_cache,
+                unread_rows=self._unread.rows,
+                unread_positions=self._unread.positions,
+            ),
+            self.model,
+        )
+
+    @classmethod
+    def load(cls, folder: str | Path, model: Model) -> "Conversation":
+        """Go on where `save` was called. Raises OmniError for another bundle's or a damaged save.
+
+        Media among the messages are names only: the caches hold what they meant.
+        """
+        found = saved.read(Path(folder), model)
+        conversation = cls(model, context=found.context)
+        conversation.messages = found.messages
+        conversation._turns = found.turns
+        conversation._position = found.position
+        conversation._last_tokens = found.last_tokens
+        conversation._cache = found.thinker
+        conversation._talker_cache = found.talker
+        conversation._unread.add(found.unread_rows, found.unread_positions)
+        return conversation
+
+    def _resolved(self, options: ReplyOptions | None) -> tuple[ReplyOptions, ResolvedSpeech | None]:
+        options = options or ReplyOptions()
+        return options, options.speech.resolved(self.model.speech) if options.speech else None
 
     def _turn(
         self, message: Message, options: ReplyOptions, speech: ResolvedSpeech | None
-    ) -> Iterator[Event]:
+    ) -> Generator[Event]:
         started = perf_counter()
-        mark = self._mark()
+        start = self._mark()
         try:
             prompt = self._build(message)
             self.messages.append(message)
             logits = self._prefill(prompt, speech is not None)
         except BaseException:
-            self._return_to(mark)
+            self._return_to(start)
             raise
-        self._marks.append(mark)
+        self._turns.append(Turn(start, self._mark(), int(prompt.ids[-1])))
+        yield from self._reply(logits, options, speech, started, len(prompt.ids))
+
+    def _again(
+        self, turn: Turn, options: ReplyOptions, speech: ResolvedSpeech | None
+    ) -> Generator[Event]:
+        started = perf_counter()
+        asked = turn.asked
+        if speech is not None:
+            self._talker().check_room(asked.length - self._talker().length + ROWS_TO_SPEAK)
+        try:
+            self._return_to(asked)
+            # The caches hold the prompt; reading its last token once more gives its logits.
+            self._cache.truncate(asked.length - 1)
+            output = self.model.thinker.step(self._cache, turn.last_token, asked.position - 1)
+            if speech is not None:
+                self._catch_up()
+        except BaseException:
+            self._turns.pop()
+            self._return_to(turn.start)
+            raise
+        yield from self._reply(output.logits, options, speech, started, 1)
+
+    def _reply(
+        self,
+        logits: FloatArray,
+        options: ReplyOptions,
+        speech: ResolvedSpeech | None,
+        started: float,
+        prompt_tokens: int,
+    ) -> Generator[Event]:
+        """Stream the reply to the prompt at the end of the caches, and keep it."""
         prefill = perf_counter() - started
-        before = self._talker_cache.length if self._talker_cache else 0
+        talker_length = self._talker_cache.length if self._talker_cache else 0
         reply = Reply(
             self.model, options, speech, self._cache, self._talker_cache, self._position, started
         )
         try:
             yield from reply.stream(logits)
         finally:
-            self._keep(reply, before)
+            self._keep(reply, talker_length)
         yield TurnDone(
             text=reply.state.text,
             finish_reason=reply.state.finish_reason,
             speech_complete=reply.speech_complete,
-            timings=reply.timings(prefill, len(prompt.ids)),
+            timings=reply.timings(prefill, prompt_tokens),
             context_used=self._cache.length,
             context_limit=self._cache.limit,
             cache_bytes=self.cache_bytes,
@@ -151,7 +222,7 @@ class Conversation:
         return self.model.prompts.build(
             [*self.messages, message],
             start_position=self._position,
-            since_last_reply=bool(self._marks),
+            since_last_reply=bool(self._turns),
         )
 
     def _prefill(self, prompt: Prompt, speech: bool) -> FloatArray:
@@ -164,31 +235,42 @@ class Conversation:
             self._catch_up()
         return output.logits
 
-    def _catch_up(self) -> KVCache:
-        """Let the Talker read what it has not read yet."""
+    def _talker(self) -> KVCache:
         if self._talker_cache is None:
             self._talker_cache = self.model.talker.new_cache(self._context)
-        self._talker_cache.check_room(len(self._unread.rows) + ROWS_TO_SPEAK)
-        self.model.talker.append(self._talker_cache, self._unread.rows, self._unread.positions)
-        self._unread.keep(0)
         return self._talker_cache
+
+    def _catch_up(self) -> None:
+        """Let the Talker read what it has not read yet."""
+        cache = self._talker()
+        cache.check_room(len(self._unread.rows) + ROWS_TO_SPEAK)
+        before = cache.length
+        try:
+            self.model.talker.append(cache, self._unread.rows, self._unread.positions)
+        except BaseException:
+            cache.truncate(before)
+            raise
+        self._unread.keep(0)
 
     def _keep(self, reply: Reply, talker_length: int) -> None:
         """Make the reply, as far as it came, a part of the conversation."""
         state = reply.state
+        # An interruption may fall between a step and its entry in the state, which counts.
+        self._cache.truncate(self._turns[-1].asked.length + len(state.tokens))
         if self._talker_cache is not None:
             self._talker_cache.truncate(talker_length)
-        if state.rows and self.model.config.speech is not None:
+        if state.tokens and self.model.config.speech is not None:
             positions = np.arange(self._position, reply.position, dtype=np.int64)
-            self._unread.add(np.concatenate(state.rows), np.tile(positions, (3, 1)))
+            rows = np.concatenate(state.rows[: len(state.tokens)])
+            self._unread.add(rows, np.tile(positions, (3, 1)))
         self._position = reply.position
         self._last_tokens = state.tokens
         self.messages.append(Message("assistant", [Text(state.text)]))
 
-    def _mark(self) -> _Mark:
-        return _Mark(len(self.messages), self._cache.length, self._position)
+    def _mark(self) -> Mark:
+        return Mark(len(self.messages), self._cache.length, self._position)
 
-    def _return_to(self, mark: _Mark) -> None:
+    def _return_to(self, mark: Mark) -> None:
         del self.messages[mark.messages :]
         self._position = mark.position
         self._cache.truncate(mark.length)

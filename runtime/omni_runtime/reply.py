@@ -117,8 +117,8 @@ class Reply:
 
     def _think(self, token: int) -> ThinkerOutput:
         output = self._model.thinker.step(self._cache, token, self.position)
-        self.state.tokens.append(token)
         self.state.rows.append(output.talker_rows)
+        self.state.tokens.append(token)  # last: whoever interrupts here finds a row for each token
         return output
 
     def _speak(self, row: FloatArray) -> Iterator[AudioDelta]:

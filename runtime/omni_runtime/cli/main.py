@@ -1,10 +1,16 @@
 """`omni`: the commands and their flags. Imports nothing heavy until a command runs."""
 
 import argparse
+import errno
 import importlib
+import io
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
 
 from omni_runtime.errors import OmniError
 
@@ -18,6 +24,9 @@ COMMANDS = {
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
+TERMINATED = 143
+
+NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,15 +39,58 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     try:
-        module = importlib.import_module(f"omni_runtime.cli.{options.command}")
-        return int(module.main(options))
+        return _run(options)
     except OmniError as error:
         return complain(error)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output has left; say nothing more
+    except OSError as error:
+        return _output_lost(error)
+
+
+def _output_lost(error: OSError) -> int:
+    """The exit code when nobody takes our output any more; any other error is raised again."""
+    if not isinstance(error, BrokenPipeError) and error.errno not in NO_SPACE:
+        raise error
+    with suppress(OSError, ValueError):  # or the interpreter writes what is left at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):  # the reader has left: say nothing more
         return BROKEN_PIPE
+    where = error.filename or "the output"
+    return complain(OmniError(f"{where} can't be written: {error.strerror}", fix="free some space"))
+
+
+def _run(options: argparse.Namespace) -> int:
+    _prepare_streams()
+    with _terminable():
+        module = importlib.import_module(f"omni_runtime.cli.{options.command}")
+        code = int(module.main(options))
+        sys.stdout.flush()  # here, where a full disk is still one line
+    return code
+
+
+def _prepare_streams() -> None:
+    """No character that a terminal or a file can't take, or that was cut, ends in a trace."""
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    sys.exit(TERMINATED)
+
+
+@contextmanager
+def _terminable() -> Generator[None]:
+    """A polite kill cleans up like Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def complain(error: OmniError) -> int:

@@ -1,18 +1,21 @@
 """Where speech goes: a wav file, standard output, or the loudspeakers.
 
-A file gets its name only when the speech is whole; until then it is FILE.partial.
+A file gets its name only when the speech is whole; until then it is FILE.partial. Playing never
+holds up the making of more speech.
 """
 
 import importlib
 import sys
-import wave
+from collections import deque
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from threading import Event
+from typing import Any, BinaryIO, NoReturn, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from omni_runtime.errors import OmniError
+from omni_runtime.errors import OmniError, UsageError
 
 Samples = npt.NDArray[np.float32]
 
@@ -33,59 +36,73 @@ class Sink(Protocol):
 
 
 class WavFile:
-    """A 16-bit mono wav file."""
+    """A 16-bit mono wav file. `kept` tells whether there was any speech, and it was kept."""
 
     def __init__(self, path: Path) -> None:
         """Raises OmniError at once when the place can't be written to."""
         self.path = path
+        self.kept = False
         self._partial = path.with_name(path.name + ".partial")
-        self._wave: wave.Wave_write | None = None
+        self._rate = 0
+        self._bytes = 0
         if path.is_dir():
             raise OmniError(f"{path} is a folder", fix="give -o the name of a wav file")
         try:
             self._file: BinaryIO = self._partial.open("wb")
         except OSError as error:
-            raise OmniError(
-                f"{path} can't be written: {error.strerror}", fix="give another -o"
-            ) from None
+            self._fail(error)
 
     def write(self, samples: Samples, rate: int) -> None:
-        if self._wave is None:
-            self._wave = wave.open(self._file, "wb")  # noqa: SIM115 - closed with the reply
-            self._wave.setnchannels(1)
-            self._wave.setsampwidth(2)
-            self._wave.setframerate(rate)
+        """Append samples. Raises OmniError, with nothing left behind, when the disk is full."""
+        data = pcm16(samples)
         try:
-            self._wave.writeframes(pcm16(samples))
+            if not self._rate:
+                self._file.write(wav_header(rate, 0))
+            self._file.write(data)
         except OSError as error:
             self.close(keep=False)
-            raise OmniError(
-                f"{self.path} can't be written: {error.strerror}",
-                fix="free some space or give another -o",
-            ) from None
+            self._fail(error)
+        self._rate = rate
+        self._bytes += len(data)
 
     def close(self, *, keep: bool) -> None:
-        keep = keep and self._wave is not None
         try:
-            if self._wave is not None and keep:
-                self._wave.close()
-            self._file.close()
-            if keep:
+            if keep and self._rate:
+                self._file.seek(0)
+                self._file.write(wav_header(self._rate, self._bytes))
+                self._file.close()
                 self._partial.replace(self.path)
+                self.kept = True
+        except OSError as error:
+            self._fail(error)
         finally:
-            self._partial.unlink(missing_ok=True)
+            self._discard()
+
+    def _discard(self) -> None:
+        with suppress(OSError):  # what could not be written is not wanted any more
+            self._file.close()
+        self._partial.unlink(missing_ok=True)
+
+    def _fail(self, error: OSError) -> NoReturn:
+        raise OmniError(
+            f"{self.path} can't be written: {error.strerror}",
+            fix="free some space, or give another -o",
+        ) from None
 
 
 class WavPipe:
     """A wav stream on standard output, for another program to read."""
 
     def __init__(self) -> None:
+        """Raises UsageError when standard output is a terminal."""
         self._started = False
+        if sys.stdout.isatty():
+            raise UsageError("-o - writes sound to a terminal", fix="pipe it into a player")
 
     def write(self, samples: Samples, rate: int) -> None:
         out = sys.stdout.buffer
         if not self._started:
-            out.write(_wav_header(rate))
+            out.write(wav_header(rate, UNKNOWN_LENGTH))
             self._started = True
         out.write(pcm16(samples))
         out.flush()
@@ -95,28 +112,57 @@ class WavPipe:
 
 
 class Loudspeaker:
-    """The default output device, through sounddevice."""
+    """The default output device, through sounddevice, which asks for samples when it needs some."""
 
     def __init__(self, sounddevice: Any) -> None:
         self._sounddevice = sounddevice
         self._stream: Any = None
+        self._waiting: deque[Samples] = deque()
+        self._ended = False
+        self._silent = Event()
 
     def write(self, samples: Samples, rate: int) -> None:
+        """Add samples to what will be heard. Raises OmniError when the device fails."""
+        self._waiting.append(samples)
         if self._stream is None:
-            self._stream = self._sounddevice.OutputStream(
-                samplerate=rate, channels=1, dtype="float32"
-            )
-            self._stream.start()
-        self._stream.write(samples.reshape(-1, 1))
+            try:
+                self._stream = self._sounddevice.OutputStream(
+                    samplerate=rate,
+                    channels=1,
+                    dtype="float32",
+                    callback=self._play,
+                    finished_callback=self._silent.set,
+                )
+                self._stream.start()
+            except self._sounddevice.PortAudioError as error:
+                raise OmniError(
+                    f"the loudspeaker failed: {str(error).splitlines()[0]}", fix="-o answer.wav"
+                ) from None
 
     def close(self, *, keep: bool) -> None:
-        if self._stream is not None:
-            if keep:
-                self._stream.stop()
-            else:
-                self._stream.abort()
-            self._stream.close()
-            self._stream = None
+        """Wait until everything was heard, or with `keep` False fall silent at once."""
+        if self._stream is None:
+            return
+        self._ended = True
+        while keep and not self._silent.wait(0.1):  # in pieces: Windows delivers no Ctrl-C inside
+            pass
+        self._stream.abort()
+        self._stream.close()
+        self._stream = None
+
+    def _play(self, out: Samples, frames: int, _time: object, _status: object) -> None:
+        """Fill `out` (frames, 1), on the device's own thread; silence where nothing is ready."""
+        filled = 0
+        while filled < frames and self._waiting:
+            piece = self._waiting.popleft()
+            count = min(len(piece), frames - filled)
+            out[filled : filled + count, 0] = piece[:count]
+            if count < len(piece):
+                self._waiting.appendleft(piece[count:])
+            filled += count
+        out[filled:] = 0
+        if self._ended and not self._waiting:
+            raise self._sounddevice.CallbackStop
 
 
 def loudspeaker() -> Loudspeaker | str:
@@ -131,22 +177,17 @@ def loudspeaker() -> Loudspeaker | str:
     return Loudspeaker(sounddevice)
 
 
-def free_name(folder: Path) -> Path:
-    """answer.wav in the folder, or the first answer-N.wav that does not exist."""
-    candidates = (f"answer-{number}.wav" for number in range(2, 10000))
-    names = ["answer.wav", *candidates]
-    return next(folder / name for name in names if not (folder / name).exists())
-
-
 def pcm16(samples: Samples) -> bytes:
     """Little-endian 16-bit samples."""
     return np.rint(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes()
 
 
-def _wav_header(rate: int) -> bytes:
+def wav_header(rate: int, length: int) -> bytes:
+    """Header of a 16-bit mono wav with `length` bytes of samples."""
+
     def word(number: int, size: int = 4) -> bytes:
         return number.to_bytes(size, "little")
 
     form = word(1, 2) + word(1, 2) + word(rate) + word(2 * rate) + word(2, 2) + word(16, 2)
-    head = b"RIFF" + word(UNKNOWN_LENGTH + 36) + b"WAVEfmt " + word(16)
-    return head + form + b"data" + word(UNKNOWN_LENGTH)
+    head = b"RIFF" + word(length + 36) + b"WAVEfmt " + word(16)
+    return head + form + b"data" + word(length)

@@ -2,10 +2,14 @@
 
 import sys
 from collections.abc import Iterable, Sequence
+from typing import TextIO
 
+from omni_runtime.errors import OmniError
 from omni_runtime.events import TurnDone
 
 GIB, MIB = 2**30, 2**20
+
+_STEERING = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
 def size(count: float) -> str:
@@ -17,7 +21,7 @@ def size(count: float) -> str:
     return f"{count / 1024:.0f} KB"
 
 
-def turn_line(done: TurnDone) -> str:
+def turn_line(done: TurnDone, speech: str | None = None) -> str:
     """48 tok · 7.9 tok/s · first text 0.7 s · first audio 1.9 s · speech 1.3x real time · peak …"""
     timings = done.timings
     parts = [f"{timings.reply_tokens} tok"]
@@ -36,7 +40,30 @@ def turn_line(done: TurnDone) -> str:
         parts.append(f"context full at {done.context_limit} tokens")
     if done.speech_complete is False:
         parts.append("speech cut at its limit")
+    if speech:
+        parts.append(f"speech: {speech}")
     return " · ".join(parts)
+
+
+def context_line(used: int, limit: int, cache_bytes: int) -> str:
+    """How full the context is."""
+    return f"context {used} of {limit} tokens ({used / limit:.0%}) · caches {size(cache_bytes)}"
+
+
+def printable(text: str, out: TextIO) -> str:
+    """Text without the control characters that would steer a terminal."""
+    return text.translate(_STEERING) if out.isatty() else text
+
+
+def say(text: str) -> None:
+    """The answer to a command, on standard output."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def complain(error: OmniError) -> None:
+    """An error in its one line."""
+    sys.stderr.write(f"error: {error}\n")
 
 
 def note(text: str) -> None:

@@ -1,0 +1,99 @@
+"""One answer from the stream of events to the screen and the sink: as text or as JSON lines.
+
+Used for the single question and in a conversation. Whatever happens, the events are closed, so
+that no work goes on, and the sink is left with the whole speech or with none.
+"""
+
+import json
+import sys
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TextIO
+
+from omni_runtime.cli import ui
+from omni_runtime.cli.speaker import Sink, WavFile
+from omni_runtime.events import AudioDelta, Event, TextDelta, TurnDone
+
+
+@dataclass(frozen=True)
+class Style:
+    """How answers are shown. `load` and `threads` are told to the reader of JSON."""
+
+    as_json: bool
+    quiet: bool
+    speech_to_stdout: bool
+    load: float
+    threads: int
+
+    @property
+    def out(self) -> TextIO:
+        """Where text goes: standard output, unless speech goes there."""
+        return sys.stderr if self.speech_to_stdout else sys.stdout
+
+
+def deliver(events: Generator[Event], sink: Sink | None, style: Style) -> TurnDone | None:
+    """Show and play an answer to its end; gives its last event."""
+    done = None
+    try:
+        with closing(events):
+            for event in events:
+                if isinstance(event, AudioDelta) and sink is not None:
+                    sink.write(event.samples, event.rate)
+                done = event if isinstance(event, TurnDone) else None
+                _show(event, style)
+        if sink is not None:
+            sink.close(keep=True)
+    except BaseException:
+        if sink is not None:
+            sink.close(keep=False)
+        raise
+    if done is not None and not style.quiet and not style.as_json:
+        speech = sink.path.name if isinstance(sink, WavFile) and sink.kept else None
+        ui.note(ui.turn_line(done, speech))
+    return done
+
+
+def _show(event: Event, style: Style) -> None:
+    if style.as_json:
+        record = as_json(event, style.load, style.threads)
+        style.out.write(json.dumps(record, ensure_ascii=False) + "\n")
+    elif isinstance(event, TextDelta):
+        style.out.write(ui.printable(event.text, style.out))
+    elif isinstance(event, TurnDone):
+        style.out.write("\n")
+    style.out.flush()
+
+
+def as_json(event: Event, load: float, threads: int) -> dict[str, object]:
+    """An event as a flat record; of sound only its length, the samples go to -o."""
+    match event:
+        case TextDelta(text, seconds):
+            return {"type": "text", "text": text, "at": round(seconds, 4)}
+        case AudioDelta(samples, rate, seconds):
+            return {"type": "audio", "seconds": len(samples) / rate, "at": round(seconds, 4)}
+        case TurnDone():
+            timings = event.timings
+            return {
+                "type": "done",
+                "text": event.text,
+                "finish_reason": event.finish_reason,
+                "speech_complete": event.speech_complete,
+                "prompt_tokens": timings.prompt_tokens,
+                "reply_tokens": timings.reply_tokens,
+                "codes": timings.codes,
+                "speech": timings.speech,
+                "prefill": timings.prefill,
+                "first_text": timings.first_text,
+                "last_text": timings.last_text,
+                "first_audio": timings.first_audio,
+                "total": timings.total,
+                "tokens_per_second": timings.tokens_per_second,
+                "realtime": timings.realtime,
+                "context_used": event.context_used,
+                "context_limit": event.context_limit,
+                "cache_bytes": event.cache_bytes,
+                "peak_memory": event.peak_memory,
+                "load": load,
+                "threads": threads,
+            }

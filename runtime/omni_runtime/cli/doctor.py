@@ -1,0 +1,192 @@
+"""`omni doctor`: is this machine fit, and does a bundle work on it? One line for each check.
+
+Repairs nothing. Every line that is not ok ends with the command that does. It must run where
+things are broken, so what a check needs is imported inside it.
+"""
+
+import argparse
+import importlib
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from omni_runtime.cli import processor_features
+from omni_runtime.errors import OmniError
+
+PACKAGES = {
+    "av": "14",
+    "huggingface-hub": "0.30",
+    "jinja2": "3.1",
+    "msgspec": "0.19",
+    "numpy": "2.0",
+    "onnxruntime": "1.29",
+    "pillow": "11",
+    "psutil": "6",
+    "rich": "13.7",
+    "soxr": "1.0",
+    "tokenizers": "0.21",
+}
+"""What the runtime needs, with the lowest version: the same as in pyproject.toml."""
+
+LEAST_PYTHON = (3, 11)
+LEAST_DISK = 2**30
+TALK = 'pip install "pocket-omni[talk]"'
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding. `fix` repairs it; an "ok" has none."""
+
+    status: Literal["ok", "warn", "fail"]
+    name: str
+    found: str
+    fix: str = ""
+
+
+def main(options: argparse.Namespace) -> int:
+    """Print all findings; returns 1 when a check failed, 0 with warnings only."""
+    failed = False
+    for check in checks(options.bundle):
+        fix = f"  ->  {check.fix}" if check.fix else ""
+        sys.stdout.write(f"{check.status:<5} {check.name:<20} {check.found}{fix}\n")
+        sys.stdout.flush()
+        failed |= check.status == "fail"
+    return int(failed)
+
+
+def checks(bundle: str | None) -> Iterator[Check]:
+    """All findings about this machine, then about a bundle on it, as they are made."""
+    machine: list[Callable[[], Iterator[Check]]] = [
+        _python,
+        _packages,
+        _processor,
+        _memory,
+        _disk,
+        _sound,
+        _line_editor,
+    ]
+    for check in machine:
+        yield from _guarded(check.__name__.strip("_"), check)
+    if bundle is not None:
+
+        def examined() -> Iterator[Check]:
+            from omni_runtime.cli.checkup import examine  # noqa: PLC0415 - imports onnxruntime
+
+            return examine(Path(bundle))
+
+        yield from _guarded("bundle", examined)
+
+
+def _guarded(name: str, check: Callable[[], Iterator[Check]]) -> Iterator[Check]:
+    """The findings of a check; that it can't be made is one, too."""
+    try:
+        yield from check()
+    except OmniError as error:
+        yield Check("fail", name, error.message, error.fix or "omni doctor")
+    except ImportError as error:
+        package = (error.name or "pocket-omni").split(".")[0]
+        yield Check("fail", name, f"can't be checked without {package}", "pip install pocket-omni")
+
+
+def _python() -> Iterator[Check]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info < LEAST_PYTHON:
+        least = ".".join(map(str, LEAST_PYTHON))
+        yield Check("fail", "python", version, f"install Python {least} or newer")
+    else:
+        yield Check("ok", "python", version)
+
+
+def _packages() -> Iterator[Check]:
+    good: list[str] = []
+    for name, least in PACKAGES.items():
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            yield Check("fail", name, "is not installed", f'pip install "{name}>={least}"')
+            continue
+        if _numbers(version) < _numbers(least):
+            yield Check("fail", name, f"{version} is too old", f'pip install -U "{name}>={least}"')
+        else:
+            good.append(f"{name} {version}")
+    yield Check("ok", "packages", ", ".join(good))
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """1.32.0rc1 as (1, 32): what comparing with a lowest version takes."""
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+
+
+def _processor() -> Iterator[Check]:
+    import psutil  # noqa: PLC0415
+
+    from omni_runtime import machine  # noqa: PLC0415
+
+    features = processor_features.found()
+    known = ", ".join(sorted(features & processor_features.RELEVANT)) or "no vector units known"
+    yield Check("ok", "processor", f"{machine.processor()}: {known}")
+    physical = psutil.cpu_count(logical=False)
+    yield Check("ok", "cores", f"{_usable_cores()} usable, {physical or 'unknown number of'} real")
+
+
+def _usable_cores() -> int:
+    from omni_runtime.engine.session import available_cores  # noqa: PLC0415
+
+    return available_cores()
+
+
+def _memory() -> Iterator[Check]:
+    from omni_runtime import machine  # noqa: PLC0415
+    from omni_runtime.cli import ui  # noqa: PLC0415
+
+    available, total = machine.available_memory(), machine.total_memory()
+    yield Check("ok", "memory", f"{ui.size(available)} available of {ui.size(total)}")
+
+
+def _disk() -> Iterator[Check]:
+    from omni_runtime.cli import ui  # noqa: PLC0415
+
+    free = shutil.disk_usage(Path.cwd()).free
+    if free < LEAST_DISK:
+        yield Check("warn", "disk", f"{ui.size(free)} free here", "free some space, 1 GB is enough")
+    else:
+        yield Check("ok", "disk", f"{ui.size(free)} free here")
+
+
+def _sound() -> Iterator[Check]:
+    try:
+        sounddevice = importlib.import_module("sounddevice")
+    except ImportError:
+        yield Check("warn", "sounddevice", "is not installed: no playing, no recording", TALK)
+        return
+    except OSError as error:  # the package is there, the library under it is not
+        fix = "apt install libportaudio2" if sys.platform == "linux" else TALK
+        yield Check("warn", "sounddevice", str(error), fix)
+        return
+    yield Check("ok", "sounddevice", str(sounddevice.__version__))
+    for kind, name, instead in (
+        ("output", "loudspeaker", 'omni run BUNDLE "Hello" -o answer.wav'),
+        ("input", "microphone", "omni run BUNDLE --audio question.wav"),
+    ):
+        try:
+            device = sounddevice.query_devices(kind=kind)
+        except Exception as error:  # PortAudioError, or ValueError where there is no device
+            yield Check("warn", name, str(error).splitlines()[0], instead)
+        else:
+            yield Check("ok", name, str(device["name"]))
+
+
+def _line_editor() -> Iterator[Check]:
+    try:
+        yield Check("ok", "prompt-toolkit", metadata.version("prompt-toolkit"))
+    except metadata.PackageNotFoundError:
+        yield Check(
+            "warn",
+            "prompt-toolkit",
+            "is not installed: no history in a conversation",
+            'pip install "pocket-omni[repl]"',
+        )

@@ -1,0 +1,51 @@
+"""Chooses where the speech of each answer goes: what -o says, the loudspeaker, or a numbered file.
+
+Opens sinks, writes none itself. The reason for a file that nobody asked for is told once.
+"""
+
+from pathlib import Path
+
+from omni_runtime.cli import ui
+from omni_runtime.cli.speaker import Sink, WavFile, WavPipe, loudspeaker
+
+DEFAULT_NAME = "answer.wav"
+
+
+class Outlet:
+    """Hands out one sink after the other."""
+
+    def __init__(self, output: str | None, *, play: bool, quiet: bool) -> None:
+        """`output` is a file or "-" (-o); without it, `play` says whether speech is wanted."""
+        self._output = output
+        self._play = play
+        self._quiet = quiet
+        self._pipe: WavPipe | None = None
+        self._opened = 0
+
+    def open(self) -> Sink | None:
+        """The sink of the next answer. Raises OmniError when it can't be written to."""
+        self._opened += 1
+        if self._output == "-":
+            self._pipe = self._pipe or WavPipe()  # one stream for all answers
+            return self._pipe
+        if self._output:
+            path = Path(self._output)
+            return WavFile(path if self._opened == 1 else free_name(path, self._opened))
+        if not self._play:
+            return None
+        speaker = loudspeaker()
+        if not isinstance(speaker, str):
+            return speaker
+        path = free_name(Path.cwd() / DEFAULT_NAME)
+        if self._opened == 1 and not self._quiet:
+            ui.note(f"{speaker}; the speech goes to {path.name}")
+        return WavFile(path)
+
+
+def free_name(path: Path, number: int = 1) -> Path:
+    """The path, or the first of its name and a number, from `number` on, that does not exist."""
+    while True:
+        candidate = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
+        if not candidate.exists():
+            return candidate
+        number += 1

@@ -1,0 +1,151 @@
+"""A conversation in the terminal: lines in, answers out, until /bye, Ctrl-D or the end of a pipe.
+
+What a command does is in `commands.py`. The one rule here: neither an error nor Ctrl-C ends the
+program, and both leave the conversation and what is attached fit for another try. A pipe is not
+a person: there Ctrl-C does end it, and the last error gives the exit code.
+"""
+
+import argparse
+import os
+import re
+from collections.abc import Generator
+from dataclasses import replace
+from pathlib import Path
+
+from omni_runtime.cli import ui
+from omni_runtime.cli.answer import deliver
+from omni_runtime.cli.attach import MediaKind, find_files, medium
+from omni_runtime.cli.commands import COMMANDS, run
+from omni_runtime.cli.lines import Lines, open_lines
+from omni_runtime.cli.run import answer_style, outlet
+from omni_runtime.conversation import Conversation
+from omni_runtime.errors import MediaError, OmniError
+from omni_runtime.events import Event, TurnDone
+from omni_runtime.inputs.messages import MediaPart, Part, Text, kind_of
+from omni_runtime.options import ReplyOptions, SpeechOptions
+
+PROMPT = ">>> "
+_COMMAND = re.compile(r"/([A-Za-z]+)(?:\s+(.*))?", re.DOTALL)
+
+
+class Repl:
+    """State of the loop: what commands change."""
+
+    def __init__(
+        self,
+        conversation: Conversation,
+        reply: ReplyOptions,
+        options: argparse.Namespace,
+        *,
+        lines: Lines | None = None,
+        load: float = 0.0,
+    ) -> None:
+        """`options` are the flags of `omni run`; `lines` replaces terminal and pipe."""
+        self.conversation = conversation
+        self.reply = reply
+        self.lines = lines or open_lines([f"/{name}" for name in COMMANDS])
+        self.attached: list[MediaPart] = []
+        self.last: TurnDone | None = None
+        self.over = False
+        self._speech = reply.speech
+        self._options = options
+        self._outlet = outlet(options)
+        self._style = answer_style(options, load, conversation.model)
+
+    @property
+    def speech(self) -> SpeechOptions | None:
+        """How answers are spoken, or would be if speech were not off."""
+        return self._speech
+
+    @speech.setter
+    def speech(self, options: SpeechOptions) -> None:
+        self._speech = options
+        if self.reply.speech is not None:
+            self.reply = replace(self.reply, speech=options)
+
+    def loop(self) -> int:
+        """Take lines until there are no more; returns the exit code."""
+        interactive = self.lines.interactive
+        if interactive and not self._options.quiet:
+            ui.note("Say something, drop a file, or /help.")
+        code, leaving = 0, False
+        while not self.over:
+            try:
+                line = self.lines.read(PROMPT)
+                leaving = False
+                self._take(line)
+            except EOFError:
+                break
+            except OmniError as error:
+                ui.complain(error)
+                code = error.exit_code
+            except KeyboardInterrupt:
+                if not interactive:
+                    raise
+                if leaving:
+                    break
+                leaving = True
+                ui.note("\n(Ctrl-C once more, Ctrl-D or /bye leaves)")
+        return 0 if interactive else code
+
+    def ask(self, line: str) -> None:
+        """Send a line with the files named in it and what is attached. Raises OmniError."""
+        text, files = find_files(line)
+        for kind, path in files:
+            self.attach(kind, path)
+        parts: list[Part] = [*self.attached, *([Text(text)] if text else [])]
+        if not parts:
+            return
+        talk = self.conversation
+        before = len(talk.messages)
+        try:
+            self.deliver(talk.send(parts, self.reply))
+        except OmniError as error:
+            if len(talk.messages) == before:
+                self._blame(error)
+            raise
+        finally:
+            if len(talk.messages) > before:  # the turn was taken, even if it was stopped
+                self.attached.clear()
+
+    def attach(self, kind: MediaKind, path: Path) -> None:
+        """Keep a file for the next line. Raises OmniError when it can't be taken."""
+        config = self.conversation.model.config
+        part = medium(kind, path, config, sound=not self._options.no_video_sound)
+        self.attached.append(part)
+        if self.lines.interactive and not self._options.quiet:
+            ui.note(f"attached: {path.name}")
+
+    def deliver(self, events: Generator[Event]) -> None:
+        """Show and play an answer; a person's Ctrl-C stops it and nothing else."""
+        sink = self._outlet.open() if self.reply.speech is not None else None
+        try:
+            self.last = deliver(events, sink, self._style) or self.last
+        except KeyboardInterrupt:
+            if not self.lines.interactive:
+                raise
+            ui.note("\n(stopped)")
+
+    def _take(self, line: str) -> None:
+        found = _COMMAND.fullmatch(line.strip())
+        if found is None:
+            self.ask(line)
+        else:
+            run(self, found.group(1).lower(), (found.group(2) or "").strip())
+
+    def _blame(self, error: OmniError) -> None:
+        """Drop the media that made the turn fail; tell which ones wait for another try."""
+        if isinstance(error, MediaError):
+            kept = [part for part in self.attached if _name(part) not in error.message]
+            self.attached = kept if len(kept) < len(self.attached) else []
+        if self.attached and not self._options.quiet:
+            names = ", ".join(Path(_name(part)).name for part in self.attached)
+            ui.note(f"still attached: {names} (/undo drops what is attached)")
+
+
+def _name(part: MediaPart) -> str:
+    """The path of a medium, or what errors call one that was recorded."""
+    source = part.source
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    return f"the given {'sound' if kind_of(part) == 'audio' else 'data'}"

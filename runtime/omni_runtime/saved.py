@@ -1,0 +1,232 @@
+"""A conversation on disk: its messages as JSON, its KV caches beside them.
+
+Knows files, not turns: what the fields mean is the conversation's business. A save appears whole
+or not at all, and is read back only for the bundle it was made with, byte for byte as written.
+Media are not kept: the caches hold what the model took from them.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from msgspec import Struct
+
+from omni_runtime.bundle.manifest import sha256_of
+from omni_runtime.engine.kv_cache import KVCache
+from omni_runtime.errors import OmniError, UsageError
+from omni_runtime.inputs.messages import Audio, Image, Message, Part, Role, Text, Video, kind_of
+from omni_runtime.model import Model
+
+FORMAT = 1
+RECORD, THINKER, TALKER, UNREAD = "conversation.json", "thinker.npz", "talker.npz", "unread.npz"
+START_ANEW = "start a new conversation"
+
+
+class Mark(Struct, frozen=True):
+    """Where a conversation stood: enough to return to it."""
+
+    messages: int
+    length: int
+    position: int
+
+
+class Turn(Struct, frozen=True):
+    """Where a turn began, where its prompt ended, and the prompt's last token."""
+
+    start: Mark
+    asked: Mark
+    last_token: int
+
+
+@dataclass(frozen=True)
+class Saved:
+    """All that makes up a conversation but its model."""
+
+    messages: list[Message]
+    turns: list[Turn]
+    position: int
+    context: int | None
+    last_tokens: list[int]
+    thinker: KVCache
+    talker: KVCache | None
+    unread_rows: npt.NDArray[np.float32]
+    unread_positions: npt.NDArray[np.int64]
+
+
+class _SavedPart(Struct, frozen=True):
+    """A text, or the path of a medium, empty where it had none."""
+
+    kind: str
+    text: str
+
+
+class _SavedMessage(Struct, frozen=True):
+    role: Role
+    parts: list[_SavedPart]
+
+
+class _Record(Struct, frozen=True, forbid_unknown_fields=True):
+    format: int
+    bundle: str
+    fingerprint: str
+    messages: list[_SavedMessage]
+    turns: list[Turn]
+    position: int
+    context: int | None
+    last_tokens: list[int]
+    files: dict[str, str]
+    digest: str
+
+
+class _Version(Struct):
+    format: int
+
+
+def write(folder: Path, saved: Saved, model: Model) -> None:
+    """Write a conversation into `folder`, replacing an older save there.
+
+    Raises UsageError when the folder is something else, OmniError when it can't be written.
+    """
+    if folder.exists() and not (folder / RECORD).exists():
+        raise UsageError(f"{folder} exists and is no saved conversation", fix="give another name")
+    with _replacing(folder) as hidden:
+        saved.thinker.save(hidden / THINKER)
+        if saved.talker is not None:
+            saved.talker.save(hidden / TALKER)
+        with (hidden / UNREAD).open("wb") as file:
+            np.savez(file, rows=saved.unread_rows, positions=saved.unread_positions)
+        record = _Record(
+            format=FORMAT,
+            bundle=model.bundle.manifest.name,
+            fingerprint=_fingerprint(model),
+            messages=[_message_out(message) for message in saved.messages],
+            turns=saved.turns,
+            position=saved.position,
+            context=saved.context,
+            last_tokens=saved.last_tokens,
+            files={path.name: sha256_of(path) for path in sorted(hidden.iterdir())},
+            digest="",
+        )
+        record = msgspec.structs.replace(record, digest=_digest(record))
+        (hidden / RECORD).write_bytes(msgspec.json.format(msgspec.json.encode(record)) + b"\n")
+
+
+def read(folder: Path, model: Model) -> Saved:
+    """Read a conversation. Raises OmniError for another bundle's, a damaged one, or none at all."""
+    record = _read_record(folder)
+    if record.fingerprint != _fingerprint(model):
+        raise OmniError(
+            f"{folder} was saved with another bundle: {record.bundle}",
+            fix=f"omni run with {record.bundle}, or {START_ANEW}",
+        )
+    for name, sha256 in record.files.items():
+        path = folder / name
+        if not path.is_file() or sha256_of(path) != sha256:
+            raise _damaged(path)
+    thinker = KVCache.load(folder / THINKER, model.config.thinker.decoder, limit=record.context)
+    talker = None
+    if TALKER in record.files:
+        talker = KVCache.load(folder / TALKER, model.speech.talker.decoder, limit=record.context)
+    with np.load(folder / UNREAD, allow_pickle=False) as file:
+        rows, positions = file["rows"], file["positions"]
+    return Saved(
+        messages=[_message_in(message) for message in record.messages],
+        turns=record.turns,
+        position=record.position,
+        context=record.context,
+        last_tokens=record.last_tokens,
+        thinker=thinker,
+        talker=talker,
+        unread_rows=rows,
+        unread_positions=positions,
+    )
+
+
+def _read_record(folder: Path) -> _Record:
+    try:
+        text = (folder / RECORD).read_bytes()
+    except OSError:
+        raise OmniError(f"{folder} holds no saved conversation", fix="check the name") from None
+    try:
+        version = msgspec.json.decode(text, type=_Version).format
+        if version > FORMAT:
+            raise OmniError(
+                f"{folder} is of format {version}, this runtime reads up to {FORMAT}",
+                fix="pip install -U pocket-omni",
+            )
+        record = msgspec.json.decode(text, type=_Record)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise _damaged(folder / RECORD) from None
+    if _digest(msgspec.structs.replace(record, digest="")) != record.digest:
+        raise _damaged(folder / RECORD)
+    return record
+
+
+def _damaged(path: Path) -> OmniError:
+    return OmniError(f"{path} is missing, or not as it was saved", fix=START_ANEW)
+
+
+def _digest(record: _Record) -> str:
+    return hashlib.sha256(msgspec.json.encode(record)).hexdigest()
+
+
+def _fingerprint(model: Model) -> str:
+    """Tells bundles apart by the content of their files."""
+    files = sorted((name, entry.sha256) for name, entry in model.bundle.manifest.files.items())
+    return hashlib.sha256(msgspec.json.encode(files)).hexdigest()
+
+
+def _message_out(message: Message) -> _SavedMessage:
+    return _SavedMessage(message.role, [_part_out(part) for part in message.parts])
+
+
+def _part_out(part: Part) -> _SavedPart:
+    if isinstance(part, Text):
+        return _SavedPart("text", part.text.encode("utf-8", "replace").decode("utf-8"))
+    source = part.source
+    path = str(Path(source).absolute()) if isinstance(source, str | os.PathLike) else ""
+    return _SavedPart(kind_of(part), path.encode("utf-8", "replace").decode("utf-8"))
+
+
+def _message_in(message: _SavedMessage) -> Message:
+    return Message(message.role, [_part_in(part) for part in message.parts])
+
+
+def _part_in(part: _SavedPart) -> Part:
+    if part.kind == "text":
+        return Text(part.text)
+    source = Path(part.text) if part.text else b""
+    return {"image": Image, "audio": Audio, "video": Video}[part.kind](source)
+
+
+@contextmanager
+def _replacing(folder: Path) -> Generator[Path]:
+    """A hidden folder that takes the place of `folder` at the end, and is gone after a failure."""
+    target = folder.absolute()
+    hidden = target.with_name(f".{target.name}.partial")
+    old = target.with_name(f".{target.name}.old")
+    try:
+        for leftover in (hidden, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        hidden.mkdir(parents=True)
+        yield hidden
+        if target.exists():
+            target.rename(old)
+        hidden.rename(target)
+    except OSError as error:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        raise OmniError(
+            f"{folder} can't be written: {error.strerror}",
+            fix="free some space, or give another name",
+        ) from None
+    finally:
+        for leftover in (hidden, old):
+            shutil.rmtree(leftover, ignore_errors=True)

@@ -18,6 +18,8 @@ from omni_quantize.recipe import load
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.model import Model
 
+torch.set_num_threads(1)  # small tensors: a second thread only waits for the first
+
 SHAPES = {
     # grouped heads 4:2, head_dim 32, three layers
     "default": DEFAULT,
@@ -27,6 +29,7 @@ SHAPES = {
         talker=DecoderShape(3, 48, 3, 1, 16, 80, (4, 2, 2)),
         audio={"layers": 1, "width": 32, "heads": 2, "inner": 48},
         vision={"layers": 4, "width": 32, "heads": 2, "inner": 40, "full": [3]},
+        talkative=False,
         dit={"layers": 5, "width": 32, "heads": 1, "head_dim": 16, "ahead": [2], "back": [0, 2, 4]},
         vocoder={"channels": 64, "kernels": [3, 7, 11], "dilations": [[1, 3, 5]] * 3},
     ),

@@ -148,6 +148,8 @@ class Shape:
     )
     codes: int = 61
     """Codes with a meaning; the Talker's special codes follow."""
+    talkative: bool = True
+    """Make the Talker's end codes unlikely, so that random speech lasts a while."""
 
 
 DEFAULT = Shape()
@@ -305,6 +307,8 @@ def _model(shape: Shape, ids: dict[str, int], vocabulary: int, seed: int) -> Any
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(_values(name, parameter, random))
+        if shape.talkative:
+            model.talker.codec_head.weight[shape.codes : shape.codes + 2] = 0  # pad and end
     return model.eval()
 
 

@@ -39,8 +39,10 @@ LEAST_COSINE = {
 
 @pytest.fixture(scope="module", params=["int8", "int4"])
 def quantized(
-    request: pytest.FixtureRequest, tmp_path_factory, make_twin
-) -> tuple[str, Twin, Bundle]:  # type: ignore[no-untyped-def]
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    make_twin: Callable[[str], Twin],
+) -> tuple[str, Twin, Bundle]:
     twin = make_twin("default")
     folder = tmp_path_factory.mktemp("quantized") / request.param
     return request.param, twin, Bundle(export_to(twin.folder, folder, request.param))

@@ -1,0 +1,42 @@
+"""What the README shows works."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import Twin
+from omni_runtime.cli.main import main
+
+README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+
+
+def test_python_example(
+    default_twin: Twin,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bundles").mkdir()
+    (tmp_path / "bundles" / "random-int4").symlink_to(default_twin.bundle)
+    pixels = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
+    Image.fromarray(pixels).save("a.png")
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out
+
+
+def test_commands_parse() -> None:
+    """Every `omni run` line of the README has flags that exist."""
+    from omni_runtime.cli.main import _parser  # noqa: PLC0415
+
+    lines = re.findall(r"^omni (run .*?[^\\])$", README, re.DOTALL | re.MULTILINE)
+    assert lines
+    for line in lines:
+        options = _parser().parse_args(shlex.split(line.replace("\\\n", " ")))
+        assert options.command == "run"
+    assert main(["run", "--help"]) == 0

@@ -25,6 +25,7 @@ from tiny.paths import WORK
 from tiny.questions import Turn
 from tiny.speech import SPEAKERS
 from tiny.training import Plan, Trainer
+from tiny.weights import continue_from
 
 PLAN = Plan(steps=6_000, rate=1.5e-3, warmup=300, decay=0.05, average=0.999)
 BATCH = 12
@@ -108,7 +109,8 @@ def thinker_rows(
     batch = thinker.collate(kind, [s.conversation for s in scripts], **media)
     embeddings = model.get_input_embeddings()(batch.ids)
     special = vocabulary.special()
-    blank = (batch.ids == special.image) | (batch.ids == special.video)
+    media_tokens = torch.tensor([special.image, special.video, special.audio])
+    blank = torch.isin(batch.ids, media_tokens)
     rows = thinker.forward(model, batch) + embeddings.masked_fill(blank.unsqueeze(-1), 0.0)
     return rows, thinker.positions(model, batch)
 
@@ -203,8 +205,14 @@ def scripts(lines: Lines, rng: random.Random, count: int = BATCH) -> list[Script
 
 
 def trained_thinker() -> Qwen2_5OmniThinkerForConditionalGeneration:
+    """The latest Thinker in work/, else the committed one."""
     model = thinker.network()
-    model.load_state_dict(torch.load(WORK / "thinker.pt", weights_only=True)["average"])
+    for stage in ("joint", "thinker"):
+        path = WORK / f"{stage}.pt"
+        if path.exists():
+            model.load_state_dict(torch.load(path, weights_only=True)["average"])
+            return model.eval()
+    continue_from("thinker", model)
     return model.eval()
 
 

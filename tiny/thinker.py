@@ -49,15 +49,24 @@ class Conversation:
     def open(self) -> None:
         self.add(f"<|im_start|>system\n{vocabulary.SYSTEM}<|im_end|>\n")
 
-    def turn(self, turn: Turn, media: tuple[str, int] | None = None) -> None:
-        """A question, behind its picture or film if it has one, and the reply."""
+    def turn(self, turn: Turn, media: tuple[str, int] | None = None, spoken: int = 0) -> None:
+        """A question, behind its picture or film if it has one, and the reply.
+
+        `spoken` is how many tokens of sound stand for the question, 0 if it is written.
+        """
         self.add("<|im_start|>user\n")
         if media:
             special = vocabulary.special()
             self.add("<|vision_bos|>")
             self.fill(special.image if media[0] == "picture" else special.video, media[1])
             self.add("<|vision_eos|>")
-        self.add(f"{turn.question}<|im_end|>\n<|im_start|>assistant\n")
+        if spoken:
+            self.add("<|audio_bos|>")
+            self.fill(vocabulary.special().audio, spoken)
+            self.add("<|audio_eos|>")
+        else:
+            self.add(turn.question)
+        self.add("<|im_end|>\n<|im_start|>assistant\n")
         self.add(f"{turn.answer}<|im_end|>", learned=True)
         self.add("\n")
 
@@ -72,6 +81,9 @@ class Batch:
     mask: torch.Tensor
     pixels: torch.Tensor | None = None
     grids: torch.Tensor | None = None
+    sounds: torch.Tensor | None = None
+    """Log mels (128, frames of all clips), and in `frames` how long each clip is."""
+    frames: torch.Tensor | None = None
 
 
 def collate(kind: str, conversations: list[Conversation], **media: torch.Tensor) -> Batch:
@@ -143,7 +155,9 @@ def positions(model: Qwen2_5OmniThinkerForConditionalGeneration, batch: Batch) -
     if films is not None:
         seconds = torch.full((len(films),), 2.0 / scenes.FRAMES_A_SECOND)
     index: Any = model.get_rope_index
-    return index(batch.ids, images, films, batch.mask, second_per_grids=seconds)[0]
+    return index(
+        batch.ids, images, films, batch.mask, audio_seqlens=batch.frames, second_per_grids=seconds
+    )[0]
 
 
 def forward(model: Qwen2_5OmniThinkerForConditionalGeneration, batch: Batch) -> torch.Tensor:
@@ -154,6 +168,12 @@ def forward(model: Qwen2_5OmniThinkerForConditionalGeneration, batch: Batch) -> 
         token = special.image if batch.kind == "picture" else special.video
         seen = model.visual(batch.pixels, grid_thw=batch.grids).to(embeddings.dtype)
         embeddings = embeddings.masked_scatter((batch.ids == token).unsqueeze(-1), seen)
+    if batch.sounds is not None and batch.frames is not None:
+        halves = (batch.frames - 1) // 2 + 1
+        tower = model.audio_tower
+        heard = tower(batch.sounds, feature_lens=batch.frames, aftercnn_lens=halves)
+        where = (batch.ids == vocabulary.special().audio).unsqueeze(-1)
+        embeddings = embeddings.masked_scatter(where, heard.last_hidden_state.to(embeddings.dtype))
     out = model.model(
         inputs_embeds=embeddings, position_ids=positions(model, batch), use_cache=False
     )

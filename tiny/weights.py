@@ -34,6 +34,7 @@ SOURCES = (
     Source("eyes", "tower.", "thinker.visual."),
     Source("thinker", "", "thinker."),
     Source("ears", "tower.", "thinker.audio_tower."),  # the Thinker's copy of the ears is frozen
+    Source("joint", "", "thinker."),
     Source("talker", "", "talker."),
     Source("dit", "", "token2wav.code2wav_dit_model."),
     Source("vocoder", "", "token2wav.code2wav_bigvgan_model."),

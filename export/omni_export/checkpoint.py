@@ -5,7 +5,7 @@ when asked; `drop` marks those that the graphs have no use for, with the reason.
 on tensors that nobody claimed. So a checkpoint is either exported whole or not at all.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +37,16 @@ class TensorHandle:
     _shard: Any
 
     def read(self) -> Array:
+        """The whole tensor."""
+        return self._float32(lambda: self._shard.get_tensor(self.name))
+
+    def rows(self, start: int, stop: int) -> Array:
+        """Some of its rows; only they are read."""
+        return self._float32(lambda: self._shard.get_slice(self.name)[start:stop])
+
+    def _float32(self, get: Callable[[], torch.Tensor]) -> Array:
         try:
-            return self._shard.get_tensor(self.name).to(torch.float32).numpy()
+            return get().to(torch.float32).numpy()
         except (SafetensorError, OSError) as error:
             raise OmniError(f"tensor {self.name} can't be read: {error}", fix=REPAIR) from None
 

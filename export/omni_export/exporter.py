@@ -134,17 +134,20 @@ def _write_constants(
     """Embedding tables, and what the speech path computes once."""
     stored: dict[str, TableEntry] = {}
 
-    def table(name: str, values: Array) -> None:
-        stored[name] = tables.write(bundle, name, values, request.recipe.tables[name].encoding)
+    def table(name: str, shape: tuple[int, int], rows: tables.Rows) -> None:
+        encoding = request.recipe.tables[name].encoding
+        stored[name] = tables.write(bundle, name, shape, rows, encoding)
 
     shape = (source.text.vocab_size, source.text.hidden_size)
-    table("thinker_embedding", checkpoint.claim(THINKER_TABLE, shape, "table").read())
+    table("thinker_embedding", shape, checkpoint.claim(THINKER_TABLE, shape, "table").rows)
     if (speech := source.speech) is None:
         return {}, None, stored
     shape = (speech.talker.vocab_size, speech.talker_ids.embedding_size)
-    table("talker_embedding", checkpoint.claim(TALKER_TABLE, shape).read())
+    table("talker_embedding", shape, checkpoint.claim(TALKER_TABLE, shape).rows)
     projection = InputProjection(checkpoint, speech.dit)
-    table("dit_code", code_table(checkpoint, speech.dit, projection))
+    codes = code_table(checkpoint, speech.dit, projection)
+    shape = (len(codes), speech.dit.hidden_size)
+    table("dit_code", shape, lambda start, stop: codes[start:stop])
     voices = _write_voices(request, bundle, checkpoint, speech, projection)
     modulation = TimeModulation(checkpoint, speech.dit)
     for name, preset in PRESETS.items():

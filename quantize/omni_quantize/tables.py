@@ -1,6 +1,6 @@
 """Embedding tables in fewer bits, written a slice at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,16 @@ FloatArray = npt.NDArray[np.float32]
 ROWS_AT_ONCE = 4096
 
 
-def write(folder: Path, name: str, table: FloatArray, encoding: str) -> TableEntry:
-    """Write float32 `table` (rows, columns) as tables/NAME.npy below `folder`.
+Rows = Callable[[int, int], FloatArray]
+"""(start, stop) -> float32 (stop - start, columns) of a table."""
+
+
+def write(folder: Path, name: str, shape: tuple[int, int], read: Rows, encoding: str) -> TableEntry:
+    """Write a table of `shape` (rows, columns) as tables/NAME.npy below `folder`.
 
     bfloat16 rounds to nearest even; int8 keeps the largest value of each row exactly.
     """
-    rows, columns = table.shape
+    rows, columns = shape
     file = f"tables/{name}.npy"
     scale_file = f"tables/{name}.scales.npy" if encoding == "int8" else None
     (folder / file).parent.mkdir(exist_ok=True)
@@ -29,7 +33,7 @@ def write(folder: Path, name: str, table: FloatArray, encoding: str) -> TableEnt
     scales = np.zeros(rows, "<f4")
     meter = ErrorMeter()
     for part in _slices(rows):
-        values = np.asarray(table[part], np.float32)
+        values = read(part.start, part.stop)
         if encoding == "int8":
             scales[part] = np.abs(values).max(axis=1) / 127
             safe = np.where(scales[part] > 0, scales[part], 1)[:, None]

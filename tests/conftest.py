@@ -84,7 +84,7 @@ def export_to(checkpoint: Path, destination: Path, recipe: str = "fp32", **check
                 resolve_target("native"),
                 destination,
             ),
-            lambda what: None,
+            lambda number, steps, what: None,
         )
     finally:
         exporter.trial.first_reply = original

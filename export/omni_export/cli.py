@@ -29,6 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OmniError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
+    except ModuleNotFoundError as error:
+        fix = 'pip install "pocket-omni[export]"'
+        sys.stderr.write(f"error: the export needs {error.name} ({fix})\n")
+        return 1
+    except OSError as error:  # a full or vanished disk, a folder without permission
+        sys.stderr.write(f"error: {error} (check the disk and its permissions)\n")
+        return 1
     except KeyboardInterrupt:
         sys.stderr.write("stopped; nothing was left behind\n")
         return INTERRUPTED
@@ -91,6 +98,6 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _report(what: str) -> None:
-    sys.stderr.write(f"  {what}\n")
+def _report(number: int, steps: int, what: str) -> None:
+    sys.stderr.write(f"[{number}/{steps}] {what}\n")
     sys.stderr.flush()

@@ -58,8 +58,10 @@ DROPPED = {"thinker.audio_tower.audio_bos_eos_token.": "the reference never read
 
 SILENT = "config.json switches speech off (enable_audio_output)"
 
-Report = Callable[[str], None]
-"""Called with what is being done now."""
+Report = Callable[[int, int, str], None]
+"""Called before each step: its number, the number of steps, what it does."""
+
+STEPS_WITH_SPEECH, STEPS_WITHOUT = 8, 5
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,8 @@ def export(request: ExportRequest, report: Report) -> Manifest:
         shutil.rmtree(scratch, ignore_errors=True)
         manifest = _manifest(request, content, bundle, None)
         write_manifest(manifest, bundle)
-        report("first reply")
+        steps = STEPS_WITH_SPEECH if content.config.speech else STEPS_WITHOUT
+        report(steps, steps, "first reply")
         measured = trial.first_reply(bundle)
         manifest = seal(msgspec.structs.replace(manifest, measured=measured))
         write_manifest(manifest, bundle)
@@ -112,15 +115,16 @@ def _fill(request: ExportRequest, bundle: Path, scratch: Path, report: Report) -
     source = read_config(folder)
     writer = GraphWriter(bundle, scratch, request.recipe, request.target)
     graphs: dict[str, GraphEntry] = {}
+    steps = STEPS_WITH_SPEECH if source.speech else STEPS_WITHOUT
     with Checkpoint(folder) as checkpoint:
         checkpoint.drop(DROPPED)
         if source.speech is None:
             checkpoint.drop({"talker.": SILENT, "token2wav.": SILENT})
-        report("tables and voices")
+        report(1, steps, "tables and voices")
         voices, frequencies, stored = _write_constants(request, bundle, checkpoint, source)
         config = model_config(folder, source, voices, frequencies)
         for network in networks(source, checkpoint):
-            report(network.name.replace("_", " "))
+            report(len(graphs) + 2, steps, network.name.replace("_", " "))
             contract = contracts(config)[network.name]
             model = build(network, contract, checkpoint)
             graphs[network.name] = writer.write(network.name, model, contract, config)
@@ -230,11 +234,13 @@ def _disk_errors(destination: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        # Some writers of arrays lose the number: they only say how much they could not write.
+        if error.errno not in (None, errno.ENOSPC, errno.EACCES, errno.EROFS):
             raise
         free = shutil.disk_usage(_existing(destination)).free
+        reason = error.strerror or error
         raise OmniError(
-            f"{destination} can't be written: {error.strerror}, {free / 2**30:.1f} GiB are free",
+            f"{destination} can't be written: {reason}, {free / 2**30:.1f} GiB are free",
             fix="free some space or give another --output",
         ) from None
 

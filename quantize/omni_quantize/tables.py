@@ -1,21 +1,47 @@
 """Embedding tables in fewer bits, written a slice at a time."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from omni_quantize.error import ErrorMeter
 from omni_runtime.bundle.manifest import TableEntry
-from omni_runtime.bundle.tables import STORED
+from omni_runtime.bundle.tables import STORED, decode
 
 FloatArray = npt.NDArray[np.float32]
 ROWS_AT_ONCE = 4096
 
 
+Encoded = tuple[npt.NDArray[Any], FloatArray | None]
+"""What is stored of some rows, and their scales where the encoding has them."""
+
 Rows = Callable[[int, int], FloatArray]
 """(start, stop) -> float32 (stop - start, columns) of a table."""
+
+
+def _float32(values: FloatArray) -> Encoded:
+    return values, None
+
+
+def _bfloat16(values: FloatArray) -> Encoded:
+    bits = values.view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16), None
+
+
+def _int8(values: FloatArray) -> Encoded:
+    scale = np.abs(values).max(axis=1) / np.float32(127)
+    divisor = np.where(scale > 0, scale, 1)[:, None]
+    return np.rint(values / divisor).astype(np.int8), scale
+
+
+ENCODERS: dict[str, Callable[[FloatArray], Encoded]] = {
+    "float32": _float32,
+    "bfloat16": _bfloat16,
+    "int8": _int8,
+}
 
 
 def write(folder: Path, name: str, shape: tuple[int, int], read: Rows, encoding: str) -> TableEntry:
@@ -27,25 +53,19 @@ def write(folder: Path, name: str, shape: tuple[int, int], read: Rows, encoding:
     file = f"tables/{name}.npy"
     scale_file = f"tables/{name}.scales.npy" if encoding == "int8" else None
     (folder / file).parent.mkdir(exist_ok=True)
-    out = np.lib.format.open_memmap(
-        folder / file, mode="w+", dtype=STORED[encoding], shape=(rows, columns)
-    )
     scales = np.zeros(rows, "<f4")
     meter = ErrorMeter()
-    for part in _slices(rows):
-        values = read(part.start, part.stop)
-        if encoding == "int8":
-            scales[part] = np.abs(values).max(axis=1) / 127
-            safe = np.where(scales[part] > 0, scales[part], 1)[:, None]
-            out[part] = np.rint(values / safe)
-            meter.add(values, out[part].astype(np.float32) * scales[part][:, None])
-        elif encoding == "bfloat16":
-            bits = values.view(np.uint32)
-            out[part] = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-            meter.add(values, (out[part].astype(np.uint32) << 16).view(np.float32))
-        else:
-            out[part] = values
-    out.flush()
+    header = {"descr": STORED[encoding], "fortran_order": False, "shape": shape}
+    # Written, not mapped: on a full disk a mapped file kills the process instead of failing.
+    with (folder / file).open("wb") as out:
+        np.lib.format.write_array_header_1_0(out, header)
+        for start in range(0, rows, ROWS_AT_ONCE):
+            values = read(start, min(rows, start + ROWS_AT_ONCE))
+            stored, scale = ENCODERS[encoding](values)
+            out.write(np.ascontiguousarray(stored, STORED[encoding]).tobytes())
+            if scale is not None:
+                scales[start : start + len(scale)] = scale
+            meter.add(values, decode(stored, scale))
     if scale_file:
         np.save(folder / scale_file, scales)
     return TableEntry(
@@ -56,8 +76,3 @@ def write(folder: Path, name: str, shape: tuple[int, int], read: Rows, encoding:
         columns=columns,
         error=None if encoding == "float32" else meter.result(),
     )
-
-
-def _slices(rows: int) -> Iterator[slice]:
-    for start in range(0, rows, ROWS_AT_ONCE):
-        yield slice(start, min(rows, start + ROWS_AT_ONCE))

@@ -26,18 +26,21 @@ class Table:
         """Raises BundleError when the files do not hold what the manifest says."""
         self.rows = entry.rows
         self.columns = entry.columns
-        self._encoding = entry.encoding
         self._data = _map(folder / entry.file, (entry.rows, entry.columns), STORED[entry.encoding])
         self._scales = _map(folder / entry.scales, (entry.rows,), "<f4") if entry.scales else None
 
     def __getitem__(self, ids: Ids) -> FloatArray:
         """Rows float32 (n, columns) for int64 ids (n,)."""
-        raw = self._data[ids]
-        if self._encoding == "bfloat16":
-            return (raw.astype(np.uint32) << 16).view(np.float32)
-        if self._scales is not None:
-            return raw.astype(np.float32) * self._scales[ids][:, None]
-        return np.array(raw, np.float32)
+        return decode(self._data[ids], None if self._scales is None else self._scales[ids])
+
+
+def decode(stored: npt.NDArray[Any], scales: FloatArray | None) -> FloatArray:
+    """Float32 rows (n, columns) of what is stored; the dtype tells the encoding."""
+    if stored.dtype == np.uint16:
+        return (stored.astype(np.uint32) << 16).view(np.float32)
+    if scales is not None:
+        return stored.astype(np.float32) * scales[:, None]
+    return np.array(stored, np.float32)
 
 
 def _map(path: Path, shape: tuple[int, ...], dtype: str) -> npt.NDArray[Any]:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from conftest import Twin, relative
 from omni_runtime.engine import code2wav
 from omni_runtime.engine.dit import MelStream, seeded_noise

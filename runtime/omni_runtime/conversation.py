@@ -163,11 +163,13 @@ class Conversation:
             prompt = self._build(message)
             self.messages.append(message)
             logits = self._prefill(prompt, speech is not None)
+            turn = Turn(start, self._mark(), int(prompt.ids[-1]))
+            reply = self._new_reply(options, speech, started)
         except BaseException:
             self._return_to(start)
             raise
-        self._turns.append(Turn(start, self._mark(), int(prompt.ids[-1])))
-        yield from self._reply(logits, options, speech, started, len(prompt.ids))
+        self._turns.append(turn)
+        yield from self._stream(reply, logits, perf_counter() - started, len(prompt.ids))
 
     def _again(
         self, turn: Turn, options: ReplyOptions, speech: ResolvedSpeech | None
@@ -183,30 +185,28 @@ class Conversation:
             output = self.model.thinker.step(self._cache, turn.last_token, asked.position - 1)
             if speech is not None:
                 self._catch_up()
+            reply = self._new_reply(options, speech, started)
         except BaseException:
             self._turns.pop()
             self._return_to(turn.start)
             raise
-        yield from self._reply(output.logits, options, speech, started, 1)
+        yield from self._stream(reply, output.logits, perf_counter() - started, 1)
 
-    def _reply(
-        self,
-        logits: FloatArray,
-        options: ReplyOptions,
-        speech: ResolvedSpeech | None,
-        started: float,
-        prompt_tokens: int,
-    ) -> Generator[Event]:
-        """Stream the reply to the prompt at the end of the caches, and keep it."""
-        prefill = perf_counter() - started
-        talker_length = self._talker_cache.length if self._talker_cache else 0
-        reply = Reply(
+    def _new_reply(
+        self, options: ReplyOptions, speech: ResolvedSpeech | None, started: float
+    ) -> Reply:
+        return Reply(
             self.model, options, speech, self._cache, self._talker_cache, self._position, started
         )
+
+    def _stream(
+        self, reply: Reply, logits: FloatArray, prefill: float, prompt_tokens: int
+    ) -> Generator[Event]:
+        """Stream the reply to the prompt at the end of the caches, and keep it."""
         try:
             yield from reply.stream(logits)
         finally:
-            self._keep(reply, talker_length)
+            self._keep(reply)
         yield TurnDone(
             text=reply.state.text,
             finish_reason=reply.state.finish_reason,
@@ -252,13 +252,13 @@ class Conversation:
             raise
         self._unread.keep(0)
 
-    def _keep(self, reply: Reply, talker_length: int) -> None:
+    def _keep(self, reply: Reply) -> None:
         """Make the reply, as far as it came, a part of the conversation."""
-        state = reply.state
+        state, asked = reply.state, self._turns[-1].asked
         # An interruption may fall between a step and its entry in the state, which counts.
-        self._cache.truncate(self._turns[-1].asked.length + len(state.tokens))
+        self._cache.truncate(asked.length + len(state.tokens))
         if self._talker_cache is not None:
-            self._talker_cache.truncate(talker_length)
+            self._talker_cache.truncate(min(self._talker_cache.length, asked.length))
         if state.tokens and self.model.config.speech is not None:
             positions = np.arange(self._position, reply.position, dtype=np.int64)
             rows = np.concatenate(state.rows[: len(state.tokens)])

@@ -11,8 +11,9 @@ import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import NoReturn
 
-from omni_runtime.errors import OmniError
+from omni_runtime.errors import OmniError, UsageError
 
 COMMANDS = {
     "run": "ask a bundle something, or talk with it when no prompt is given",
@@ -109,10 +110,15 @@ def _export(words: list[str]) -> int:
     return int(command.main(words))
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """Complains in one line, as everything else here does."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(UsageError.exit_code, f"error: {message} ({self.prog} --help)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="omni", description="Talk with Qwen2.5-Omni on this computer."
-    )
+    parser = OneLineParser(prog="omni", description="Talk with Qwen2.5-Omni on this computer.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     made = {
         name: commands.add_parser(name, help=text, description=text)
@@ -175,10 +181,9 @@ class Attach(argparse.Action):
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return number
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Chooses where the speech of each answer goes: what -o says, the loudspeaker, or a numbered file.
 
-Opens sinks, writes none itself. The reason for a file that nobody asked for is told once.
+Opens sinks, writes none itself. Why there is a file that nobody asked for is told once, after the
+first answer, so that an answer that fails is one line.
 """
 
 from pathlib import Path
@@ -21,6 +22,7 @@ class Outlet:
         self._quiet = quiet
         self._pipe: WavPipe | None = None
         self._opened = 0
+        self._reason = ""
 
     def open(self) -> Sink | None:
         """The sink of the next answer. Raises OmniError when it can't be written to."""
@@ -36,10 +38,15 @@ class Outlet:
         speaker = loudspeaker()
         if not isinstance(speaker, str):
             return speaker
-        path = free_name(Path.cwd() / DEFAULT_NAME)
-        if self._opened == 1 and not self._quiet:
-            ui.note(f"{speaker}; the speech goes to {path.name}")
-        return WavFile(path)
+        if self._opened == 1:
+            self._reason = speaker
+        return WavFile(free_name(Path.cwd() / DEFAULT_NAME))
+
+    def explain(self) -> None:
+        """Say, once, why speech went to a file."""
+        if self._reason and not self._quiet:
+            ui.note(f"speech goes to files: {self._reason}")
+        self._reason = ""
 
 
 def free_name(path: Path, number: int = 1) -> Path:

@@ -121,6 +121,7 @@ class Repl:
         sink = self._outlet.open() if self.reply.speech is not None else None
         try:
             self.last = deliver(events, sink, self._style) or self.last
+            self._outlet.explain()
         except KeyboardInterrupt:
             if not self.lines.interactive:
                 raise

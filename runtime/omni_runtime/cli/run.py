@@ -1,6 +1,7 @@
 """`omni run`: one question and its spoken answer, or a conversation."""
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from time import perf_counter
@@ -30,7 +31,9 @@ def main(options: argparse.Namespace) -> int:
         return Repl(conversation, wanted, options, load=load).loop()
     style = answer_style(options, load, model)
     events = conversation.send(parts, wanted)
-    deliver(events, outlet(options).open() if wanted.speech else None, style)
+    way_out = outlet(options)
+    deliver(events, way_out.open() if wanted.speech else None, style)
+    way_out.explain()
     return 0
 
 
@@ -70,15 +73,17 @@ def medium(kind: str, name: str, *, sound: bool = True) -> Part:
 
 def reply_options(options: argparse.Namespace, model: Model) -> ReplyOptions:
     """Flags to options. Raises UsageError for an unknown voice or preset, or a wrong value."""
-    if (
-        options.temp < 0
-        or not 0 < options.top_p <= 1
-        or options.repeat_penalty <= 0
-        or options.seed < 0
-    ):
+    in_range = (
+        0 <= options.temp < math.inf  # written so that nan, which is in no range, is refused, too
+        and 0 < options.top_p <= 1
+        and options.top_k >= 0
+        and 0 < options.repeat_penalty < math.inf
+        and options.seed >= 0
+    )
+    if not in_range:
         raise UsageError(
             "a sampling flag is out of range",
-            fix="--temp >= 0, 0 < --top-p <= 1, --repeat-penalty > 0, --seed >= 0",
+            fix="--temp >= 0, 0 < --top-p <= 1, --top-k >= 0, --repeat-penalty > 0, --seed >= 0",
         )
     speech = None
     named = options.voice or options.preset or options.output

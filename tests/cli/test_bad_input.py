@@ -1,0 +1,235 @@
+"""Everything that can be wrong with a question or a bundle: one line, exit code 1 or 2, no rest."""
+
+import builtins
+import errno
+import io
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from omni_runtime.bundle.manifest import FILE_NAME, FORMAT, read_manifest, write_manifest
+
+QUESTION = ("Hello", "--no-speech", "--max-tokens", "2")
+
+
+def test_paths_that_are_no_bundle(omni, here: Path) -> None:
+    (here / "empty").mkdir()
+    (here / "file").write_text("x")
+    for command in ("show", "verify"):
+        omni(command, "nowhere").refused("there is no bundle at nowhere", 1)
+    omni("run", "nowhere", *QUESTION).refused("export/run.py", 1)
+    omni("run", "empty", *QUESTION).refused("empty has no manifest.json, so it is no bundle", 1)
+    omni("run", "file", *QUESTION).refused("there is no bundle at file", 1)
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def change(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+
+
+FILES = [
+    "tokenizer.json", "chat_template.jinja", "graphs/thinker/model.onnx",
+    "tables/thinker_embedding.npy", "voices/Ethan.npy",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_missing_cut_and_changed_files(omni, copied: Path, name: str) -> None:
+    if not (copied / name).exists():  # graphs are laid out as the export likes
+        name = next(p.relative_to(copied).as_posix() for p in copied.rglob("*.onnx"))
+    change(copied / name)
+    omni("verify", copied).refused(f"{name} was changed after the export", 1)
+    cut(copied / name)
+    for command in (("show",), ("verify",)):
+        omni(*command, copied).refused("bytes instead of", 1)
+    omni("run", copied, *QUESTION).refused("bytes instead of", 1)
+    remove(copied / name)
+    omni("run", copied, *QUESTION).refused(f"lacks {name}", 1)
+
+
+def test_changed_files_that_can_not_be_loaded(omni, copied: Path) -> None:
+    """Same size, other content, and nobody ran verify."""
+    for name in ("tokenizer.json", "tables/thinker_embedding.npy"):
+        path = copied / name
+        before = path.read_bytes()
+        path.write_bytes(bytes(len(before)))
+        omni("run", copied, *QUESTION).refused(name, 1)
+        path.write_bytes(before)
+    graph = next(path for path in copied.rglob("*.onnx") if "thinker" in str(path))
+    graph.write_bytes(bytes(graph.stat().st_size))
+    omni("run", copied, *QUESTION).refused("can't be loaded", 1)
+
+
+def test_manifests(omni, copied: Path) -> None:
+    path = copied / FILE_NAME
+    text = path.read_text()
+    newer = json.loads(text) | {"format": FORMAT + 1, "news": True}
+    for content, words in (
+        (json.dumps(newer), f"is of format {FORMAT + 1}, this runtime reads up to {FORMAT}"),
+        (text.replace("Ethan", "Edgar"), "was changed after the export"),
+        (text[: len(text) // 2], "is damaged"),
+        ("[]", "is damaged"),
+        ("", "is damaged"),
+    ):
+        path.write_text(content)
+        for command in (("show", copied), ("verify", copied), ("run", copied, *QUESTION)):
+            omni(*command).refused(words, 1)
+    path.write_bytes(b"\xff\xfe\x00")
+    omni("show", copied).refused("is damaged", 1)
+
+
+def test_a_manifest_that_promises_another_graph(omni, copied: Path) -> None:
+    import msgspec  # noqa: PLC0415
+
+    manifest = read_manifest(copied)
+    graphs = dict(manifest.graphs)
+    graphs["thinker"], graphs["talker"] = graphs["talker"], graphs["thinker"]
+    write_manifest(msgspec.structs.replace(manifest, graphs=graphs), copied)
+    omni("run", copied, *QUESTION).refused("than this runtime expects", 1)
+
+
+def test_wrong_wishes(omni, bundle: Path, here: Path) -> None:
+    ask = ("run", bundle, "Hello")
+    omni(*ask, "--voice", "Nobody").refused("there is no voice 'Nobody' (choose one of", 2)
+    omni(*ask, "--preset", "best").refused("there is no preset 'best' (choose one of", 2)
+    omni(*ask, "--temp", "-1").refused("--temp >= 0", 2)
+    omni(*ask, "--top-p", "0").refused("--top-p", 2)
+    omni(*ask, "--temp", "nan").refused("--temp", 2)
+    omni(*ask, "--top-k", "-3").refused("--top-k", 2)
+    omni(*ask, "--seed", "-3").refused("--seed", 2)
+    for prompt in ("", "  \n"):
+        omni("run", bundle, prompt).refused("the prompt is empty", 2)
+    omni(*ask, "--max-tokens", "0").refused("argument --max-tokens: '0' is not a whole number", 2)
+    omni(*ask, "--threads", "many").refused("'many' is not a whole number", 2)
+    omni(*ask, "--fast").refused("unrecognized arguments: --fast (omni --help)", 2)
+    omni("dance").refused("invalid choice: 'dance'", 2)
+    omni().refused("COMMAND", 2)
+    assert not list(here.iterdir())
+
+
+GARBAGE = os.urandom(3000)
+
+
+@pytest.mark.parametrize("kind", ["image", "audio", "video"])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "there is no file"), (b"", "is empty"), (GARBAGE, "medium"), ("cut", "medium")],
+)
+def test_media(
+    omni, bundle: Path, here: Path, picture: Path, sound: Path, kind: str, content, words: str
+) -> None:
+    path = here / "medium"
+    if content == "cut":
+        whole = {"image": picture, "audio": sound, "video": sound}[kind].read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+    elif content is not None:
+        path.write_bytes(content)
+    before = sorted(here.iterdir())
+    omni("run", bundle, "What?", f"--{kind}", path, "-o", "a.wav").refused(words, 1)
+    omni("run", bundle, f"--{kind}", here).refused("is a folder", 1)
+    assert sorted(here.iterdir()) == before
+
+
+def test_a_full_context(omni, bundle: Path, here: Path, sound: Path) -> None:
+    ran = omni("run", bundle, "Hello " * 30, "--context", "40", "-o", "a.wav")
+    ran.refused("the context is full: 0 of 40 tokens are in use", 1)
+    assert "start a new conversation" in ran.err
+    assert not (here / "a.wav").exists() and not list(here.glob("*.partial"))
+    cut = omni("run", bundle, "Hello", "--context", "80", "--no-speech")
+    assert cut.code == 0 and "context full at 80 tokens" in cut.err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders are protected in another way")
+def test_places_that_can_not_be_written_to(
+    omni, bundle: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "folder").mkdir()
+    omni("run", bundle, *QUESTION[:1], "-o", "folder").refused("folder is a folder", 1)
+    omni("run", bundle, "Hi", "-o", "no/such/a.wav").refused("can't be written: No such file", 1)
+    real = Path.open
+
+    def protected(path: Path, mode: str = "r", **more):
+        if "w" in mode:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path, mode, **more)
+
+    monkeypatch.setattr(Path, "open", protected)
+    omni("run", bundle, "Hi", "-o", "a.wav").refused("can't be written: Permission denied", 1)
+
+
+class FullDisk(io.BytesIO):
+    """Takes some bytes, then none."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+
+    def write(self, data) -> int:
+        if self.tell() + len(data) > self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(data)
+
+
+@pytest.mark.parametrize("room", [0, 100])
+def test_a_full_disk(
+    omni, bundle: Path, here: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    real = Path.open
+
+    def full(path: Path, mode: str = "r", **more):
+        if path.suffix == ".partial":
+            real(path, mode).close()
+            return FullDisk(room)
+        return real(path, mode, **more)
+
+    monkeypatch.setattr(Path, "open", full)
+    ran = omni("run", bundle, "Hello", "-o", "a.wav", "--max-tokens", "4")
+    assert ran.code == 1
+    assert ran.err == (
+        f"error: {Path('a.wav')} can't be written: No space left on device "
+        "(free some space, or give another -o)\n"
+    )
+    assert not list(here.iterdir())
+
+
+def test_a_full_disk_behind_standard_output(
+    omni, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    omni("run", bundle, *QUESTION).refused("the output can't be written: No space left", 1)
+
+
+def test_a_prompt_that_is_no_utf8(omni, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert omni("run", bundle, "caf\udce9", *QUESTION[1:]).code == 0  # as sys.argv gives it
+    stdin = io.TextIOWrapper(io.BytesIO(b"caf\xe9"), "utf-8")
+    monkeypatch.setattr(sys, "stdin", stdin)
+    assert omni("run", bundle, "-", *QUESTION[1:]).code == 0
+
+
+def test_the_export_needs_its_packages(omni, monkeypatch: pytest.MonkeyPatch) -> None:
+    real: Callable[..., object] = builtins.__import__
+
+    def without(name: str, *rest, **more):
+        if name.startswith("omni_quantize"):
+            raise ModuleNotFoundError("no torch", name="torch")
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    omni("export").refused('pip install "pocket-omni[export]"', 1)

@@ -10,7 +10,6 @@ from omni_runtime.errors import OmniError, UsageError
 
 PATTERNS = ["*.json", "*.safetensors", "*.pt", "*.txt", "*.jinja", "LICENSE*", "NOTICE*"]
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-LICENCE_FILES = ("LICENSE", "LICENSE.md", "LICENSE.txt", "LICENCE")
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,3 @@ def _revision(folder: Path) -> str:
     for path in sorted(folder.glob("*.safetensors")):
         digest.update(f"{path.name} {path.stat().st_size}\n".encode())
     return digest.hexdigest()[:16]
-
-
-def licence_file(folder: Path) -> Path | None:
-    """The checkpoint's own licence, if it carries one."""
-    return next((folder / name for name in LICENCE_FILES if (folder / name).is_file()), None)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 
 from conftest import Twin, export_to
@@ -83,6 +84,18 @@ def test_a_wrong_scale_is_seen(
         bundle.config,
     )
     assert error.cosine < LEAST_COSINE[name][graph]
+
+
+def test_quantized_graphs_load_without_a_word(
+    quantized: tuple[str, Twin, Bundle], capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in quantized[2].manifest.graphs:
+        path = quantized[2].graph_path(name)
+        onnx.checker.check_model(path)
+        options = ort.SessionOptions()
+        options.log_severity_level = 2  # warnings
+        ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    assert capfd.readouterr().err == ""
 
 
 def test_quantized_bundles_hold_what_their_recipe_says(

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 from types import FrameType
 
+from omni_runtime.cli.main import OneLineParser
 from omni_runtime.errors import OmniError
 
 INTERRUPTED = 130
@@ -47,7 +48,7 @@ def _terminate(_number: int, _frame: FrameType | None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="export/run.py", description="Turn a checkpoint of Qwen2.5-Omni into a bundle."
     )
     parser.add_argument(

@@ -22,10 +22,11 @@ from omni_export.checkpoint import Array, Checkpoint
 from omni_export.graph_files import GraphWriter
 from omni_export.hub import LocalCheckpoint
 from omni_export.model_config import PRESETS, model_config
-from omni_export.networks import TALKER_TABLE, THINKER_TABLE, networks
+from omni_export.networks import TALKER_TABLE, networks
 from omni_export.source import SourceConfig, SpeechSource, read_config
 from omni_export.speech import (
     DIT,
+    THINKER_TABLE,
     InputProjection,
     TimeModulation,
     Voice,

@@ -12,9 +12,8 @@ from omni_export.graphs.dit import Dit
 from omni_export.graphs.vision_encoder import VisionEncoder
 from omni_export.graphs.vocoder import Vocoder
 from omni_export.source import SourceConfig
-from omni_export.speech import DIT, MEL_COLUMNS
+from omni_export.speech import DIT, MEL_COLUMNS, THINKER_TABLE
 
-THINKER_TABLE = "thinker.model.embed_tokens.weight"
 TALKER_TABLE = "talker.model.embed_tokens.weight"
 LM_HEAD = "thinker.lm_head.weight"
 

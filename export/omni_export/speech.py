@@ -5,6 +5,7 @@ noisy mel frames, so the export does it once, in float32, and the graphs take it
 """
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ CONV_POST_REACH = 3
 CONV_PRE_REACH = 3
 SAMPLE_RATE = 24000  # the reference states it nowhere but in its documentation
 
+THINKER_TABLE = "thinker.model.embed_tokens.weight"
+VOICE_NAME = re.compile(r"[A-Za-z0-9_][\w .-]*")
+LEAST_FRAMES = 5  # fewer than the voice encoder's widest dilation can be mirrored at the edges
 VOICE_FIX = "get spk_dict.pt from the checkpoint's own repository"
 
 
@@ -65,14 +69,17 @@ def read_voices(
         entries: Any = torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError:
         raise OmniError(f"the checkpoint has no {path.name}, so no voice", fix=VOICE_FIX) from None
-    except Exception as error:
-        raise OmniError(f"{path} can't be read safely: {error}", fix=VOICE_FIX) from None
+    except Exception as error:  # pickle raises anything
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise OmniError(f"{path} can't be read safely: {reason}", fix=VOICE_FIX) from None
+    if not isinstance(entries, dict):
+        raise OmniError(f"{path} holds no voice", fix=VOICE_FIX)
     encoder = _voice_encoder(checkpoint, speech)
+    vocabulary = checkpoint.shapes(THINKER_TABLE)[THINKER_TABLE][0]
     voices: dict[str, Voice] = {}
     for name, entry in entries.items():
-        missing = {"bos_token", "cond", "ref_mel"} - set(entry)
-        if missing:
-            raise OmniError(f"{path}: voice {name} lacks {sorted(missing)}", fix=VOICE_FIX)
+        if problem := _problem(name, entry, speech.dit, vocabulary):
+            raise OmniError(f"{path}: voice {name!r} {problem}", fix=VOICE_FIX)
         mel = entry["ref_mel"].float()
         with torch.no_grad():
             real, null = encoder(torch.cat([mel, torch.zeros_like(mel)])).numpy()
@@ -81,10 +88,28 @@ def read_voices(
             projection.voice @ real + projection.speaker @ speaker + projection.bias,
             projection.voice @ null + projection.bias,
         ]
-        voices[str(name)] = Voice(int(entry["bos_token"]), np.stack(rows).astype(np.float32))
+        voices[name] = Voice(entry["bos_token"], np.stack(rows).astype(np.float32))
     if not voices:
         raise OmniError(f"{path} holds no voice", fix=VOICE_FIX)
     return voices
+
+
+def _problem(name: object, entry: Any, dit: DitSource, vocabulary: int) -> str | None:
+    """What is wrong with an entry of `spk_dict.pt`, whose names become those of files."""
+    if not isinstance(name, str) or not VOICE_NAME.fullmatch(name):
+        return "has a name that can't be a file's"
+    keys: set[Any] = set(entry) if isinstance(entry, dict) else set()
+    if missing := {"bos_token", "cond", "ref_mel"} - keys:
+        return f"lacks {sorted(missing)}"
+    token, mel, speaker = entry["bos_token"], entry["ref_mel"], entry["cond"]
+    if not isinstance(token, int) or not 0 <= token < vocabulary:
+        return f"begins with the token {token!r}, but the vocabulary has {vocabulary}"
+    if not isinstance(speaker, torch.Tensor) or speaker.numel() != dit.enc_emb_dim:
+        return f"has a speaker vector that is not {dit.enc_emb_dim} wide"
+    shape = tuple(mel.shape) if isinstance(mel, torch.Tensor) else ()
+    if len(shape) != 3 or (shape[0], shape[2]) != (1, dit.mel_dim) or shape[1] < LEAST_FRAMES:
+        return f"has a reference of shape {shape} instead of (1, frames, {dit.mel_dim})"
+    return None
 
 
 def _voice_encoder(checkpoint: Checkpoint, speech: SpeechSource) -> torch.nn.Module:

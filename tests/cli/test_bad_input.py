@@ -140,6 +140,7 @@ def test_media(
     before = sorted(here.iterdir())
     omni("run", bundle, "What?", f"--{kind}", path, "-o", "a.wav").refused(words, 1)
     omni("run", bundle, f"--{kind}", here).refused("is a folder", 1)
+    omni("run", bundle, f"--{kind}", here, "-o", "-").refused("is a folder", 1)
     assert sorted(here.iterdir()) == before
 
 

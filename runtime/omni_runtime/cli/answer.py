@@ -34,7 +34,7 @@ class Style:
 
 def deliver(events: Generator[Event], sink: Sink | None, style: Style) -> TurnDone | None:
     """Show and play an answer to its end; gives its last event."""
-    done = None
+    done, shown = None, None
     try:
         with closing(events):
             for event in events:
@@ -42,16 +42,25 @@ def deliver(events: Generator[Event], sink: Sink | None, style: Style) -> TurnDo
                     sink.write(event.samples, event.rate)
                 done = event if isinstance(event, TurnDone) else None
                 _show(event, style)
+                shown = shown if isinstance(event, AudioDelta) else event
         if sink is not None:
             sink.close(keep=True)
-    except BaseException:
+    except BaseException as error:
         if sink is not None:
             sink.close(keep=False)
+        if isinstance(error, Exception) and isinstance(shown, TextDelta):
+            _end_line(style)
         raise
     if done is not None and not style.quiet and not style.as_json:
         speech = sink.path.name if isinstance(sink, WavFile) and sink.kept else None
         ui.note(ui.turn_line(done, speech))
     return done
+
+
+def _end_line(style: Style) -> None:
+    """An error behind half a line of text gets a line of its own, where both are seen."""
+    if not style.as_json and (style.speech_to_stdout or style.out.isatty()):
+        style.out.write("\n")
 
 
 def _show(event: Event, style: Style) -> None:

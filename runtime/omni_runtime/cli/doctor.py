@@ -19,14 +19,12 @@ from omni_runtime.errors import OmniError
 
 PACKAGES = {
     "av": "14",
-    "huggingface-hub": "0.30",
     "jinja2": "3.1",
     "msgspec": "0.19",
     "numpy": "2.0",
     "onnxruntime": "1.29",
     "pillow": "11",
     "psutil": "6",
-    "rich": "13.7",
     "soxr": "1.0",
     "tokenizers": "0.21",
 }

@@ -36,9 +36,14 @@ def _filters() -> torch.Tensor:
 
 
 def features(samples: torch.Tensor) -> torch.Tensor:
-    """Whisper's log mel, (128, frames), 100 frames a second of 16 kHz sound."""
-    window = torch.hann_window(400)
-    power = torch.stft(samples, 400, 160, window=window, return_complex=True)[:, :-1].abs() ** 2
+    """Whisper's log mel, (128, frames), 100 frames a second of 16 kHz sound.
+
+    The sound goes on as silence, as in the reference, which pads every clip to five minutes.
+    """
+    window, frames = torch.hann_window(400), len(samples) // 160
+    padded = functional.pad(samples, (0, 400))
+    power = torch.stft(padded, 400, 160, window=window, return_complex=True).abs() ** 2
+    power = power[:, :frames]
     log = (_filters().T @ power).clamp(min=1e-10).log10()
     return (log.clamp(min=float(log.max()) - 8.0) + 4.0) / 4.0
 

@@ -245,7 +245,7 @@ def described(rng: random.Random, typed: bool) -> list[Turn]:
 
 
 KINDS: dict[Kind, int] = {
-    sums: 5, differences: 4, order: 5, facts: 3, small_talk: 3, foreign: 6, described: 7,
+    sums: 9, differences: 7, order: 6, facts: 3, small_talk: 2, foreign: 4, described: 7,
 }  # fmt: skip
 
 

@@ -89,27 +89,52 @@ def outline(shape: str, x: float, y: float, size: float, angle: float) -> list[t
     return points
 
 
+@dataclass(frozen=True)
+class Look:
+    """All that chance decides about a scene, for up to 16 things."""
+
+    ground: NDArray[np.int64]
+    sizes: NDArray[np.float64]
+    angles: NDArray[np.float64]
+    shift: NDArray[np.float64]
+    paint: dict[str, tuple[int, ...]]
+
+    @classmethod
+    def of(cls, rng: np.random.Generator) -> "Look":
+        ground = (rng.integers(105, 175) + rng.integers(-12, 13, 3)).clip(0, 255)
+        sizes, angles = rng.uniform(11, 15.5, 16), rng.uniform(-12, 12, 16)
+        shift = rng.uniform(-3.5, 3.5, (16, 2))
+        shade = rng.integers(-12, 13, (len(RGB), 3))
+        shaded = (np.array(list(RGB.values())) + shade).clip(0, 255)
+        paint = {name: tuple(map(int, color)) for name, color in zip(RGB, shaded, strict=True)}
+        return cls(ground, sizes, angles, shift, paint)
+
+    def centre(self, index: int, item: Placed) -> tuple[float, float]:
+        """Of the thing that comes as number `index` in its frame, in pixels."""
+        x, y = (float(v + 0.5) * CELL for v in (item.x, item.y))
+        return x + float(self.shift[index, 0]), y + float(self.shift[index, 1])
+
+
+def chance(look: int) -> np.random.Generator:
+    return np.random.default_rng(look)
+
+
 def render(frames: list[list[Placed]], look: int) -> list[Pixels]:
     """Each frame drawn at twice the size and reduced, with a little noise."""
-    rng = np.random.default_rng(look)
-    ground = (rng.integers(105, 175) + rng.integers(-12, 13, 3)).clip(0, 255)
-    sizes = rng.uniform(11, 15.5, 16)
-    angles = rng.uniform(-12, 12, 16)
-    shift = rng.uniform(-3.5, 3.5, (16, 2))
-    shade = rng.integers(-12, 13, (len(RGB), 3))
-    paint = dict(zip(RGB, (np.array(list(RGB.values())) + shade).clip(0, 255), strict=True))
+    rng = chance(look)
+    looks = Look.of(rng)
     pictures = []
     for frame in frames:
-        image = Image.new("RGB", (2 * SIDE, 2 * SIDE), tuple(int(v) for v in ground))
+        image = Image.new("RGB", (2 * SIDE, 2 * SIDE), tuple(map(int, looks.ground)))
         draw = ImageDraw.Draw(image)
         for index, item in enumerate(frame):
-            x = 2 * ((item.x + 0.5) * CELL + shift[index, 0])
-            y = 2 * ((item.y + 0.5) * CELL + shift[index, 1])
-            size, fill = 2 * sizes[index], tuple(int(v) for v in paint[item.thing[0]])
+            x, y = (2 * v for v in looks.centre(index, item))
+            size, fill = 2 * looks.sizes[index], looks.paint[item.thing[0]]
             if item.thing[1] == "circle":
                 draw.ellipse((x - size, y - size, x + size, y + size), fill=fill)
             else:
-                draw.polygon(outline(item.thing[1], x, y, size, angles[index]), fill=fill)
+                corners = outline(item.thing[1], x, y, size, looks.angles[index])
+                draw.polygon(corners, fill=fill)
         small = np.asarray(image.reduce(2), np.float32) + rng.normal(0, 3, (SIDE, SIDE, 3))
         pictures.append(small.clip(0, 255).astype(np.uint8))
     return pictures

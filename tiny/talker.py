@@ -27,7 +27,7 @@ from tiny.speech import SPEAKERS
 from tiny.training import Plan, Trainer
 from tiny.weights import continue_from
 
-PLAN = Plan(steps=6_000, rate=1.5e-3, warmup=300, decay=0.05, average=0.999)
+PLAN = Plan(steps=6_000, rate=2e-3, warmup=150, decay=0.05, average=0.998)
 BATCH = 12
 CORRUPTED = 0.10
 DROPOUT = 0.1
@@ -170,9 +170,17 @@ def network(dropout: float = 0.0) -> Qwen2_5OmniTalkerForConditionalGeneration:
     torch.manual_seed(0)
     config = sizes.omni(vocabulary.special()).talker_config
     config.attention_dropout = dropout
-    return Qwen2_5OmniTalkerForConditionalGeneration._from_config(
+    model = Qwen2_5OmniTalkerForConditionalGeneration._from_config(
         config, attn_implementation="sdpa"
     )
+    with torch.no_grad():  # larger than the library's start, which is slow to learn to attend
+        for name, weight in model.named_parameters():
+            if weight.ndim == 2:
+                last = name.endswith(("o_proj.weight", "down_proj.weight"))
+                weight.normal_(0.0, (0.5 if last else 1.0) / weight.shape[1] ** 0.5)
+        model.codec_head.weight.mul_(0.25)
+        model.model.embed_tokens.weight.mul_(8.0)
+    return model
 
 
 def code_loss(

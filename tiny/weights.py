@@ -31,7 +31,7 @@ class Source:
 
 
 SOURCES = (
-    Source("eyes", "tower.", "thinker.visual."),
+    Source("eyes", "", "thinker.visual."),
     Source("thinker", "", "thinker."),
     Source("ears", "tower.", "thinker.audio_tower."),  # the Thinker's copy of the ears is frozen
     Source("joint", "", "thinker."),

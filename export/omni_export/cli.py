@@ -2,15 +2,13 @@
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
-from types import FrameType
 
-from omni_runtime.cli.main import OneLineParser
+from omni_runtime.cli.main import OneLineParser, terminable
 from omni_runtime.errors import OmniError
 
 INTERRUPTED = 130
@@ -24,9 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    signal.signal(signal.SIGTERM, _terminate)
     try:
-        return _run(options)
+        with terminable():  # a polite kill cleans up like Ctrl-C
+            return _run(options)
     except OmniError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
@@ -37,14 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # a full or vanished disk, a folder without permission
         sys.stderr.write(f"error: {error} (check the disk and its permissions)\n")
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
         sys.stderr.write("stopped; nothing was left behind\n")
-        return INTERRUPTED
-
-
-def _terminate(_number: int, _frame: FrameType | None) -> None:
-    """A polite kill cleans up like Ctrl-C."""
-    raise KeyboardInterrupt
+        return int(stop.code or 0) if isinstance(stop, SystemExit) else INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:

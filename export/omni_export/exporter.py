@@ -57,6 +57,12 @@ from omni_runtime.errors import OmniError, UsageError
 DROPPED = {"thinker.audio_tower.audio_bos_eos_token.": "the reference never reads it"}
 """Tensors without use, by name or prefix, with the reason."""
 
+EXPECTED_ERRORS = (None, errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
+"""What a place can refuse with. Some writers of arrays lose the number."""
+
+OLD = "old"
+"""Where an older bundle waits while the new one takes its place."""
+
 SILENT = "config.json switches speech off (enable_audio_output)"
 
 Report = Callable[[int, int, str], None]
@@ -222,6 +228,8 @@ def _hidden_folder(destination: Path) -> Generator[Path]:
     """A folder beside the destination, gone afterwards in any case."""
     destination.parent.mkdir(parents=True, exist_ok=True)
     hidden = destination.parent / f".{destination.name}.partial"
+    if (hidden / OLD / FILE_NAME).exists() and not destination.exists():
+        (hidden / OLD).rename(destination)  # killed between the two renames of an earlier swap
     shutil.rmtree(hidden, ignore_errors=True)
     hidden.mkdir()
     try:
@@ -235,14 +243,14 @@ def _disk_errors(destination: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        # Some writers of arrays lose the number: they only say how much they could not write.
-        if error.errno not in (None, errno.ENOSPC, errno.EACCES, errno.EROFS):
+        if error.errno not in EXPECTED_ERRORS:
             raise
-        free = shutil.disk_usage(_existing(destination)).free
-        reason = error.strerror or error
+        free = shutil.disk_usage(_existing(destination)).free / 2**30
+        full = error.errno in (None, errno.ENOSPC)
         raise OmniError(
-            f"{destination} can't be written: {reason}, {free / 2**30:.1f} GiB are free",
-            fix="free some space or give another --output",
+            f"{destination} can't be written: {error.strerror or error}"
+            + (f", {free:.1f} GiB are free" if full else ""),
+            fix="free some space or give another --output" if full else "give another --output",
         ) from None
 
 
@@ -252,7 +260,7 @@ def _existing(path: Path) -> Path:
 
 def _swap(bundle: Path, destination: Path, hidden: Path) -> None:
     """Put the new bundle in the place of an older one, which stays until the new one is there."""
-    old = hidden / "old"
+    old = hidden / OLD
     if destination.exists():
         destination.rename(old)
     try:

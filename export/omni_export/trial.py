@@ -13,6 +13,7 @@ from omni_runtime.errors import OmniError
 
 PROMPT = "Hello! Who are you, and what can you do?"
 MAX_TOKENS = 48
+MAX_SPEECH = 10
 SECONDS_ALLOWED = 1800
 
 COMMAND = "from omni_runtime.cli.main import main; sys.exit(main())"
@@ -23,7 +24,8 @@ def first_reply(bundle: Path) -> Measured:
 
     Raises OmniError when it does not answer: such a bundle must not be handed out.
     """
-    arguments = ["run", str(bundle), PROMPT, "--json", "--no-play", "--max-tokens", str(MAX_TOKENS)]
+    limits = ["--max-tokens", str(MAX_TOKENS), "--max-speech", str(MAX_SPEECH)]
+    arguments = ["run", str(bundle), PROMPT, "--json", "--no-play", *limits]
     runtime = str(Path(machine.__file__).parent.parent)  # also where nothing is installed
     code = f"import sys; sys.path.insert(0, {runtime!r}); {COMMAND}"
     done = subprocess.run(  # noqa: S603 - our own code on our own file

@@ -71,6 +71,12 @@ class Model:
             )
         return self.config.speech
 
+    @property
+    def codes_per_second(self) -> float:
+        """Codes that make one second of speech."""
+        vocoder, dit = self.speech.vocoder, self.speech.dit
+        return vocoder.sample_rate / vocoder.samples_per_frame / dit.frames_per_code
+
     @cached_property
     def talker(self) -> Talker:
         return Talker(

@@ -4,6 +4,7 @@ Used for the single question and in a conversation. Whatever happens, the events
 that no work goes on, and the sink is left with the whole speech or with none.
 """
 
+import argparse
 import json
 import sys
 from collections.abc import Generator
@@ -14,6 +15,7 @@ from typing import TextIO
 from omni_runtime.cli import ui
 from omni_runtime.cli.speaker import Sink, WavFile
 from omni_runtime.events import AudioDelta, Event, TextDelta, TurnDone
+from omni_runtime.model import Model
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,17 @@ class Style:
     speech_to_stdout: bool
     load: float
     threads: int
+
+    @classmethod
+    def of(cls, options: argparse.Namespace, load: float, model: Model) -> "Style":
+        """How the flags of `omni run` want answers to be shown."""
+        return cls(
+            as_json=options.json,
+            quiet=options.quiet,
+            speech_to_stdout=options.output == "-",
+            load=load,
+            threads=model.options.resolved_threads(),
+        )
 
     @property
     def out(self) -> TextIO:

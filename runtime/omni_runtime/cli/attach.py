@@ -6,7 +6,7 @@ backslashes before spaces, or as a file:// address; all of these are understood.
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
@@ -38,7 +38,7 @@ def find_files(line: str) -> tuple[str, list[tuple[MediaKind, Path]]]:
         for word in _spellings(match.group()):
             path = unquoted(word)
             kind = _KINDS.get(path.suffix.lower())
-            if kind is not None and _is_file(path):
+            if kind is not None and _holds(path.is_file):
                 found.append((kind, path))
                 rest += line[end : match.start()].rstrip(" ")
                 end = match.start() + len(word)
@@ -69,7 +69,9 @@ def medium(kind: MediaKind, path: Path, config: ModelConfig, *, sound: bool = Tr
 
     Raises MediaError when there is no such file, UsageError when the model takes no such media.
     """
-    if not _is_file(path):
+    if _holds(path.is_dir):
+        raise MediaError(f"{path} is a folder", fix="name one file in it")
+    if not _holds(path.is_file):
         raise MediaError(f"there is no file {path}", fix="check the path")
     if (config.audio if kind == "audio" else config.vision) is None:
         verb = "hear" if kind == "audio" else "see"
@@ -86,8 +88,8 @@ def _spellings(word: str) -> Iterator[str]:
         yield bare
 
 
-def _is_file(path: Path) -> bool:
+def _holds(test: Callable[[], bool]) -> bool:
     try:
-        return path.is_file()
+        return test()
     except (OSError, ValueError):  # too long for a name, or with a NUL in it
         return False

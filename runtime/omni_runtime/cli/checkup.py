@@ -9,7 +9,7 @@ from omni_runtime.bundle.config import SpeechConfig
 from omni_runtime.bundle.manifest import EXPORT_AGAIN, Manifest
 from omni_runtime.bundle.store import Bundle
 from omni_runtime.cli import processor_features, ui
-from omni_runtime.cli.doctor import Check
+from omni_runtime.cli.check import Check
 from omni_runtime.errors import BundleError, OmniError
 from omni_runtime.model import Model
 

@@ -9,12 +9,11 @@ import importlib
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
 
 from omni_runtime.cli import processor_features
+from omni_runtime.cli.check import Check
 from omni_runtime.errors import OmniError
 
 PACKAGES = {
@@ -33,16 +32,6 @@ PACKAGES = {
 LEAST_PYTHON = (3, 11)
 LEAST_DISK = 2**30
 TALK = 'pip install "pocket-omni[talk]"'
-
-
-@dataclass(frozen=True)
-class Check:
-    """One finding. `fix` repairs it; an "ok" has none."""
-
-    status: Literal["ok", "warn", "fail"]
-    name: str
-    found: str
-    fix: str = ""
 
 
 def main(options: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@ import argparse
 import errno
 import importlib
 import io
+import math
 import os
 import signal
 import sys
@@ -63,7 +64,7 @@ def _output_lost(error: OSError) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     _prepare_streams()
-    with _terminable():
+    with terminable():
         module = importlib.import_module(f"omni_runtime.cli.{options.command}")
         code = int(module.main(options))
         sys.stdout.flush()  # here, where a full disk is still one line
@@ -82,7 +83,7 @@ def _terminate(_number: int, _frame: FrameType | None) -> None:
 
 
 @contextmanager
-def _terminable() -> Generator[None]:
+def terminable() -> Generator[None]:
     """A polite kill cleans up like Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -148,6 +149,9 @@ def _run_flags(run: argparse.ArgumentParser) -> None:
     speech.add_argument(
         "-o", "--output", metavar="FILE", help="write the speech to a wav file; - for stdout"
     )
+    speech.add_argument(
+        "--max-speech", type=_seconds, metavar="SECONDS", help="speak no longer than this"
+    )
     speech.add_argument("--no-play", action="store_true", help="do not play the speech")
     text = run.add_argument_group("text")
     text.add_argument("--system", help="replace the system prompt (speech may suffer)")
@@ -178,6 +182,13 @@ class Attach(argparse.Action):
         found: list[tuple[str, object]] = [*getattr(namespace, self.dest)]
         found.append(((option_string or "").removeprefix("--"), values))
         setattr(namespace, self.dest, found)
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError("must be above 0")
+    return number
 
 
 def _positive(text: str) -> int:

@@ -4,6 +4,7 @@ Opens sinks, writes none itself. Why there is a file that nobody asked for is to
 first answer, so that an answer that fails is one line.
 """
 
+import argparse
 from pathlib import Path
 
 from omni_runtime.cli import ui
@@ -14,6 +15,11 @@ DEFAULT_NAME = "answer.wav"
 
 class Outlet:
     """Hands out one sink after the other."""
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> "Outlet":
+        """Where the flags of `omni run` send the speech."""
+        return cls(options.output, play=not options.no_play, quiet=options.quiet)
 
     def __init__(self, output: str | None, *, play: bool, quiet: bool) -> None:
         """`output` is a file or "-" (-o); without it, `play` says whether speech is wanted."""

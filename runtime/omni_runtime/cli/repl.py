@@ -13,11 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from omni_runtime.cli import ui
-from omni_runtime.cli.answer import deliver
+from omni_runtime.cli.answer import Style, deliver
 from omni_runtime.cli.attach import MediaKind, find_files, medium
 from omni_runtime.cli.commands import COMMANDS, run
 from omni_runtime.cli.lines import Lines, open_lines
-from omni_runtime.cli.run import answer_style, outlet
+from omni_runtime.cli.outlet import Outlet
 from omni_runtime.conversation import Conversation
 from omni_runtime.errors import MediaError, OmniError
 from omni_runtime.events import Event, TurnDone
@@ -49,8 +49,8 @@ class Repl:
         self.over = False
         self._speech = reply.speech
         self._options = options
-        self._outlet = outlet(options)
-        self._style = answer_style(options, load, conversation.model)
+        self._outlet = Outlet.of(options)
+        self._style = Style.of(options, load, conversation.model)
 
     @property
     def speech(self) -> SpeechOptions | None:

@@ -6,13 +6,15 @@ import sys
 from pathlib import Path
 from time import perf_counter
 
+from omni_runtime.bundle.config import ModelConfig
 from omni_runtime.cli.answer import Style, deliver
+from omni_runtime.cli.attach import medium
 from omni_runtime.cli.outlet import Outlet
 from omni_runtime.conversation import Conversation
 from omni_runtime.engine.sampling import Sampling
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.errors import UsageError
-from omni_runtime.inputs.prompt import Audio, Image, Part, Text, Video
+from omni_runtime.inputs.messages import Part, Text
 from omni_runtime.model import Model
 from omni_runtime.options import ReplyOptions, SpeechOptions
 
@@ -20,8 +22,8 @@ from omni_runtime.options import ReplyOptions, SpeechOptions
 def main(options: argparse.Namespace) -> int:
     """Answer once when there is a prompt or a file, else start a conversation."""
     started = perf_counter()
-    parts = question(options)
     model = Model(options.bundle, SessionOptions(options.threads))
+    parts = question(options, model.config)
     wanted = reply_options(options, model)
     conversation = Conversation(model, system=options.system, context=options.context)
     load = perf_counter() - started
@@ -29,46 +31,26 @@ def main(options: argparse.Namespace) -> int:
         from omni_runtime.cli.repl import Repl  # noqa: PLC0415 - only a conversation needs it
 
         return Repl(conversation, wanted, options, load=load).loop()
-    style = answer_style(options, load, model)
+    style = Style.of(options, load, model)
     events = conversation.send(parts, wanted)
-    way_out = outlet(options)
+    way_out = Outlet.of(options)
     deliver(events, way_out.open() if wanted.speech else None, style)
     way_out.explain()
     return 0
 
 
-def outlet(options: argparse.Namespace) -> Outlet:
-    """Where the flags send the speech."""
-    return Outlet(options.output, play=not options.no_play, quiet=options.quiet)
-
-
-def answer_style(options: argparse.Namespace, load: float, model: Model) -> Style:
-    """How the flags want answers to be shown."""
-    return Style(
-        as_json=options.json,
-        quiet=options.quiet,
-        speech_to_stdout=options.output == "-",
-        load=load,
-        threads=model.options.resolved_threads(),
-    )
-
-
-def question(options: argparse.Namespace) -> list[Part]:
+def question(options: argparse.Namespace, config: ModelConfig) -> list[Part]:
     """Media in the order of the flags, then the prompt."""
-    parts = [medium(kind, name, sound=not options.no_video_sound) for kind, name in options.media]
+    sound = not options.no_video_sound
+    parts: list[Part] = [
+        medium(kind, Path(name), config, sound=sound) for kind, name in options.media
+    ]
     prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
     if prompt and prompt.strip():
         parts.append(Text(prompt))
     elif prompt is not None and not parts:
         raise UsageError("the prompt is empty", fix="say something, or leave it out to talk")
     return parts
-
-
-def medium(kind: str, name: str, *, sound: bool = True) -> Part:
-    """A picture, a recording or a video from a file."""
-    if kind == "image":
-        return Image(Path(name))
-    return Audio(Path(name)) if kind == "audio" else Video(Path(name), use_audio=sound)
 
 
 def reply_options(options: argparse.Namespace, model: Model) -> ReplyOptions:
@@ -88,7 +70,8 @@ def reply_options(options: argparse.Namespace, model: Model) -> ReplyOptions:
     speech = None
     named = options.voice or options.preset or options.output
     if not options.no_speech and (model.config.speech is not None or named):
-        speech = SpeechOptions(options.voice, options.preset)
+        limit = options.max_speech and math.ceil(options.max_speech * model.codes_per_second)
+        speech = SpeechOptions(options.voice, options.preset, max_codes=limit)
         speech.resolved(model.speech)
     return ReplyOptions(
         speech=speech,

@@ -40,7 +40,7 @@ def features(samples: torch.Tensor) -> torch.Tensor:
 
     The sound goes on as silence, as in the reference, which pads every clip to five minutes.
     """
-    window, frames = torch.hann_window(400), len(samples) // 160
+    window, frames = torch.hann_window(400), -(-len(samples) // 160)
     padded = functional.pad(samples, (0, 400))
     power = torch.stft(padded, 400, 160, window=window, return_complex=True).abs() ** 2
     power = power[:, :frames]

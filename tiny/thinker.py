@@ -25,7 +25,7 @@ from tiny.paths import WORK
 from tiny.questions import Turn
 from tiny.training import Plan, Trainer
 
-PLAN = Plan(steps=3_200, rate=2e-3, warmup=100, average=0.998)
+PLAN = Plan(steps=2_900, rate=2e-3, warmup=100, average=0.998)
 LENGTH = 120
 CHAINED = 0.4
 """Share of the text batches that are conversations of several exchanges."""

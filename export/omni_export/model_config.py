@@ -61,6 +61,7 @@ PRESETS = {
 }
 DEFAULT_PRESET = "balanced"
 
+DOWNLOAD_AGAIN = "download the checkpoint again"
 SAFE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 Record = TypeVar("Record", bound=Struct)
@@ -142,8 +143,6 @@ def decoder_config(source: DecoderSource) -> DecoderConfig:
 
 
 def _tokens(folder: Path, source: SourceConfig) -> SpecialTokens:
-    found: Any = read_json(folder / "generation_config.json").get("eos_token_id")
-    eos = found if isinstance(found, list) else [found]
     ids = source.thinker
     return SpecialTokens(
         audio=ids.audio_token_index,
@@ -153,8 +152,25 @@ def _tokens(folder: Path, source: SourceConfig) -> SpecialTokens:
         audio_eos=ids.audio_end_token_id,
         vision_bos=ids.vision_start_token_id,
         vision_eos=ids.vision_end_token_id,
-        eos=_convert(eos, tuple[int, ...], "generation_config.json: eos_token_id"),
+        eos=_ends(folder),
     )
+
+
+def _ends(folder: Path) -> tuple[int, ...]:
+    """Ids that end a reply: those of the Thinker's own section, and of generation_config.json.
+
+    The reference reads only the former, published checkpoints have both.
+    """
+    raws = [read_json(folder / "config.json")["thinker_config"]]
+    if (folder / "generation_config.json").is_file():
+        raws.append(read_json(folder / "generation_config.json"))
+    found: list[object] = []
+    for raw in raws:
+        ids = raw.get("eos_token_id")
+        found += ids if isinstance(ids, list) else [] if ids is None else [ids]
+    if not found:
+        raise OmniError("config.json: thinker_config has no eos_token_id", fix=DOWNLOAD_AGAIN)
+    return _convert(sorted(set(found), key=str), tuple[int, ...], "eos_token_id")
 
 
 def _vision(source: VisionSource, preprocessor: Preprocessor) -> VisionConfig:
@@ -225,4 +241,4 @@ def _convert(raw: object, kind: type[Record] | Any, where: str) -> Any:
     try:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:
-        raise OmniError(f"{where}: {error}", fix="download the checkpoint again") from None
+        raise OmniError(f"{where}: {error}", fix=DOWNLOAD_AGAIN) from None

@@ -335,6 +335,7 @@ def _thinker(shape: Shape, ids: dict[str, int], vocabulary: int) -> dict[str, An
         "audio_end_token_id": ids["<|audio_eos|>"],
         "vision_start_token_id": ids["<|vision_bos|>"],
         "vision_end_token_id": ids["<|vision_eos|>"],
+        "eos_token_id": ids["<|im_end|>"],
         "pad_token_id": ids["<|endoftext|>"],
         "position_id_per_seconds": 25,
         "seconds_per_chunk": 2,

@@ -9,11 +9,14 @@ import onnx
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 
 from conftest import Twin, export_to, relative
 from omni_export.checkpoint import Checkpoint
+from omni_export.model_config import _ends
 from omni_export.source import read_config
 from omni_runtime.bundle.store import Bundle
+from omni_runtime.errors import OmniError
 from omni_runtime.model import Model
 
 
@@ -111,3 +114,19 @@ def test_every_graph_passes_the_checker_and_loads_without_a_word(
         options.log_severity_level = 2  # warnings
         ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     assert capfd.readouterr().err == ""
+
+
+def test_ends_of_a_reply(default_twin: Twin, tmp_path: Path) -> None:
+    """From the Thinker's section, with or without generation_config.json, and never from none."""
+    shutil.copytree(default_twin.folder, tmp_path / "ends")
+    tokenizer = Tokenizer.from_file(str(default_twin.folder / "tokenizer.json"))
+    end, text_end = (tokenizer.token_to_id(t) for t in ("<|im_end|>", "<|endoftext|>"))
+    assert set(_ends(tmp_path / "ends")) == {end, text_end}
+    (tmp_path / "ends" / "generation_config.json").unlink()
+    assert _ends(tmp_path / "ends") == (end,)
+    path = tmp_path / "ends" / "config.json"
+    config = json.loads(path.read_text())
+    del config["thinker_config"]["eos_token_id"]
+    path.write_text(json.dumps(config))
+    with pytest.raises(OmniError, match="eos_token_id"):
+        _ends(tmp_path / "ends")

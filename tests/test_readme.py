@@ -22,7 +22,7 @@ def test_python_example(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bundles").mkdir()
-    (tmp_path / "bundles" / "random-int4").symlink_to(default_twin.bundle)
+    (tmp_path / "bundles" / "tiny-int4").symlink_to(default_twin.bundle)
     pixels = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
     Image.fromarray(pixels).save("a.png")
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)

@@ -4,15 +4,23 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from omni_runtime.cli.main import OneLineParser, terminable
-from omni_runtime.errors import OmniError
+from omni_runtime.errors import OmniError, UsageError
+
+if TYPE_CHECKING:
+    from omni_export.hub import LocalCheckpoint
 
 INTERRUPTED = 130
 RANDOM = "random"
+TINY = "tiny"
+EMBEDDED = Path(__file__).parents[2] / "tiny" / "checkpoint"
+"""The small trained checkpoint of the repository."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,9 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--model",
-        default=RANDOM,
+        default=TINY,
         help="a checkpoint folder or a hub id such as Qwen/Qwen2.5-Omni-3B; "
-        "by default a small random model whose speech is noise",
+        "tiny (default) is the small trained model of this repository, random has random weights",
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--quant", default="int4", help="recipe: fp32, int8 or int4 (default)")
@@ -69,20 +77,12 @@ def _run(options: argparse.Namespace) -> int:
     target = resolve_target(options.target)
 
     from omni_export.exporter import ExportRequest, export  # noqa: PLC0415
-    from omni_export.hub import LocalCheckpoint, resolve  # noqa: PLC0415
     from omni_runtime.cli import ui  # noqa: PLC0415
     from omni_runtime.cli.show import cost_table  # noqa: PLC0415
 
     started = perf_counter()
     with TemporaryDirectory(prefix="omni-") as scratch:
-        if options.model == RANDOM:
-            from omni_export import random_checkpoint  # noqa: PLC0415
-
-            folder = Path(scratch) / RANDOM
-            random_checkpoint.write(folder)
-            checkpoint = LocalCheckpoint(folder, RANDOM, random_checkpoint.REVISION)
-        else:
-            checkpoint = resolve(options.model)
+        checkpoint = _checkpoint(options.model, Path(scratch))
         destination = options.output or Path("bundles") / f"{checkpoint.name}-{recipe.name}"
         manifest = export(ExportRequest(checkpoint, recipe, target, destination), _report)
     total = sum(entry.bytes for entry in manifest.files.values())
@@ -90,6 +90,25 @@ def _run(options: argparse.Namespace) -> int:
     sys.stdout.write(f"{destination}  {ui.size(total)} in {perf_counter() - started:.0f} s\n")
     sys.stdout.write(f'try it:  omni run {destination} "Hello!" -o answer.wav\n')
     return 0
+
+
+def _checkpoint(model: str, scratch: Path) -> "LocalCheckpoint":
+    """The checkpoint of that name, made in `scratch` if it is the random one."""
+    from omni_export.hub import LocalCheckpoint, resolve  # noqa: PLC0415
+
+    if model == RANDOM:
+        from omni_export import random_checkpoint  # noqa: PLC0415
+
+        random_checkpoint.write(scratch / RANDOM)
+        return LocalCheckpoint(scratch / RANDOM, RANDOM, random_checkpoint.REVISION)
+    if model == TINY:
+        if not EMBEDDED.is_dir():
+            raise UsageError(
+                "the small trained model is in a checkout of the repository only",
+                fix="--model random, or a hub id such as Qwen/Qwen2.5-Omni-3B",
+            )
+        return replace(resolve(str(EMBEDDED)), model=TINY)
+    return resolve(model)
 
 
 def _report(number: int, steps: int, what: str) -> None:

@@ -8,6 +8,7 @@ from omni_export.source import read_json
 from omni_runtime.bundle.store import CHAT_TEMPLATE, LICENCE, TOKENIZER
 from omni_runtime.errors import OmniError
 
+NOTICE = "NOTICE"
 LICENCE_FILES = ("LICENSE", "LICENSE.md", "LICENSE.txt", "LICENCE")
 
 
@@ -50,6 +51,8 @@ def _chat_template(checkpoint: Path) -> str:
 
 
 def _licence(checkpoint: Path, destination: Path) -> str:
+    if (checkpoint / NOTICE).is_file():
+        shutil.copyfile(checkpoint / NOTICE, destination.parent / NOTICE)
     for name in LICENCE_FILES:
         if (checkpoint / name).is_file():
             shutil.copyfile(checkpoint / name, destination)

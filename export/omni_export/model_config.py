@@ -40,7 +40,8 @@ VIDEO_FPS = 2.0
 VIDEO_MIN_FRAMES = 4
 VIDEO_MAX_FRAMES = 768
 
-# Defaults of Qwen2_5OmniForConditionalGeneration.generate; no file holds them either.
+# Defaults of Qwen2_5OmniForConditionalGeneration.generate. A checkpoint that wants others says so
+# in generation_config.json under the names of that function's arguments (talker_temperature ...).
 TALKER_SAMPLING = {"temperature": 0.9, "top_k": 40, "top_p": 0.8, "repetition_penalty": 1.05}
 TALKER_MAX_CODES = 4096
 
@@ -104,7 +105,8 @@ def model_config(
     preprocessor = read_preprocessor(folder)
     speech = None
     if source.speech is not None and rotary_frequencies is not None:
-        speech = _speech(source.speech, voices, rotary_frequencies)
+        sampling = _talker_sampling(folder)
+        speech = _speech(source.speech, voices, rotary_frequencies, sampling)
     return ModelConfig(
         thinker=ThinkerConfig(
             decoder=decoder_config(source.text),
@@ -194,7 +196,10 @@ def _vision(source: VisionSource, preprocessor: Preprocessor) -> VisionConfig:
 
 
 def _speech(
-    source: SpeechSource, voices: dict[str, Voice], rotary_frequencies: Array
+    source: SpeechSource,
+    voices: dict[str, Voice],
+    rotary_frequencies: Array,
+    sampling: dict[str, float],
 ) -> SpeechConfig:
     ids, dit = source.talker_ids, source.dit
     for name in voices:
@@ -211,10 +216,10 @@ def _speech(
             codec_mask=ids.tts_codec_mask_token_id,
             codec_eos=(ids.tts_codec_pad_token_id, ids.tts_codec_end_token_id),
             max_codes=TALKER_MAX_CODES,
-            temperature=TALKER_SAMPLING["temperature"],
-            top_k=int(TALKER_SAMPLING["top_k"]),
-            top_p=TALKER_SAMPLING["top_p"],
-            repetition_penalty=TALKER_SAMPLING["repetition_penalty"],
+            temperature=sampling["temperature"],
+            top_k=int(sampling["top_k"]),
+            top_p=sampling["top_p"],
+            repetition_penalty=sampling["repetition_penalty"],
         ),
         dit=DitConfig(
             hidden_size=dit.hidden_size,
@@ -235,6 +240,15 @@ def _speech(
         voices={name: voice.text_bos for name, voice in voices.items()},
         default_voice=next(iter(voices)),
     )
+
+
+def _talker_sampling(folder: Path) -> dict[str, float]:
+    """How codes are drawn: the reference's settings, or the checkpoint's own."""
+    raw: dict[str, Any] = {}
+    if (folder / "generation_config.json").is_file():
+        raw = read_json(folder / "generation_config.json")
+    found = {name: raw.get(f"talker_{name}", value) for name, value in TALKER_SAMPLING.items()}
+    return _convert(found, dict[str, float], "generation_config.json")
 
 
 def _convert(raw: object, kind: type[Record] | Any, where: str) -> Any:

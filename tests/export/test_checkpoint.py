@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from conftest import Twin, export_to, relative
 from omni_export.checkpoint import Checkpoint
-from omni_export.model_config import _ends
+from omni_export.model_config import _ends, _talker_sampling
 from omni_export.source import read_config
 from omni_runtime.bundle.store import Bundle
 from omni_runtime.errors import OmniError
@@ -130,3 +130,14 @@ def test_ends_of_a_reply(default_twin: Twin, tmp_path: Path) -> None:
     path.write_text(json.dumps(config))
     with pytest.raises(OmniError, match="eos_token_id"):
         _ends(tmp_path / "ends")
+
+
+def test_talker_sampling_of_the_checkpoint(default_twin: Twin, tmp_path: Path) -> None:
+    """The reference's settings, unless generation_config.json has others."""
+    assert _talker_sampling(tmp_path)["temperature"] == 0.9
+    path = tmp_path / "generation_config.json"
+    path.write_text(json.dumps({"talker_temperature": 0.3}))
+    assert _talker_sampling(tmp_path) == {**_talker_sampling(tmp_path / "no"), "temperature": 0.3}
+    path.write_text(json.dumps({"talker_top_p": "much"}))
+    with pytest.raises(OmniError, match=r"generation_config\.json"):
+        _talker_sampling(tmp_path)

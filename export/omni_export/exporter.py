@@ -44,10 +44,8 @@ from omni_runtime.bundle.manifest import (
     FileEntry,
     GraphEntry,
     Manifest,
-    Measured,
     Origin,
     TableEntry,
-    seal,
     sha256_of,
     write_manifest,
 )
@@ -106,12 +104,11 @@ def export(request: ExportRequest, report: Report) -> Manifest:
         bundle.mkdir()
         content = _fill(request, bundle, scratch, report)
         shutil.rmtree(scratch, ignore_errors=True)
-        manifest = _manifest(request, content, bundle, None)
+        manifest = _manifest(request, content, bundle)
         write_manifest(manifest, bundle)
         steps = STEPS_WITH_SPEECH if content.config.speech else STEPS_WITHOUT
         report(steps, steps, "first reply")
-        measured = trial.first_reply(bundle)
-        manifest = seal(msgspec.structs.replace(manifest, measured=measured))
+        manifest = msgspec.structs.replace(manifest, measured=trial.first_reply(bundle))
         write_manifest(manifest, bundle)
         _swap(bundle, destination, hidden)
     return manifest
@@ -182,9 +179,8 @@ def _write_voices(
     return voices
 
 
-def _manifest(
-    request: ExportRequest, content: _Content, bundle: Path, measured: Measured | None
-) -> Manifest:
+def _manifest(request: ExportRequest, content: _Content, bundle: Path) -> Manifest:
+    """The manifest of a bundle that has not been tried yet; it is sealed when it is written."""
     checkpoint = request.checkpoint
     capabilities = ["text"]
     capabilities += ["audio"] if content.config.audio else []
@@ -211,7 +207,7 @@ def _manifest(
             for path in sorted(bundle.rglob("*"))
             if path.is_file()
         },
-        measured=measured,
+        measured=None,
         digest="",
     )
 

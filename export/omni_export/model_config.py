@@ -1,6 +1,5 @@
 """From the checkpoint's files to the record that the runtime reads."""
 
-import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,7 +62,6 @@ PRESETS = {
 DEFAULT_PRESET = "balanced"
 
 DOWNLOAD_AGAIN = "download the checkpoint again"
-SAFE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 Record = TypeVar("Record", bound=Struct)
 
@@ -202,9 +200,6 @@ def _speech(
     sampling: dict[str, float],
 ) -> SpeechConfig:
     ids, dit = source.talker_ids, source.dit
-    for name in voices:
-        if not SAFE_NAME.fullmatch(name):
-            raise OmniError(f"spk_dict.pt: {name!r} can't name a file", fix="rename that voice")
     return SpeechConfig(
         talker=TalkerConfig(
             decoder=decoder_config(source.talker),
@@ -227,7 +222,6 @@ def _speech(
             heads=dit.num_attention_heads,
             head_dim=dit.head_dim,
             look_back_layers=len(dit.look_backward_layers),
-            look_ahead_layers=len(dit.look_ahead_layers),
             block_frames=dit.block_size,
             frames_per_code=dit.repeats,
             mel_dim=dit.mel_dim,

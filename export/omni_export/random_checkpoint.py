@@ -20,10 +20,7 @@ from tokenizers import (
     trainers,
 )
 
-SYSTEM_PROMPT = (
-    "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of "
-    "perceiving auditory and visual inputs, as well as generating text and speech."
-)
+from omni_export.model_config import SYSTEM_PROMPT
 
 MEDIA_TOKENS = {
     "audio_token": "<|AUDIO|>",

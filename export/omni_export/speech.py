@@ -33,7 +33,7 @@ CONV_PRE_REACH = 3
 SAMPLE_RATE = 24000  # the reference states it nowhere but in its documentation
 
 THINKER_TABLE = "thinker.model.embed_tokens.weight"
-VOICE_NAME = re.compile(r"[A-Za-z0-9_][\w .-]*")
+VOICE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # it becomes a file name, on any system
 LEAST_FRAMES = 5  # fewer than the voice encoder's widest dilation can be mirrored at the edges
 VOICE_FIX = "get spk_dict.pt from the checkpoint's own repository"
 

@@ -128,7 +128,6 @@ class DitConfig(_Record, frozen=True):
     heads: int
     head_dim: int
     look_back_layers: int
-    look_ahead_layers: int
     block_frames: int
     frames_per_code: int
     mel_dim: int

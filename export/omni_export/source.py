@@ -255,6 +255,8 @@ def _check_supported(config: SourceConfig) -> None:
     wanted: list[tuple[str, object, object]] = [
         ("audio_config.activation_function", config.audio.activation_function, "gelu"),
         ("vision_config.hidden_act", config.vision.hidden_act, "silu"),
+        # Tokens of a block are pairs of pairs of frames, none of which may straddle two blocks.
+        ("audio_config.n_window % 2", config.audio.n_window % 2, 0),
     ]
     decoders = {"text_config": config.text}
     if config.speech is not None:

@@ -12,7 +12,7 @@ from omni_export.networks import Network
 from omni_runtime.bundle.contracts import GraphContract, TensorSpec
 
 OPSET = 23
-"""Has RMSNormalization; ONNX Runtime knows it since 1.23."""
+"""Has RMSNormalization. Graphs of it run on ONNX Runtime 1.29, the oldest we allow."""
 
 MICROSOFT_OPSET = 1
 IR_VERSION = 11

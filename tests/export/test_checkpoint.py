@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from conftest import Twin, export_to, relative
-from omni_export.checkpoint import Checkpoint
+from omni_export.checkpoint import Checkpoint, TensorHandle
 from omni_export.model_config import _ends, _talker_sampling
 from omni_export.source import read_config
 from omni_runtime.bundle.store import Bundle
@@ -97,9 +98,19 @@ def test_a_checkpoint_that_does_not_speak(default_twin: Twin, tmp_path: Path) ->
 
 def test_opening_reads_no_tensor(default_twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
     """Headers only; a tensor is read when its handle is asked, and not kept."""
+    reads: list[str] = []
+    convert = TensorHandle._float32
+
+    def note(handle: TensorHandle, get: Callable[[], torch.Tensor]) -> np.ndarray:
+        reads.append(handle.name)
+        return convert(handle, get)
+
+    monkeypatch.setattr(TensorHandle, "_float32", note)
     with Checkpoint(default_twin.folder) as checkpoint:
         handle = checkpoint.claim("thinker.model.norm.weight")
+        assert reads == []
         assert handle.read() is not handle.read()
+    assert reads == ["thinker.model.norm.weight"] * 2
 
 
 def test_every_graph_passes_the_checker_and_loads_without_a_word(

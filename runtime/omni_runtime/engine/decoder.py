@@ -9,7 +9,7 @@ from omni_runtime.engine.kv_cache import KVCache, Positions
 FloatArray = npt.NDArray[np.float32]
 
 PREFILL_ROWS = 512
-"""Longest piece of a prefill: bounds the memory of activations, costs no speed."""
+"""Longest piece of a prefill: bounds the memory of activations."""
 
 
 class Decoder:

@@ -11,7 +11,7 @@ from omni_runtime.inputs.pixels import Patches, vision_geometry
 FloatArray = npt.NDArray[np.float32]
 
 BLOCKS_AT_ONCE = 8
-"""16 s of sound: enough rows for full speed, little memory."""
+"""16 s of sound: bounds the memory of activations."""
 
 
 class AudioEncoder:

@@ -159,7 +159,7 @@ def _read_record(folder: Path) -> _Record:
         if version > FORMAT:
             raise OmniError(
                 f"{folder} is of format {version}, this runtime reads up to {FORMAT}",
-                fix="pip install -U pocket-omni",
+                fix="update pocket-omni",
             )
         record = msgspec.json.decode(text, type=_Record)
     except (msgspec.DecodeError, UnicodeDecodeError):

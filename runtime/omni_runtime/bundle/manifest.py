@@ -150,7 +150,7 @@ def read_manifest(folder: Path) -> Manifest:
         if version > FORMAT:
             raise BundleError(
                 f"{folder} is of format {version}, this runtime reads up to {FORMAT}",
-                fix="pip install -U pocket-omni",
+                fix="update pocket-omni",
             )
         manifest = msgspec.json.decode(text, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

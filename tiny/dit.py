@@ -77,7 +77,7 @@ def flow_loss(
     noise = torch.randn(clean.shape, generator=rng)
     time = torch.rand(BATCH, generator=rng)
     mixed = noise + time[:, None, None] * (clean - noise)
-    with torch.autocast("cpu", torch.bfloat16):
+    with mixed():
         painted = model(mixed, reference, vector, code, time, apply_cfg=False)
     return functional.mse_loss(painted.float(), clean - noise)
 

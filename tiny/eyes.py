@@ -15,12 +15,12 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniVi
 
 from tiny import grammar as g
 from tiny import scenes, sizes, thinker, vocabulary
-from tiny.paths import WORK
-from tiny.training import Plan, Trainer
+from tiny.training import Plan, Trainer, mixed
 
-PLAN = Plan(steps=3_000, rate=1.5e-3, average=0.998)
-BATCH = 16
-ACROSS = scenes.SIDE // (scenes.PATCH * scenes.MERGE)
+PLAN = Plan(steps=3_600, rate=1.5e-3, average=0.998)
+PICTURES, FILMS = 6, 14
+ACROSS = scenes.SIDE // scenes.CELL
+NOTHING = len(g.THINGS)
 EMPTY = 0.3
 """Weight of an empty square: most are."""
 
@@ -33,11 +33,7 @@ def tower() -> Qwen2_5OmniVisionEncoder:
 
 def words() -> torch.Tensor:
     """What a square may say: the 24 things and, last, nothing; (25, width)."""
-    model = thinker.network()
-    path = WORK / "thinker.pt"
-    if path.exists():
-        model.load_state_dict(torch.load(path, weights_only=True)["average"])
-    table: torch.Tensor = model.model.embed_tokens.weight.detach()
+    table: torch.Tensor = thinker.trained().get_input_embeddings().weight.detach()
 
     def word(text: str) -> torch.Tensor:
         return table[vocabulary.load().encode(f" {text}").ids].mean(0)
@@ -47,25 +43,31 @@ def words() -> torch.Tensor:
 
 
 def labels(asked: scenes.Asked) -> torch.Tensor:
-    """For each square of the first frame the number of its thing."""
-    marks = torch.full((ACROSS, ACROSS), len(g.THINGS))
+    """For each square of each pair of frames the number of its thing, -1 where it changes."""
+    pairs = [(f, f) for f in asked.frames]
+    if len(asked.frames) > 1:
+        pairs = list(zip(asked.frames[::2], asked.frames[1::2], strict=True))
+    marks = torch.full((len(pairs), ACROSS, ACROSS), NOTHING)
     chance = scenes.Look.of(scenes.chance(asked.look))
-    for index, item in enumerate(asked.frames[0]):
-        x, y = (int(v / scenes.SIDE * ACROSS) for v in chance.centre(index, item))
-        marks[min(y, ACROSS - 1), min(x, ACROSS - 1)] = g.THINGS.index(item.thing)
+    for time, pair in enumerate(pairs):
+        for index, (early, late) in enumerate(zip(*pair, strict=True)):
+            places = [chance.centre(index, item) for item in (early, late)]
+            x, y = (
+                min(ACROSS - 1, int((a + b) / 2 / scenes.CELL))
+                for a, b in zip(*places, strict=True)
+            )
+            same = early.thing == late.thing
+            marks[time, y, x] = g.THINGS.index(early.thing) if same else -1
     return marks.ravel()
 
 
 def draw(rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     source = random.Random(int(torch.randint(1 << 30, (1,), generator=rng)))  # noqa: S311
-    rows, grids, marks = [], [], []
-    for _ in range(BATCH):
-        asked = scenes.picture_for("train", source)
-        pixels, grid = scenes.patches(scenes.render(asked.frames, asked.look))
-        rows.append(pixels)
-        grids.append(grid)
-        marks.append(labels(asked))
-    return torch.cat(rows), torch.tensor(grids), torch.cat(marks)
+    asked = [scenes.picture_for("train", source) for _ in range(PICTURES)]
+    asked += [scenes.film_for("train", source, source.choice((2, 3, 4))) for _ in range(FILMS)]
+    seen = [scenes.look_at(a) for a in asked]
+    rows, grids = torch.cat([s.rows for s in seen]), torch.tensor([s.grid for s in seen])
+    return rows, grids, torch.cat([labels(a) for a in asked])
 
 
 def main() -> None:
@@ -73,11 +75,12 @@ def main() -> None:
     said = words()
     for _, rng in trainer.steps():
         rows, grids, marks = draw(rng)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed():
             told = trainer.model(rows, grids).float()
-        full = marks < len(g.THINGS)
-        weight = torch.where(full, 1.0, EMPTY).unsqueeze(1)
-        loss = (weight * functional.mse_loss(told, said[marks], reduction="none")).mean()
+        weight = torch.where(marks == NOTHING, EMPTY, 1.0) * (marks >= 0)
+        error = functional.mse_loss(told, said[marks.clamp(min=0)], reduction="none").mean(1)
+        loss = (weight * error).sum() / weight.sum()
+        full = (marks >= 0) & (marks != NOTHING)
         right = (torch.cdist(told, said).argmin(1) == marks)[full].float().mean()
         trainer.log(loss=loss.item(), right=right.item())
         trainer.update(loss)

@@ -1,10 +1,10 @@
-"""Stage 6a: spoken questions in many voices, to teach the ears.
+"""Stage 6a: spoken questions in many voices, to teach the ears, and spoken numbers for films.
 
     python -m tiny.hearing [sentences]
 
 Held out are sentences and voices: whoever speaks in the test part speaks nowhere in the training
-part. `revoice` makes further speakers of the training voices, so the ears hear more throats than
-there are synthesizers; noise, gain and speed are added when a batch is drawn (ears.py).
+part. Blends of Kokoro's speakers and `revoice` make more throats than there are synthesizers;
+noise, gain, speed and further throats are added when a batch is drawn (ears.py).
 """
 
 import random
@@ -16,39 +16,57 @@ from tiny import grammar, questions, scenes, voices
 from tiny.paths import WORK, CorpusWriter, Samples
 
 HEARING = WORK / "hearing"
-TEST_SHARE = 10
-Speaker = Callable[[str, float], Samples]
+NUMBERS = WORK / "numbers"
+TEST_SHARE = 18
+ROUNDS = 2
+"""How often each training voice says each number."""
+Speaker = Callable[[str, random.Random], Samples]
 
 
-def _kokoro(name: str) -> Speaker:
-    return lambda text, pace: voices.kokoro(text, name, pace=pace)
+def _pace(rng: random.Random) -> float:
+    return rng.uniform(0.85, 1.2)
+
+
+def _joe(text: str, rng: random.Random) -> Samples:
+    return voices.piper(text, pace=_pace(rng), liveliness=rng.choice((0.0, 0.5, 0.8)))
+
+
+def _kokoro(*names: str) -> Speaker:
+    """One speaker, or of several a new blend each time."""
+
+    def speak(text: str, rng: random.Random) -> Samples:
+        shares = {name: rng.random() ** 2 + 1e-3 for name in names}
+        total = sum(shares.values())
+        blend = {name: share / total for name, share in shares.items()}
+        return voices.kokoro(text, blend, pace=_pace(rng))
+
+    return speak
 
 
 def _flite(name: str) -> Speaker:
-    return lambda text, pace: voices.flite(text, name, pace=pace)
+    return lambda text, rng: voices.flite(text, name, pace=_pace(rng))
 
 
-def _espeak(variant: str) -> Speaker:
-    return lambda text, pace: voices.espeak(text, variant, pace=pace)
+def _espeak(text: str, rng: random.Random) -> Samples:
+    accent = rng.choice(("en-us", "en-gb"))
+    throat = rng.choice(("m1", "m3", "m4", "m7", "f2", "f3", "f4"))
+    return voices.espeak(text, f"{accent}+{throat}", pace=_pace(rng))
 
 
 TRAINING: dict[str, Speaker] = {
-    "joe": lambda text, pace: voices.piper(text, pace=pace),
-    "jf_alpha": _kokoro("jf_alpha"),
-    "jf_gongitsune": _kokoro("jf_gongitsune"),
-    "jm_kumo": _kokoro("jm_kumo"),
+    "joe": _joe,
+    "kokoro": _kokoro("jf_alpha", "jf_gongitsune", "jm_kumo"),
     "slt": _flite("slt"),
-    "kal16": _flite("kal16"),
     "awb": _flite("awb"),
-    "espeak-m1": _espeak("en-us+m1"),
-    "espeak-f2": _espeak("en-gb+f2"),
+    "kal16": _flite("kal16"),
+    "espeak": _espeak,
 }
+WEIGHTS = {"joe": 5, "kokoro": 3, "slt": 4, "awb": 4, "kal16": 2, "espeak": 2}
 UNSEEN: dict[str, Speaker] = {
     "jf_nezumi": _kokoro("jf_nezumi"),
     "jf_tebukuro": _kokoro("jf_tebukuro"),
     "rms": _flite("rms"),
 }
-WEIGHTS = {"joe": 6, "jf_alpha": 4, "jf_gongitsune": 4, "jm_kumo": 5, "slt": 3, "awb": 2}
 
 
 def sentence(part: str, rng: random.Random) -> str:
@@ -64,20 +82,33 @@ def sentence(part: str, rng: random.Random) -> str:
             return text
 
 
-def speak(part: str, rng: random.Random, text: str) -> tuple[str, Samples]:
+def speak(part: str, rng: random.Random, text: str, name: str | None = None) -> tuple[str, Samples]:
     """The name of the speaker and what was said."""
     speakers = TRAINING if part == "train" else UNSEEN
-    name = rng.choices(list(speakers), [WEIGHTS.get(n, 1) for n in speakers])[0]
-    samples = voices.level(speakers[name](text, rng.uniform(0.85, 1.2)))
-    if part == "train" and rng.random() < 0.5:
+    if name is None:
+        name = rng.choices(list(speakers), [WEIGHTS.get(n, 1) for n in speakers])[0]
+    samples = voices.level(speakers[name](text, rng))
+    if part == "train" and rng.random() < 0.35:
         pitch, formants = rng.uniform(0.75, 1.6), rng.uniform(0.88, 1.18)
         samples = voices.level(voices.revoice(samples, pitch=pitch, formants=formants))
         name = f"{name}*"
     return name, samples
 
 
+def say_numbers() -> None:
+    """Every number by every voice: what is said while a film is seen."""
+    writer = CorpusWriter(NUMBERS)
+    plan = [("train", name, n) for name in TRAINING for n in grammar.NUMBERS * ROUNDS]
+    plan += [("test", name, n) for name in UNSEEN for n in grammar.NUMBERS]
+    for index, (part, name, number) in enumerate(plan):
+        if index >= len(writer.done):
+            rng = random.Random(f"number {index}")  # noqa: S311
+            voice, samples = speak(part, rng, f"{grammar.capital(number)}.", name)
+            writer.add(samples, text=number, voice=voice, held_out=part == "test")
+
+
 def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 6_000
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 3_200
     writer = CorpusWriter(HEARING)
     started = time.perf_counter()
     for index in range(len(writer.done), count):
@@ -88,6 +119,7 @@ def main() -> None:
         writer.add(samples, text=text, voice=name, held_out=part == "test")
         if index % 100 == 0:
             print(f"{index}/{count} {time.perf_counter() - started:.0f} s", flush=True)  # noqa: T201
+    say_numbers()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stage 7b: the Thinker learns to be asked aloud, also about what it sees.
+"""Stage 7b: the Thinker learns to be asked aloud, also about what it sees, and films with sound.
 
     python -m tiny.joint
 
@@ -8,70 +8,91 @@ generators happen to draw, so its right reply is known.
 """
 
 import random
+from collections.abc import Callable
 
 import torch
 
 from tiny import questions, scenes, thinker
-from tiny.ears import Recordings, tokens
-from tiny.paths import WORK, Utterance
+from tiny.audio import Recordings
+from tiny.hearing import HEARING, NUMBERS
+from tiny.paths import WORK, Corpus, Utterance
+from tiny.thinker import Batch, Conversation
 from tiny.training import Plan, Trainer
 from tiny.weights import committed
 
-PLAN = Plan(steps=3_000, rate=5e-4, warmup=100, average=0.998)
-ORDER = ("spoken", "text", "spoken", "picture", "spoken picture", "film")
-BATCH = 12
+PLAN = Plan(steps=2_400, rate=6e-4, warmup=100, average=0.998)
+ORDER = ("spoken", "picture", "spoken", "text", "spoken scene", "film", "spoken", "heard film")
+MIX = {"spoken": 12, "spoken scene": 8, "heard film": 6}
 
 
 class Asker:
-    """Draws conversations whose first question was recorded."""
+    """Draws conversations in which something is heard."""
 
     def __init__(self, part: str) -> None:
         self._part = part
-        self._recordings = Recordings(part)
-        self._by_text: dict[str, list[Utterance]] = {}
-        for item in self._recordings.items:
-            self._by_text.setdefault(item.text, []).append(item)
+        self._questions = Recordings(Corpus(HEARING), part)
+        self._numbers = Recordings(Corpus(NUMBERS), part)
+        self._asked: dict[str, list[Utterance]] = {}
+        self._said: dict[str, list[Utterance]] = {}
+        for item in self._questions.items:
+            self._asked.setdefault(item.text, []).append(item)
+        for item in self._numbers.items:
+            self._said.setdefault(item.text, []).append(item)
 
-    def _exchange(self, kind: str, rng: random.Random) -> scenes.Asked:
-        """Recorded questions stay on their side of the held-out line; scenes are always new."""
+    def _recorded(self, draw: Callable[[], scenes.Asked]) -> scenes.Asked:
+        """A conversation whose first question was recorded.
+
+        Recorded questions stay on their side of the held-out line; scenes are always new.
+        """
         while True:
-            if kind == "spoken":
-                asked = scenes.Asked([], questions.ask(rng, typed=False), 0)
-            else:
-                asked = scenes.picture(rng)
-            first = asked.turns[0]
-            if first.question in self._by_text:
+            asked = draw()
+            if asked.turns[0].question in self._asked:
                 return asked
 
+    def about_nothing(self, rng: random.Random) -> scenes.Asked:
+        return self._recorded(lambda: scenes.Asked([], questions.ask(rng, typed=False), 0))
+
+    def about_scene(self, rng: random.Random) -> scenes.Asked:
+        exchanges = rng.choice(thinker.EXCHANGES) if self._part == "train" else 1
+        if rng.random() < 0.6:
+            return self._recorded(lambda: scenes.picture(rng, exchanges))
+        seconds = rng.choice((2, 2, 3, 4))
+        return self._recorded(lambda: scenes.film(rng, seconds, exchanges))
+
+    def question(
+        self, text: str, rng: random.Random, noise: torch.Generator | None
+    ) -> torch.Tensor:
+        """One of the recordings of a question, (128, frames)."""
+        return self._questions.clip(rng.choice(self._asked[text]), noise)
+
+    def number(self, text: str, rng: random.Random, noise: torch.Generator | None) -> torch.Tensor:
+        return self._numbers.clip(rng.choice(self._said[text]), noise)
+
+    def conversation(
+        self, kind: str, rng: random.Random, noise: torch.Generator | None
+    ) -> Conversation:
+        """`kind` is a key of MIX; without `noise` the recordings are clean."""
+        one = Conversation()
+        sound = spoken = None
+        if kind == "heard film":
+            word = rng.choice(list(self._said))
+            asked = thinker.scene("film", self._part, rng, word)
+            sound = self.number(word, rng, noise)
+        else:
+            draw = self.about_nothing if kind == "spoken" else self.about_scene
+            asked = draw(rng)
+            spoken = self.question(asked.turns[0].question, rng, noise)
+        sight = scenes.look_at(asked) if asked.frames else None
+        first, *rest = asked.turns
+        one.turn(first, sight=sight, sound=sound, spoken=spoken)
+        for turn in rest:
+            one.turn(turn)
+        return one
+
     def batch(
-        self, kind: str, rng: random.Random, noise: torch.Generator | None, count: int = BATCH
-    ) -> thinker.Batch:
-        """`kind` is "spoken" or "spoken picture"; without `noise` the recordings are clean."""
-        conversations, clips, rows, grids = [], [], [], []
-        for _ in range(count):
-            asked = self._exchange(kind, rng)
-            clip = self._recordings.clip(rng.choice(self._by_text[asked.turns[0].question]), noise)
-            media = None
-            if asked.frames:
-                pixels, grid = scenes.patches(scenes.render(asked.frames, asked.look))
-                rows.append(pixels)
-                grids.append(grid)
-                media = ("picture", grid[0] * grid[1] * grid[2] // scenes.MERGE**2)
-            one = thinker.Conversation()
-            one.open()
-            for index, turn in enumerate(asked.turns):
-                spoken = tokens(clip.shape[1]) if index == 0 else 0
-                one.turn(turn, media if index == 0 else None, spoken)
-            conversations.append(one)
-            clips.append(clip)
-        sound = {
-            "sounds": torch.cat(clips, 1),
-            "frames": torch.tensor([clip.shape[1] for clip in clips]),
-        }
-        if not rows:
-            return thinker.collate("spoken", conversations, **sound)
-        seen = {"pixels": torch.cat(rows), "grids": torch.tensor(grids)}
-        return thinker.collate("picture", conversations, **sound, **seen)
+        self, kind: str, rng: random.Random, noise: torch.Generator | None, count: int
+    ) -> Batch:
+        return thinker.collate([self.conversation(kind, rng, noise) for _ in range(count)])
 
 
 def starting_point() -> dict[str, torch.Tensor]:
@@ -89,6 +110,15 @@ def starting_point() -> dict[str, torch.Tensor]:
     return state
 
 
+def held_out_score(model: thinker.Model, unseen: Asker) -> dict[str, float]:
+    scores = thinker.held_out_score(model)
+    with torch.no_grad():
+        for kind in MIX:
+            batch = unseen.batch(kind, random.Random(0), None, 60)  # noqa: S311
+            scores[kind] = thinker.answer_loss(model, batch)[1]
+    return scores
+
+
 def main() -> None:
     model = thinker.network()
     model.load_state_dict(starting_point())
@@ -97,21 +127,16 @@ def main() -> None:
     for step, rng in trainer.steps():
         source = random.Random(int(torch.randint(1 << 30, (1,), generator=rng)))  # noqa: S311
         kind = ORDER[step % len(ORDER)]
-        if kind.startswith("spoken"):
-            batch = asker.batch(kind, source, rng)
+        if kind in MIX:
+            batch = asker.batch(kind, source, rng, MIX[kind])
         else:
             batch = thinker.make_batch(kind, "train", source)
         loss, exact = thinker.answer_loss(trainer.model, batch)
         name = kind.replace(" ", "_")
         trainer.log(**{name: loss.item(), f"{name}_exact": exact})
         trainer.update(loss)
-        if step % 500 == 499:
-            with torch.no_grad():
-                scores = thinker.held_out_score(trainer.average)
-                for kind in ("spoken", "spoken picture"):
-                    batch = unseen.batch(kind, random.Random(0), None, 48)  # noqa: S311
-                    scores[kind] = thinker.answer_loss(trainer.average, batch)[1]
-            print("held out", scores, flush=True)  # noqa: T201
+        if step % 300 == 299:
+            print("held out", held_out_score(trainer.average, unseen), flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@ answers are all computed from it, so there is no data set to store and no label 
 """
 
 import random
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,10 +17,11 @@ from PIL import Image, ImageDraw
 from tiny import grammar as g
 from tiny.questions import Turn, with_manner
 
-SIDE = 112
 PATCH = 14
 MERGE = 2
-CELL = SIDE / 3
+CELL = PATCH * MERGE
+"""A place of the three by three in a scene is what one token of the vision tower sees."""
+SIDE = 3 * CELL
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 SPREAD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 FRAMES_A_SECOND = 2
@@ -55,6 +58,12 @@ FIRST = (
     "What happens first?", "What comes first?", "Which shape comes first?",
     "What do you see first?", "In which order do the shapes come?", "What happens?",
 )  # fmt: skip
+SAID = ("What does the voice say?", "Which number do you hear?", "What do you hear?",
+        "What is said?", "What number does the voice say?")  # fmt: skip
+SAID_WHILE = (
+    "What do you see and hear?", "What happens and what is said?",
+    "What does the voice say while the shape moves?", "What happens while the voice speaks?",
+)  # fmt: skip
 
 Pixels = NDArray[np.uint8]
 
@@ -76,6 +85,8 @@ class Asked:
     turns: list[Turn]
     look: int
     """Seed of everything that does not matter: background, sizes, angles, noise."""
+    word: str | None = None
+    """What a voice says during the film."""
 
 
 def outline(shape: str, x: float, y: float, size: float, angle: float) -> list[tuple[float, float]]:
@@ -102,8 +113,8 @@ class Look:
     @classmethod
     def of(cls, rng: np.random.Generator) -> "Look":
         ground = (rng.integers(105, 175) + rng.integers(-12, 13, 3)).clip(0, 255)
-        sizes, angles = rng.uniform(11, 15.5, 16), rng.uniform(-12, 12, 16)
-        shift = rng.uniform(-3.5, 3.5, (16, 2))
+        sizes, angles = rng.uniform(8, 11.5, 16), rng.uniform(-12, 12, 16)
+        shift = rng.uniform(-2.5, 2.5, (16, 2))
         shade = rng.integers(-12, 13, (len(RGB), 3))
         shaded = (np.array(list(RGB.values())) + shade).clip(0, 255)
         paint = {name: tuple(map(int, color)) for name, color in zip(RGB, shaded, strict=True)}
@@ -140,9 +151,24 @@ def render(frames: list[list[Placed]], look: int) -> list[Pixels]:
     return pictures
 
 
-def patches(pictures: list[Pixels]) -> tuple[torch.Tensor, tuple[int, int, int]]:
-    """What Qwen's image processor makes of frames of this size: rows in merged-window order."""
-    if len(pictures) == 1:
+@dataclass(frozen=True)
+class Sight:
+    """What Qwen's image processor makes of a picture or film: rows in merged-window order."""
+
+    rows: torch.Tensor
+    grid: tuple[int, int, int]
+    film: bool
+
+    @property
+    def tokens(self) -> tuple[int, int, int]:
+        """Merged squares in time, height and width."""
+        t, h, w = self.grid
+        return t, h // MERGE, w // MERGE
+
+
+def patches(pictures: list[Pixels]) -> Sight:
+    film = len(pictures) > 1
+    if not film:
         pictures = pictures * 2
     pixels = (np.stack(pictures).astype(np.float32) / 255 - MEAN) / SPREAD
     across = SIDE // PATCH
@@ -151,23 +177,18 @@ def patches(pictures: list[Pixels]) -> tuple[torch.Tensor, tuple[int, int, int]]
         times, 2, 3, merged, MERGE, PATCH, merged, MERGE, PATCH
     )
     rows = cut.transpose(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(times * across * across, -1)
-    return torch.from_numpy(np.ascontiguousarray(rows)), (times, across, across)
+    return Sight(torch.from_numpy(np.ascontiguousarray(rows)), (times, across, across), film)
+
+
+def look_at(asked: Asked) -> Sight:
+    return patches(render(asked.frames, asked.look))
 
 
 def _cells(rng: random.Random, count: int) -> list[tuple[int, int]]:
     return rng.sample([(x, y) for x in range(3) for y in range(3)], count)
 
 
-def _scatter(rng: random.Random, count: int) -> list[Placed]:
-    """Few colors and shapes, so that counts above one are common."""
-    palette = rng.sample(g.COLORS, 2)
-    forms = rng.sample(g.SHAPES, 2)
-    return [Placed((rng.choice(palette), rng.choice(forms)), x, y) for x, y in _cells(rng, count)]
-
-
-def counting(rng: random.Random) -> Asked:
-    things = _scatter(rng, rng.randint(1, g.MAX_COUNT))
-    names = [p.thing for p in things]
+def counting(names: list[g.Thing], rng: random.Random) -> list[Turn]:
     some = rng.choice(names) if rng.random() < 0.85 else rng.choice(g.THINGS)
     totals = {
         "shape": len(names),
@@ -177,14 +198,16 @@ def counting(rng: random.Random) -> Asked:
     }
     asked = rng.sample(list(totals), 2 if rng.random() < 0.25 else 1)
     turns = [Turn(rng.choice(COUNT).format(x=asked[0]), g.counted(totals[asked[0]], asked[0]))]
-    turns += [Turn(f"And how many {x}s?", g.counted(totals[x], x)) for x in asked[1:]]
-    return Asked([things], turns, rng.randrange(1 << 30))
+    return turns + [Turn(f"And how many {x}s?", g.counted(totals[x], x)) for x in asked[1:]]
 
 
-def single(rng: random.Random) -> Asked:
-    thing = rng.choice(g.THINGS)
-    where = rng.choice(g.POSITIONS)
-    x, y = PLACES[where]
+def presence(names: list[g.Thing], rng: random.Random) -> list[Turn]:
+    near = (rng.choice(names)[0], rng.choice(g.SHAPES))
+    thing = rng.choice((rng.choice(names), near, rng.choice(g.THINGS)))
+    return [Turn(rng.choice(PRESENT).format(x=" ".join(thing)), g.present(thing, thing in names))]
+
+
+def attributes(thing: g.Thing, where: str, rng: random.Random) -> list[Turn]:
     name = rng.choice((thing[1], " ".join(thing)))
     turns = [
         Turn(rng.choice(COLOR).format(x=thing[1]), g.color(thing[0])),
@@ -200,104 +223,147 @@ def single(rng: random.Random) -> Asked:
     ]
     start = rng.choice(turns)
     rest = [turn for turn in follow if turn.answer != start.answer]
-    return Asked(
-        [[Placed(thing, x, y)]],
-        [start, *rng.sample(rest, rng.choice((0, 0, 1, 2)))],
-        rng.randrange(1 << 30),
-    )
+    return [start, *rng.sample(rest, rng.choice((0, 0, 1, 2)))]
 
 
-def double(rng: random.Random) -> Asked:
+def relations(one: g.Thing, other: g.Thing, how: tuple[str, str], rng: random.Random) -> list[Turn]:
+    """`how` the first stands to the second, and the second to the first."""
+    forth, back = how
+    kind = rng.randrange(4)
+    if kind == 0:
+        return [Turn(rng.choice(SEE), g.see([one, other]))]
+    if kind == 1:
+        asked = rng.choice(RELATED).format(x=f"{forth} {g.the_thing(other)}")
+        return [Turn(asked, g.relation(one, forth, other))]
+    if kind == 2:
+        asked = rng.choice(RELATED).format(x=f"{back} {g.the_thing(one)}")
+        return [Turn(asked, g.relation(other, back, one))]
+    asked = rng.choice(PLACE).format(x=" ".join(one))
+    return [Turn(asked, g.relation(one, forth, other))]
+
+
+Asker = Callable[[random.Random], list[Turn]]
+"""Draws one exchange about a scene that is already there."""
+
+
+def scattered(rng: random.Random) -> tuple[list[Placed], list[Asker]]:
+    """One to five things of few colors and shapes, so that counts above one are common."""
+    palette, forms = rng.sample(g.COLORS, 2), rng.sample(g.SHAPES, 2)
+    cells = _cells(rng, rng.randint(1, g.MAX_COUNT))
+    things = [Placed((rng.choice(palette), rng.choice(forms)), x, y) for x, y in cells]
+    names = [p.thing for p in things]
+    return things, [partial(counting, names), partial(counting, names), partial(presence, names)]
+
+
+def single(rng: random.Random) -> tuple[list[Placed], list[Asker]]:
+    thing, where = rng.choice(g.THINGS), rng.choice(g.POSITIONS)
+    return [Placed(thing, *PLACES[where])], [partial(attributes, thing, where)]
+
+
+def double(rng: random.Random) -> tuple[list[Placed], list[Asker]]:
     """Two things beside or above each other: which, and how they stand to each other."""
     one, other = rng.sample(g.THINGS, 2)
     start, end = rng.choice(((0, 2), (0, 1), (1, 2)))
     line = rng.randrange(3)
     if rng.random() < 0.5:
         things = [Placed(one, start, line), Placed(other, end, line)]
-        forth, back = "to the left of", "to the right of"
+        how = ("to the left of", "to the right of")
     else:
         things = [Placed(one, line, start), Placed(other, line, end)]
-        forth, back = "above", "below"
-    kind = rng.randrange(4)
-    if kind == 0:
-        turn = Turn(rng.choice(SEE), g.see([one, other]))
-    elif kind == 1:
-        turn = Turn(
-            rng.choice(RELATED).format(x=f"{forth} {g.the_thing(other)}"),
-            g.relation(one, forth, other),
-        )
-    elif kind == 2:
-        turn = Turn(
-            rng.choice(RELATED).format(x=f"{back} {g.the_thing(one)}"),
-            g.relation(other, back, one),
-        )
-    else:
-        turn = Turn(rng.choice(PLACE).format(x=" ".join(one)), g.relation(one, forth, other))
-    return Asked([things], [turn], rng.randrange(1 << 30))
+        how = ("above", "below")
+    return things, [partial(relations, one, other, how)]
 
 
-def presence(rng: random.Random) -> Asked:
-    things = _scatter(rng, rng.randint(1, 4))
+def picture(rng: random.Random, exchanges: int = 1) -> Asked:
+    """A picture and so many exchanges about it, the first of the kind that suits it best."""
+    scene = rng.choices((scattered, single, double), (2, 1, 1))[0]
+    things, askers = scene(rng)
     names = [p.thing for p in things]
-    near = (rng.choice(names)[0], rng.choice(g.SHAPES))
-    thing = rng.choice((rng.choice(names), near, rng.choice(g.THINGS)))
-    turn = Turn(rng.choice(PRESENT).format(x=" ".join(thing)), g.present(thing, thing in names))
-    return Asked([things], [turn], rng.randrange(1 << 30))
+    turns = rng.choice(askers)(rng)
+    more = [*askers, *askers, partial(counting, names), partial(presence, names)]
+    for _ in range(exchanges - 1):
+        turns += rng.choice(more)(rng)
+    return _mannered(Asked([things], turns, rng.randrange(1 << 30)), rng)
 
 
-def picture(rng: random.Random) -> Asked:
-    kind = rng.choices((counting, single, double, presence), (4, 3, 3, 2))[0]
-    return _mannered(kind(rng), rng)
+def _moving(count: int, word: str | None, rng: random.Random) -> tuple[list[list[Placed]], Asker]:
+    thing, move = rng.choice(g.THINGS), rng.choice(g.MOVES)
+    dx, dy = STEPS[move]
+    line = rng.uniform(0.4, 1.6)
+    frames = []
+    for index in range(count):
+        along = 0.1 + 1.8 * index / (count - 1)
+        x = along if dx > 0 else 2 - along if dx < 0 else line
+        y = along if dy > 0 else 2 - along if dy < 0 else line
+        frames.append([Placed(thing, x, y)])
 
-
-def film(rng: random.Random, seconds: int = 2) -> Asked:
-    """One thing that moves, or two that come one after the other; two frames a second."""
-    count = seconds * FRAMES_A_SECOND
-    if rng.random() < 0.6:
-        thing, move = rng.choice(g.THINGS), rng.choice(g.MOVES)
-        dx, dy = STEPS[move]
-        line = rng.uniform(0.4, 1.6)
-        frames = []
-        for index in range(count):
-            along = 0.1 + 1.8 * index / (count - 1)
-            x = along if dx > 0 else 2 - along if dx < 0 else line
-            y = along if dy > 0 else 2 - along if dy < 0 else line
-            frames.append([Placed(thing, x, y)])
+    def ask(rng: random.Random) -> list[Turn]:
+        if word and rng.random() < 0.75:
+            if rng.random() < 0.4:
+                return [Turn(rng.choice(SAID), g.said(word))]
+            return [Turn(rng.choice(SAID_WHILE), g.said_while(word, thing, move))]
         if rng.random() < 0.5:
             turns = [Turn(rng.choice(MOVING), g.moves(move))]
         else:
-            name = " ".join(thing)
-            asked = rng.choice(THING_MOVING).format(x=name)
+            asked = rng.choice(THING_MOVING).format(x=" ".join(thing))
             turns = [Turn(asked, g.thing_moves(thing, move))]
         if rng.random() < 0.25:
             turns.append(Turn("And what color is it?", g.color(thing[0])))
-    else:
-        one, other = rng.sample(g.THINGS, 2)
-        x, y = rng.uniform(0.3, 1.7), rng.uniform(0.3, 1.7)
-        half = count // 2
-        frames = [[Placed(one, x, y)]] * half + [[Placed(other, x, y)]] * (count - half)
-        turns = [Turn(rng.choice(FIRST), g.first(one, other))]
-    return _mannered(Asked(frames, turns, rng.randrange(1 << 30)), rng)
+        return turns
+
+    return frames, ask
+
+
+def _ordered(count: int, word: str | None, rng: random.Random) -> tuple[list[list[Placed]], Asker]:
+    one, other = rng.sample(g.THINGS, 2)
+    x, y = rng.uniform(0.3, 1.7), rng.uniform(0.3, 1.7)
+    half = count // 2
+    frames = [[Placed(one, x, y)]] * half + [[Placed(other, x, y)]] * (count - half)
+
+    def ask(rng: random.Random) -> list[Turn]:
+        if word and rng.random() < 0.5:
+            return [Turn(rng.choice(SAID), g.said(word))]
+        return [Turn(rng.choice(FIRST), g.first(one, other))]
+
+    return frames, ask
+
+
+def film(
+    rng: random.Random, seconds: int = 2, exchanges: int = 1, word: str | None = None
+) -> Asked:
+    """One thing that moves, or two that come one after the other; two frames a second.
+
+    `word` is what a voice says meanwhile, in a film with sound.
+    """
+    make = _moving if rng.random() < 0.6 else _ordered
+    frames, ask = make(seconds * FRAMES_A_SECOND, word, rng)
+    names = list(dict.fromkeys(p.thing for frame in frames for p in frame))
+    turns = ask(rng)
+    for _ in range(exchanges - 1):
+        turns += ask(rng) if rng.random() < 0.7 else presence(names, rng)
+    return _mannered(Asked(frames, turns, rng.randrange(1 << 30), word), rng)
 
 
 def _mannered(asked: Asked, rng: random.Random) -> Asked:
     turns = [Turn(with_manner(t.question, rng, typed=True), t.answer) for t in asked.turns]
-    return Asked(asked.frames, turns, asked.look)
+    return replace(asked, turns=turns)
 
 
 def belongs(asked: Asked, part: str) -> bool:
-    """Held out are pairs of a question and its answer."""
-    first = asked.turns[0]
-    return g.held_out(f"{first.question} {first.answer}") == (part == "test")
+    """Held out are pairs of a question and its answer: no turn of training is one of them."""
+    held = [g.held_out(f"{turn.question} {turn.answer}") for turn in asked.turns]
+    return held[0] if part == "test" else not any(held)
 
 
-def picture_for(part: str, rng: random.Random) -> Asked:
-    while not belongs(asked := picture(rng), part):
+def picture_for(part: str, rng: random.Random, exchanges: int = 1) -> Asked:
+    while not belongs(asked := picture(rng, exchanges), part):
         pass
     return asked
 
 
-def film_for(part: str, rng: random.Random, seconds: int = 2) -> Asked:
-    while not belongs(asked := film(rng, seconds), part):
+def film_for(
+    part: str, rng: random.Random, seconds: int = 2, exchanges: int = 1, word: str | None = None
+) -> Asked:
+    while not belongs(asked := film(rng, seconds, exchanges, word), part):
         pass
     return asked

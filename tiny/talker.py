@@ -16,16 +16,13 @@ import torch
 from torch.nn import functional
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import (
     Qwen2_5OmniTalkerForConditionalGeneration,
-    Qwen2_5OmniThinkerForConditionalGeneration,
 )
 
 from tiny import questions, scenes, sizes, thinker, vocabulary
 from tiny.codec import encoded, load_book
-from tiny.paths import WORK
 from tiny.questions import Turn
 from tiny.speech import SPEAKERS
-from tiny.training import Plan, Trainer
-from tiny.weights import continue_from
+from tiny.training import Plan, Trainer, mixed
 
 PLAN = Plan(steps=6_000, rate=2e-3, warmup=150, decay=0.05, average=0.998)
 BATCH = 12
@@ -68,21 +65,13 @@ class Script:
     reply: range
     codes: torch.Tensor
     voice: str
-    pixels: torch.Tensor | None = None
-    grid: tuple[int, int, int] | None = None
 
 
 def script(turn: Turn, codes: torch.Tensor, voice: str, asked: scenes.Asked | None) -> Script:
     one = thinker.Conversation()
-    one.open()
-    pixels, grid, media = None, None, None
-    if asked is not None:
-        pixels, grid = scenes.patches(scenes.render(asked.frames, asked.look))
-        tokens = grid[0] * grid[1] * grid[2] // scenes.MERGE**2
-        media = ("picture" if len(asked.frames) == 1 else "film", tokens)
-    one.turn(turn, media)
+    one.turn(turn, sight=scenes.look_at(asked) if asked else None)
     learned = [i for i, label in enumerate(one.labels) if label != thinker.IGNORED]
-    return Script(one, range(learned[0], learned[-1]), codes, voice, pixels, grid)
+    return Script(one, range(learned[0], learned[-1]), codes, voice)
 
 
 @dataclass(frozen=True)
@@ -95,30 +84,20 @@ class Rows:
     labels: torch.Tensor
 
 
-def thinker_rows(
-    model: Qwen2_5OmniThinkerForConditionalGeneration, scripts: list[Script]
-) -> tuple[torch.Tensor, torch.Tensor]:
+def thinker_rows(model: thinker.Model, scripts: list[Script]) -> tuple[torch.Tensor, torch.Tensor]:
     """Hidden state + embedding of every token (media: hidden state alone), and the positions."""
-    seen = [s for s in scripts if s.grid is not None]
-    assert len(seen) in (0, len(scripts)), "pictures and text do not mix in one batch"
-    media: dict[str, torch.Tensor] = {}
-    if seen:
-        media["pixels"] = torch.cat([s.pixels for s in seen if s.pixels is not None])
-        media["grids"] = torch.tensor([s.grid for s in seen])
-    kind = "picture" if seen else "text"
-    batch = thinker.collate(kind, [s.conversation for s in scripts], **media)
+    batch = thinker.collate([s.conversation for s in scripts])
     embeddings = model.get_input_embeddings()(batch.ids)
     special = vocabulary.special()
-    media_tokens = torch.tensor([special.image, special.video, special.audio])
-    blank = torch.isin(batch.ids, media_tokens)
-    rows = thinker.forward(model, batch) + embeddings.masked_fill(blank.unsqueeze(-1), 0.0)
-    return rows, thinker.positions(model, batch)
+    media = torch.tensor([special.image, special.video, special.audio])
+    blank = torch.isin(batch.ids, media).unsqueeze(-1)
+    return thinker.forward(model, batch) + embeddings.masked_fill(blank, 0.0), batch.positions
 
 
 class Teacher:
     """Turns scripts into the Talker's batches with the frozen Thinker."""
 
-    def __init__(self, model: Qwen2_5OmniThinkerForConditionalGeneration) -> None:
+    def __init__(self, model: thinker.Model) -> None:
         self._thinker = model.eval().requires_grad_(False)
         special = vocabulary.special()
         table: Any = model.get_input_embeddings().weight
@@ -189,7 +168,7 @@ def code_loss(
     """Loss over the codes and the share of codes that are the likeliest."""
     codes = model.get_input_embeddings()(batch.history.clamp(min=0))
     codes = codes * (batch.history >= 0).unsqueeze(-1)
-    with torch.autocast("cpu", torch.bfloat16):
+    with mixed():
         rows = model.thinker_to_talker_proj(batch.rows + codes)
         out = model.model(inputs_embeds=rows, position_ids=batch.positions, use_cache=False)
         spoken = batch.labels != thinker.IGNORED
@@ -200,32 +179,15 @@ def code_loss(
 
 
 def scripts(lines: Lines, rng: random.Random, count: int = BATCH) -> list[Script]:
-    """All with a picture or all without."""
     drawn: list[Script] = []
-    seen: bool | None = None
-    while len(drawn) < count:
+    for index in range(count):
         turn, asked = lines.draw(rng)
-        seen = (asked is not None) if seen is None else seen
-        if (asked is not None) == seen:
-            voice = SPEAKERS[len(drawn) % len(SPEAKERS)]
-            drawn.append(script(turn, lines.codes[turn.answer], voice, asked))
+        drawn.append(script(turn, lines.codes[turn.answer], SPEAKERS[index % 2], asked))
     return drawn
 
 
-def trained_thinker() -> Qwen2_5OmniThinkerForConditionalGeneration:
-    """The latest Thinker in work/, else the committed one."""
-    model = thinker.network()
-    for stage in ("joint", "thinker"):
-        path = WORK / f"{stage}.pt"
-        if path.exists():
-            model.load_state_dict(torch.load(path, weights_only=True)["average"])
-            return model.eval()
-    continue_from("thinker", model)
-    return model.eval()
-
-
 def main() -> None:
-    teacher = Teacher(trained_thinker())
+    teacher = Teacher(thinker.trained())
     lines, unseen = Lines("train"), Lines("test")
     trainer = Trainer("talker", network(DROPOUT), PLAN)
     for step, rng in trainer.steps():

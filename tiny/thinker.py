@@ -10,9 +10,8 @@ every token of it is the likeliest one: that is greedy decoding.
 """
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import torch
 from torch.nn import functional
@@ -20,132 +19,184 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import (
     Qwen2_5OmniThinkerForConditionalGeneration,
 )
 
+from omni_runtime.bundle.config import PositionConfig
+from omni_runtime.inputs import positions
+from omni_runtime.inputs.mel import audio_tokens
 from tiny import questions, scenes, sizes, vocabulary
+from tiny.audio import encode
 from tiny.paths import WORK
 from tiny.questions import Turn
-from tiny.training import Plan, Trainer
+from tiny.scenes import Sight
+from tiny.training import Plan, Trainer, mixed
+from tiny.weights import continue_from
 
-PLAN = Plan(steps=2_900, rate=2e-3, warmup=100, average=0.998)
-LENGTH = 120
-CHAINED = 0.4
+PLAN = Plan(steps=3_600, rate=1.2e-3, warmup=100, average=0.998)
+LENGTH = 240
+"""Tokens after which a conversation about nothing seen takes no further exchange."""
+CHAINED = 0.6
 """Share of the text batches that are conversations of several exchanges."""
-QUESTIONS = 0.3
+QUESTIONS = 0.2
 """Weight of the questions' tokens in the loss."""
+Model = Qwen2_5OmniThinkerForConditionalGeneration
 IGNORED = -100
-MIX = {"text": 16, "picture": 12, "film": 8}
+MIX = {"text": 8, "picture": 8, "film": 6}
 """Conversations in a batch of each kind; the kinds take turns."""
-ORDER = ("text", "picture", "text", "film")
+ORDER = ("picture", "film", "picture", "text", "picture", "film", "picture", "film")
+EXCHANGES = (1, 3, 5, 6)
+"""How often a scene is asked about: one look at it teaches many answers."""
+RULES = PositionConfig(ids_per_second=25, seconds_per_chunk=2.0)
+SECONDS = 2.0 / scenes.FRAMES_A_SECOND
+"""Between two squares of a film that follow each other in time."""
 
 
-@dataclass
 class Conversation:
-    """Token ids and, for each, the label: the id itself inside replies, else IGNORED."""
+    """A prompt with its replies as it grows: tokens, which of them are learned, and its media."""
 
-    ids: list[int] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.labels: list[int] = []
+        """The token itself inside replies, else IGNORED."""
+        self.sights: list[Sight] = []
+        self.sounds: list[torch.Tensor] = []
+        """Log mels (128, frames)."""
+        self._runs: list[positions.Run] = []
+        self.add(f"<|im_start|>system\n{vocabulary.SYSTEM}<|im_end|>\n")
 
     def add(self, text: str, *, learned: bool = False) -> None:
         ids = vocabulary.load().encode(text).ids
+        self._put(ids, positions.Sequential(len(ids)))
+        if learned:
+            self.labels[-len(ids) :] = ids
+
+    def _put(self, ids: list[int], run: positions.Run) -> None:
         self.ids += ids
-        self.labels += ids if learned else [IGNORED] * len(ids)
+        self.labels += [IGNORED] * len(ids)
+        self._runs.append(run)
 
-    def fill(self, token: int, count: int) -> None:
-        self.ids += [token] * count
-        self.labels += [IGNORED] * count
+    def hear(self, mel: torch.Tensor) -> None:
+        count = audio_tokens(mel.shape[1])
+        self.add("<|audio_bos|>")
+        self._put([vocabulary.special().audio] * count, positions.Sequential(count))
+        self.add("<|audio_eos|>")
+        self.sounds.append(mel)
 
-    def open(self) -> None:
-        self.add(f"<|im_start|>system\n{vocabulary.SYSTEM}<|im_end|>\n")
+    def see(self, sight: Sight, mel: torch.Tensor | None = None) -> None:
+        """A picture or film; `mel` is the sound of a film, which stands between its squares."""
+        special = vocabulary.special()
+        picture = positions.Picture(sight.tokens, SECONDS)
+        self.sights.append(sight)
+        if mel is None:
+            self.add("<|vision_bos|>")
+            self._put([special.video if sight.film else special.image] * picture.tokens, picture)
+            self.add("<|vision_eos|>")
+            return
+        self.sounds.append(mel)
+        both = positions.PictureWithSound(picture, audio_tokens(mel.shape[1]))
+        tokens = {"video": special.video, "audio": special.audio}
+        ids = [
+            tokens[track]
+            for track, start, stop in positions.interleave(both, RULES)
+            for _ in range(start, stop)
+        ]
+        self._put([special.vision_bos, special.audio_bos], positions.Shared(2))
+        self._put(ids, both)
+        self._put([special.audio_eos, special.vision_eos], positions.Shared(2))
 
-    def turn(self, turn: Turn, media: tuple[str, int] | None = None, spoken: int = 0) -> None:
+    def turn(
+        self,
+        turn: Turn,
+        *,
+        sight: Sight | None = None,
+        sound: torch.Tensor | None = None,
+        spoken: torch.Tensor | None = None,
+    ) -> None:
         """A question, behind its picture or film if it has one, and the reply.
 
-        `spoken` is how many tokens of sound stand for the question, 0 if it is written.
+        `sound` belongs to the film; `spoken` is the question's own recording instead of its text.
         """
         self.add("<|im_start|>user\n")
-        if media:
-            special = vocabulary.special()
-            self.add("<|vision_bos|>")
-            self.fill(special.image if media[0] == "picture" else special.video, media[1])
-            self.add("<|vision_eos|>")
-        if spoken:
-            self.add("<|audio_bos|>")
-            self.fill(vocabulary.special().audio, spoken)
-            self.add("<|audio_eos|>")
-        else:
+        if sight:
+            self.see(sight, sound)
+        if spoken is None:
             self.add(turn.question)
+        else:
+            self.hear(spoken)
         self.add("<|im_end|>\n<|im_start|>assistant\n")
         self.add(f"{turn.answer}<|im_end|>", learned=True)
         self.add("\n")
 
+    @property
+    def positions(self) -> torch.Tensor:
+        """TMRoPE, (3, tokens), by the runtime's own walk."""
+        return torch.from_numpy(positions.walk(self._runs, RULES)[0].copy())
+
 
 @dataclass(frozen=True)
 class Batch:
-    """One kind of conversation, padded on the right (causal attention needs no mask for that)."""
+    """Conversations padded on the right (causal attention needs no mask for that)."""
 
-    kind: str
     ids: torch.Tensor
     labels: torch.Tensor
-    mask: torch.Tensor
-    pixels: torch.Tensor | None = None
-    grids: torch.Tensor | None = None
-    sounds: torch.Tensor | None = None
-    """Log mels (128, frames of all clips), and in `frames` how long each clip is."""
-    frames: torch.Tensor | None = None
+    told: torch.Tensor
+    """True where a token is neither padding nor the system prompt."""
+    positions: torch.Tensor
+    sights: list[Sight]
+    sounds: list[torch.Tensor]
 
 
-def collate(kind: str, conversations: list[Conversation], **media: torch.Tensor) -> Batch:
-    longest = max(len(c.ids) for c in conversations)
-    pad = vocabulary.special().end_of_text
-    ids = torch.full((len(conversations), longest), pad)
-    labels = torch.full_like(ids, IGNORED)
-    mask = torch.zeros_like(ids)
+def collate(conversations: list[Conversation]) -> Batch:
+    size = (len(conversations), max(len(c.ids) for c in conversations))
+    ids = torch.full(size, vocabulary.special().end_of_text)
+    labels = torch.full(size, IGNORED)
+    told = torch.zeros(size, dtype=torch.bool)
+    places = torch.zeros(3, *size, dtype=torch.long)
     for row, one in enumerate(conversations):
-        ids[row, : len(one.ids)] = torch.tensor(one.ids)
-        labels[row, : len(one.ids)] = torch.tensor(one.labels)
-        mask[row, : len(one.ids)] = 1
-    return Batch(kind, ids, labels, mask, **media)
+        length = len(one.ids)
+        ids[row, :length] = torch.tensor(one.ids)
+        labels[row, :length] = torch.tensor(one.labels)
+        told[row, system_tokens() : length] = True
+        places[:, row, :length] = one.positions
+    sights = [s for one in conversations for s in one.sights]
+    sounds = [s for one in conversations for s in one.sounds]
+    return Batch(ids, labels, told, places, sights, sounds)
 
 
 @cache
 def system_tokens() -> int:
-    one = Conversation()
-    one.open()
-    return len(one.ids)
+    return len(Conversation().ids)
 
 
 def text_batch(part: str, rng: random.Random, count: int, *, chained: bool = True) -> Batch:
     conversations = []
     for _ in range(count):
         one = Conversation()
-        one.open()
         while True:
             for turn in questions.ask_for(part, rng):
                 one.turn(turn)
             if not chained or len(one.ids) > LENGTH * rng.random():
                 break
         conversations.append(one)
-    return collate("text", conversations)
+    return collate(conversations)
+
+
+def scene(kind: str, part: str, rng: random.Random, word: str | None = None) -> scenes.Asked:
+    exchanges = rng.choice(EXCHANGES) if part == "train" else 1
+    if kind == "picture":
+        return scenes.picture_for(part, rng, exchanges)
+    return scenes.film_for(part, rng, rng.choice((2, 2, 3, 4)), exchanges, word)
 
 
 def seen_batch(kind: str, part: str, rng: random.Random, count: int) -> Batch:
-    conversations, rows, grids = [], [], []
+    conversations = []
     for _ in range(count):
-        if kind == "picture":
-            asked = scenes.picture_for(part, rng)
-        else:
-            asked = scenes.film_for(part, rng, rng.choice((2, 2, 3, 4)))
-        pixels, grid = scenes.patches(scenes.render(asked.frames, asked.look))
-        tokens = grid[0] * grid[1] * grid[2] // scenes.MERGE**2
+        asked = scene(kind, part, rng)
         one = Conversation()
-        one.open()
         for index, turn in enumerate(asked.turns):
-            one.turn(turn, (kind, tokens) if index == 0 else None)
+            one.turn(turn, sight=scenes.look_at(asked) if index == 0 else None)
         if rng.random() < 0.2:  # talk goes on after the picture
             one.turn(questions.ask_for(part, rng)[0])
         conversations.append(one)
-        rows.append(pixels)
-        grids.append(grid)
-    return collate(kind, conversations, pixels=torch.cat(rows), grids=torch.tensor(grids))
+    return collate(conversations)
 
 
 def make_batch(kind: str, part: str, rng: random.Random) -> Batch:
@@ -154,7 +205,7 @@ def make_batch(kind: str, part: str, rng: random.Random) -> Batch:
     return seen_batch(kind, part, rng, MIX[kind])
 
 
-def network() -> Qwen2_5OmniThinkerForConditionalGeneration:
+def network() -> Model:
     torch.manual_seed(0)
     config = sizes.omni(vocabulary.special()).thinker_config
     model = Qwen2_5OmniThinkerForConditionalGeneration._from_config(
@@ -171,90 +222,80 @@ def network() -> Qwen2_5OmniThinkerForConditionalGeneration:
     return model
 
 
-def positions(model: Qwen2_5OmniThinkerForConditionalGeneration, batch: Batch) -> torch.Tensor:
-    images = batch.grids if batch.kind == "picture" else None
-    films = batch.grids if batch.kind == "film" else None
-    seconds = None
-    if films is not None:
-        seconds = torch.full((len(films),), 2.0 / scenes.FRAMES_A_SECOND)
-    index: Any = model.get_rope_index
-    return index(
-        batch.ids, images, films, batch.mask, audio_seqlens=batch.frames, second_per_grids=seconds
-    )[0]
+def trained() -> Model:
+    """The latest Thinker in work/, else the committed one."""
+    model = network()
+    for stage in ("joint", "thinker"):
+        path = WORK / f"{stage}.pt"
+        if path.exists():
+            model.load_state_dict(torch.load(path, weights_only=True)["average"])
+            return model.eval()
+    continue_from("thinker", model)
+    return model.eval()
 
 
-def forward(model: Qwen2_5OmniThinkerForConditionalGeneration, batch: Batch) -> torch.Tensor:
+def forward(model: Model, batch: Batch) -> torch.Tensor:
     """Hidden states after the final norm."""
     embeddings = model.get_input_embeddings()(batch.ids)
-    if batch.pixels is not None:
-        special = vocabulary.special()
-        token = special.image if batch.kind == "picture" else special.video
-        seen = model.visual(batch.pixels, grid_thw=batch.grids).to(embeddings.dtype)
-        embeddings = embeddings.masked_scatter((batch.ids == token).unsqueeze(-1), seen)
-    if batch.sounds is not None and batch.frames is not None:
-        halves = (batch.frames - 1) // 2 + 1
-        tower = model.audio_tower
-        heard = tower(batch.sounds, feature_lens=batch.frames, aftercnn_lens=halves)
-        where = (batch.ids == vocabulary.special().audio).unsqueeze(-1)
-        embeddings = embeddings.masked_scatter(where, heard.last_hidden_state.to(embeddings.dtype))
-    out = model.model(
-        inputs_embeds=embeddings, position_ids=positions(model, batch), use_cache=False
-    )
+    special = vocabulary.special()
+    if batch.sights:
+        rows = torch.cat([s.rows for s in batch.sights])
+        seen = model.visual(rows, grid_thw=torch.tensor([s.grid for s in batch.sights]))
+        where = (batch.ids == special.image) | (batch.ids == special.video)
+        embeddings = embeddings.masked_scatter(where.unsqueeze(-1), seen.to(embeddings.dtype))
+    if batch.sounds:
+        heard = torch.cat(encode(model.audio_tower, batch.sounds)).to(embeddings.dtype)
+        where = (batch.ids == special.audio).unsqueeze(-1)
+        embeddings = embeddings.masked_scatter(where, heard)
+    out = model.model(inputs_embeds=embeddings, position_ids=batch.positions, use_cache=False)
     return out.last_hidden_state
 
 
-def answer_loss(
-    model: Qwen2_5OmniThinkerForConditionalGeneration, batch: Batch
-) -> tuple[torch.Tensor, float]:
+def answer_loss(model: Model, batch: Batch) -> tuple[torch.Tensor, float]:
     """Loss over replies and questions, and the share of replies whose every token is right."""
     wanted, learned = batch.ids[:, 1:], batch.labels[:, 1:] != IGNORED
-    told = batch.mask[:, 1:].bool()
-    told[:, : system_tokens()] = False
-    with torch.autocast("cpu", torch.bfloat16):
+    told = batch.told[:, 1:]
+    with mixed():
         logits = model.lm_head(forward(model, batch)[:, :-1][told]).float()
     losses = functional.cross_entropy(logits, wanted[told], reduction="none")
     reply_token = learned[told]
     loss = losses[reply_token].mean() + QUESTIONS * losses[~reply_token].mean()
-    right = torch.ones_like(learned)
-    right[told] = (logits.argmax(1) == wanted[told]) | ~reply_token
+    wrong = (logits.argmax(1) != wanted[told])[reply_token]
     begins = learned & ~functional.pad(learned, (1, 0))[:, :-1]
-    reply = (begins.cumsum(1) * learned).long()
-    good = total = 0
-    for row in range(len(reply)):
-        for index in range(1, int(reply[row].max()) + 1):
-            total += 1
-            good += int(right[row][reply[row] == index].all())
-    return loss, good / total
+    reply = begins.ravel().cumsum(0)[learned.ravel()] - 1  # which reply each learned token is of
+    mistakes = torch.zeros(int(begins.sum())).index_add_(0, reply, wrong.float())
+    return loss, (mistakes == 0).float().mean().item()
 
 
 @torch.no_grad()
-def held_out_score(model: Qwen2_5OmniThinkerForConditionalGeneration) -> dict[str, float]:
+def held_out_score(model: Model) -> dict[str, float]:
     model.eval()
     return {
         kind: sum(
             answer_loss(model, make_batch(kind, "test", random.Random(seed)))[1]  # noqa: S311
-            for seed in range(6)
+            for seed in range(12)
         )
-        / 6
+        / 12
         for kind in MIX
     }
 
 
 def main() -> None:
     model = network()
-    eyes = WORK / "eyes.pt"
-    if eyes.exists():
-        state = torch.load(eyes, weights_only=True)["average"]
-        model.visual.load_state_dict(state)
     model.audio_tower.requires_grad_(False)  # it has its own stage
     trainer = Trainer("thinker", model, PLAN)
+    eyes = WORK / "eyes.pt"
+    if eyes.exists() and trainer.step == 0:
+        state = torch.load(eyes, weights_only=True)["average"]
+        model.visual.load_state_dict(state)
+        trainer.average.visual.load_state_dict(state)
     for step, rng in trainer.steps():
         source = random.Random(int(torch.randint(1 << 30, (1,), generator=rng)))  # noqa: S311
         kind = ORDER[step % len(ORDER)]
         loss, exact = answer_loss(trainer.model, make_batch(kind, "train", source))
         trainer.log(**{kind: loss.item(), f"{kind}_exact": exact})
         trainer.update(loss)
-        if step % 500 == 499:
+        if step % 300 == 299:
             print("held out", held_out_score(trainer.average), flush=True)  # noqa: T201
 
 

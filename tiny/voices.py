@@ -46,8 +46,8 @@ def _piper() -> tuple[ort.InferenceSession, dict[str, list[int]]]:
     return _session(folder / "en_US-joe-medium.onnx"), config["phoneme_id_map"]
 
 
-def piper(text: str, *, pace: float = 1.0) -> Samples:
-    """Joe at 24 kHz. Noise scales of 0 make him say a sentence the same way every time."""
+def piper(text: str, *, pace: float = 1.0, liveliness: float = 0.0) -> Samples:
+    """Joe at 24 kHz; with a liveliness of 0 he says a sentence the same way every time."""
     session, table = _piper()
     ids = [1, 0]
     for symbol in phonemes(text):
@@ -56,7 +56,7 @@ def piper(text: str, *, pace: float = 1.0) -> Samples:
     feeds = {
         "input": np.array([[*ids, 2]], np.int64),
         "input_lengths": np.array([len(ids) + 1], np.int64),
-        "scales": np.array([0.0, pace, 0.0], np.float32),
+        "scales": np.array([liveliness, pace, liveliness], np.float32),
     }
     return at_rate(np.asarray(session.run(None, feeds)[0]).ravel(), 22_050, SPEECH_RATE)
 
@@ -72,13 +72,13 @@ def _kokoro() -> tuple[ort.InferenceSession, dict[str, int], dict[str, Samples]]
     return _session(core.model_path()), vocabulary, voices
 
 
-def kokoro(text: str, voice: str, *, pace: float = 1.0) -> Samples:
-    """One of Kokoro's speakers at 24 kHz, reading English phonemes."""
+def kokoro(text: str, blend: dict[str, float], *, pace: float = 1.0) -> Samples:
+    """A blend of Kokoro's speakers (shares add up to 1) at 24 kHz, reading English phonemes."""
     session, table, voices = _kokoro()
     ids = [table[symbol] for symbol in phonemes(text) if symbol in table]
-    feeds = {
+    feeds: dict[str, Any] = {
         "tokens": np.array([[0, *ids, 0]], np.int64),
-        "style": voices[voice][len(ids) - 1].reshape(1, 256),
+        "style": sum(share * voices[name][len(ids) - 1] for name, share in blend.items()),
         "speed": np.array([1 / pace], np.float32),
     }
     return np.asarray(session.run(None, feeds)[0]).ravel().astype(np.float32)

@@ -1,0 +1,155 @@
+"""What the ears are fed with: log mels of recordings, heard under ever new conditions.
+
+Not the ears' training (ears.py, joint.py). The one idea: speed, throat, room, noise and loudness
+are all changed on the spectrogram, a hundred times cheaper than on the samples, so that no clip is
+ever heard the same way twice.
+"""
+
+import math
+from functools import cache
+
+import numpy as np
+import torch
+from torch.nn import functional
+from transformers.audio_utils import mel_filter_bank
+from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAudioEncoder
+
+from tiny.paths import Corpus, Samples, Utterance
+from tiny.voices import SPEECH_RATE, at_rate
+
+RATE = 16_000
+BINS = 128
+FLOOR = -10.0
+"""Decimal logarithm of the least power."""
+TOP = 8.0
+"""How far below its maximum a clip is heard: the reference's dynamic range."""
+
+
+@cache
+def _filters() -> torch.Tensor:
+    bank = mel_filter_bank(201, BINS, 0.0, RATE / 2, RATE, norm="slaney", mel_scale="slaney")
+    return torch.from_numpy(bank).float()
+
+
+def power(samples: torch.Tensor) -> torch.Tensor:
+    """log10 of the mel power, (128, frames), 100 frames a second of 16 kHz sound.
+
+    The sound goes on as silence, as in the reference, which pads every clip to five minutes.
+    """
+    window, frames = torch.hann_window(400), -(-len(samples) // 160)
+    padded = functional.pad(samples, (0, 400))
+    spectrum = torch.stft(padded, 400, 160, window=window, return_complex=True).abs() ** 2
+    return (_filters().T @ spectrum[:, :frames]).clamp(min=10.0**FLOOR).log10()
+
+
+def scaled(log: torch.Tensor) -> torch.Tensor:
+    """As Whisper scales it, from `power`."""
+    return (log.clamp(min=float(log.max()) - TOP) + 4.0) / 4.0
+
+
+def features(samples: Samples, rate: int = RATE) -> torch.Tensor:
+    """The audio tower's input, (128, frames)."""
+    return scaled(power(torch.from_numpy(at_rate(samples, rate, RATE))))
+
+
+@cache
+def _mel_centres() -> np.ndarray:
+    return np.linspace(0.0, 15 + math.log(8.0) * 27 / math.log(6.4), BINS + 2)[1:-1]
+
+
+def _throat(log: torch.Tensor, factor: float) -> torch.Tensor:
+    """All frequencies times `factor`: the mel bins are read where they come from."""
+    mels = _mel_centres()
+    step = math.log(6.4) / 27
+    hertz = np.where(mels < 15, mels * 200 / 3, 1000 * np.exp((mels - 15) * step)) / factor
+    above = 15 + np.log(np.maximum(hertz, 1) / 1000) / step
+    source = np.where(hertz < 1000, hertz * 3 / 200, above)
+    place = np.interp(source, mels, np.arange(BINS))
+    low = torch.from_numpy(place).long().clamp(max=BINS - 2)
+    part = torch.from_numpy(place).float().unsqueeze(1) - low.unsqueeze(1)
+    return log[low] * (1 - part) + log[low + 1] * part
+
+
+def _room(rng: torch.Generator) -> torch.Tensor:
+    """A smooth random colour of the sound, one value a bin, in decades of power."""
+    waves = torch.arange(4).float() * math.pi * torch.arange(BINS).float().unsqueeze(1) / BINS
+    return (torch.cos(waves) * torch.randn(4, generator=rng) * 0.22).sum(1, keepdim=True)
+
+
+def changed(log: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+    """The same words from another throat at another speed, in another room with other noise."""
+    draw = torch.rand(9, generator=rng).tolist()
+    frames = round(log.shape[1] / (0.85 + 0.35 * draw[0]))
+    log = functional.interpolate(log[None], frames, mode="linear", align_corners=False)[0]
+    log = _throat(log, 0.84 + 0.34 * draw[1])
+    pause = [int(45 * d) for d in draw[2:4]]
+    log = functional.pad(log, (pause[0], pause[1]), value=FLOOR)
+    loud = float((10.0**log).mean())
+    noise = -torch.rand(log.shape, generator=rng).clamp(min=1e-6).log()  # of a power spectrum
+    colour = 10.0 ** _room(rng)
+    level = loud * 10 ** (-(8 + 34 * draw[4]) / 10)
+    log = (10.0**log + noise * colour * level).log10() + _room(rng) + (draw[5] * 2.4 - 1.6)
+    log = log.clamp(min=FLOOR)
+    for _ in range(2):  # gaps in time and in pitch, which no single cue survives
+        where = torch.rand(2, generator=rng)
+        wide = int(torch.randint(14, (1,), generator=rng))
+        long = int(torch.randint(9, (1,), generator=rng))
+        mean = float(log.mean())
+        low, start = int(where[0] * (BINS - wide)), int(where[1] * (log.shape[1] - long))
+        log[low : low + wide] = mean
+        log[:, start : start + long] = mean
+    return scaled(log)
+
+
+class Recordings:
+    """A corpus in memory: for each recording of a part its log mel power."""
+
+    def __init__(self, corpus: Corpus, part: str) -> None:
+        self.items = [i for i in corpus.utterances if i.held_out == (part == "test")]
+        self._powers = {
+            item.start: power(
+                torch.from_numpy(at_rate(corpus.samples(item), SPEECH_RATE, RATE))
+            ).half()
+            for item in self.items
+        }
+
+    def clip(self, item: Utterance, rng: torch.Generator | None) -> torch.Tensor:
+        """The tower's input, (128, frames); with a generator under changed conditions."""
+        log = self._powers[item.start].float()
+        return scaled(log) if rng is None else changed(log, rng)
+
+
+def encode(tower: Qwen2_5OmniAudioEncoder, mels: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The tower's tokens (n, width) for each clip (128, frames), all blocks as one batch.
+
+    The same function as the tower's own forward, whose attention looks at all clips at once and
+    masks what it must not see: for a batch that is ten times the work.
+    """
+    size = 2 * tower.config.n_window
+    blocks = [b for mel in mels for b in mel.split(size, 1)]
+    lengths = torch.tensor([b.shape[1] for b in blocks])
+    padded = torch.stack([functional.pad(b, (0, size - b.shape[1])) for b in blocks])
+    inside = (torch.arange(size) < lengths.unsqueeze(1)).unsqueeze(1)
+    grid = functional.gelu(tower.conv2(functional.gelu(tower.conv1(padded)) * inside))
+    grid = grid.transpose(1, 2)
+    grid = grid + tower.positional_embedding.positional_embedding[: grid.shape[1]]
+    halves = (lengths - 1) // 2 + 1
+    seen = torch.arange(grid.shape[1]) < halves.unsqueeze(1)
+    where = seen.ravel().nonzero().squeeze(1)
+    shape = (*seen.shape, tower.config.encoder_attention_heads, -1)
+    rows = grid.flatten(0, 1).index_select(0, where)
+    empty = torch.zeros_like(grid).flatten(0, 1)
+    for layer in tower.layers:  # only attention needs the padding
+        own, normed = layer.self_attn, layer.self_attn_layer_norm(rows)
+        q, k, v = (
+            empty.index_copy(0, where, p(normed)).view(shape).transpose(1, 2)
+            for p in (own.q_proj, own.k_proj, own.v_proj)
+        )
+        met = functional.scaled_dot_product_attention(q, k, v, seen[:, None, None])
+        rows = rows + own.out_proj(met.transpose(1, 2).reshape(empty.shape).index_select(0, where))
+        rows = rows + layer.fc2(functional.gelu(layer.fc1(layer.final_layer_norm(rows))))
+    # A clip's full blocks have an even number of rows, so pairs never straddle two blocks.
+    clips = rows.split([(mel.shape[1] - 1) // 2 + 1 for mel in mels])
+    pairs = [clip[: len(clip) // 2 * 2].unflatten(0, (-1, 2)).mean(1) for clip in clips]
+    tokens = tower.proj(tower.ln_post(torch.cat(pairs)))
+    return list(tokens.split([len(p) for p in pairs]))

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-import soundfile as sf
 import soxr
 
 from tiny.paths import Samples
@@ -86,10 +85,12 @@ def kokoro(text: str, blend: dict[str, float], *, pace: float = 1.0) -> Samples:
 
 def program(command: list[str], text: str) -> Samples:
     """A synthesizer that reads standard input and writes the file named by {out}."""
+    import soundfile  # noqa: PLC0415 - who only needs the rates has none
+
     with tempfile.NamedTemporaryFile(suffix=".wav") as file:
         filled = [part.replace("{out}", file.name) for part in command]
         subprocess.run(filled, input=text, text=True, capture_output=True, check=True)  # noqa: S603
-        samples, rate = sf.read(io.BytesIO(Path(file.name).read_bytes()), dtype="float32")
+        samples, rate = soundfile.read(io.BytesIO(Path(file.name).read_bytes()), dtype="float32")
     return at_rate(np.asarray(samples, np.float32), rate, SPEECH_RATE)
 
 

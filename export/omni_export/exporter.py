@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from omni_export import companions, trial
+from omni_export import companions, quality, trial
 from omni_export.build import build
 from omni_export.checkpoint import Array, Checkpoint
 from omni_export.graph_files import GraphWriter
@@ -208,6 +208,7 @@ def _manifest(request: ExportRequest, content: _Content, bundle: Path) -> Manife
             if path.is_file()
         },
         measured=None,
+        quality=quality.measured(checkpoint.folder, request.recipe),
         digest="",
     )
 

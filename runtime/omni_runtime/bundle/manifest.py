@@ -86,6 +86,10 @@ class Measured(_Record, frozen=True):
     realtime_factor: float | None
 
 
+Quality = dict[str, dict[str, float]]
+"""For each exam (typed, picture, ... or "speech PRESET streamed") its scores, by name, as shares."""
+
+
 class Manifest(_Record, frozen=True):
     """Everything about a bundle."""
 
@@ -102,6 +106,7 @@ class Manifest(_Record, frozen=True):
     tables: dict[str, TableEntry]
     files: dict[str, FileEntry]
     measured: Measured | None
+    quality: Quality | None
     digest: str
 
 

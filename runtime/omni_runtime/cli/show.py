@@ -5,7 +5,7 @@ import sys
 
 import msgspec
 
-from omni_runtime.bundle.manifest import GraphError, Manifest
+from omni_runtime.bundle.manifest import GraphError, Manifest, Quality
 from omni_runtime.bundle.store import Bundle
 from omni_runtime.cli import ui
 
@@ -44,7 +44,23 @@ def describe(manifest: Manifest) -> str:
             f"{measured.machine}, "
             f"ONNX Runtime {measured.onnxruntime}"
         )
-    return "\n".join([*lines, "", cost_table(manifest)])
+    lines += ["", cost_table(manifest)]
+    if manifest.quality is not None:
+        lines += ["", quality_table(manifest.quality)]
+    return "\n".join(lines)
+
+
+def quality_table(quality: Quality) -> str:
+    """How well a bundle of this recipe answers and speaks, as measured on these weights."""
+    rows = [
+        (exam, ", ".join(f"{name} {_score(name, value)}" for name, value in scores.items()))
+        for exam, scores in quality.items()
+    ]
+    return ui.table(("exam", "results"), rows)
+
+
+def _score(name: str, value: float) -> str:
+    return f"{value:.0f}" if name == "items" else f"{value:.1%}"
 
 
 def cost_table(manifest: Manifest) -> str:

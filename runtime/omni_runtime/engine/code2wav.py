@@ -4,6 +4,8 @@ The first chunk is the smallest possible: one block and one block of look-ahead.
 grow, since larger ones cost less for each second of speech, and somebody is already listening.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -21,6 +23,7 @@ class Code2Wav:
     """The sound of one utterance. A block is as many codes as the DiT attends to at once."""
 
     def __init__(self, dit: Dit, vocoder: Vocoder, voice: FloatArray, noise: Noise) -> None:
+        self.commit_blocks: Sequence[int] = COMMIT_BLOCKS
         self._mel = MelStream(dit, voice, noise)
         self._wave = WaveStream(vocoder, dit.config.mel_dim)
         self._codes: list[int] = []
@@ -29,7 +32,7 @@ class Code2Wav:
     def push(self, code: int) -> FloatArray | None:
         """Add a code; samples when a chunk became ready."""
         self._codes.append(code)
-        commit = COMMIT_BLOCKS[min(self._chunks, len(COMMIT_BLOCKS) - 1)]
+        commit = self.commit_blocks[min(self._chunks, len(self.commit_blocks) - 1)]
         if len(self._codes) < (commit + LOOK_AHEAD_BLOCKS) * self._mel.codes_per_block:
             return None
         return self._synthesize(commit, last=False)

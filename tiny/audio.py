@@ -125,6 +125,19 @@ def encode(tower: Qwen2_5OmniAudioEncoder, mels: list[torch.Tensor]) -> list[tor
     The same function as the tower's own forward, whose attention looks at all clips at once and
     masks what it must not see: for a batch that is ten times the work.
     """
+    return pooled(tower, unpooled(tower, mels))
+
+
+def pooled(tower: Qwen2_5OmniAudioEncoder, clips: list[torch.Tensor]) -> list[torch.Tensor]:
+    """25 tokens a second from what `unpooled` gives."""
+    # A clip's full blocks have an even number of rows, so pairs never straddle two blocks.
+    pairs = [clip[: len(clip) // 2 * 2].unflatten(0, (-1, 2)).mean(1) for clip in clips]
+    tokens = tower.proj(tower.ln_post(torch.cat(pairs)))
+    return list(tokens.split([len(p) for p in pairs]))
+
+
+def unpooled(tower: Qwen2_5OmniAudioEncoder, mels: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The last layer's rows (n, d_model) of each clip, 50 a second."""
     size = 2 * tower.config.n_window
     blocks = [b for mel in mels for b in mel.split(size, 1)]
     lengths = torch.tensor([b.shape[1] for b in blocks])
@@ -149,7 +162,4 @@ def encode(tower: Qwen2_5OmniAudioEncoder, mels: list[torch.Tensor]) -> list[tor
         rows = rows + own.out_proj(met.transpose(1, 2).reshape(empty.shape).index_select(0, where))
         rows = rows + layer.fc2(functional.gelu(layer.fc1(layer.final_layer_norm(rows))))
     # A clip's full blocks have an even number of rows, so pairs never straddle two blocks.
-    clips = rows.split([(mel.shape[1] - 1) // 2 + 1 for mel in mels])
-    pairs = [clip[: len(clip) // 2 * 2].unflatten(0, (-1, 2)).mean(1) for clip in clips]
-    tokens = tower.proj(tower.ln_post(torch.cat(pairs)))
-    return list(tokens.split([len(p) for p in pairs]))
+    return list(rows.split([(mel.shape[1] - 1) // 2 + 1 for mel in mels]))

@@ -77,7 +77,8 @@ def counted(number: int, name: str) -> str:
 
 
 def see(things: list[Thing]) -> str:
-    return f"I see {' and '.join(a_thing(thing) for thing in things)}."
+    *most, last = [a_thing(thing) for thing in things]
+    return f"I see {', '.join(most)} and {last}." if most else f"I see {last}."
 
 
 def color(value: str) -> str:

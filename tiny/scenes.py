@@ -45,6 +45,8 @@ SHAPE = ("What shape is it?", "What shape do you see?", "Which shape is this?",
          "Which shape is in the picture?", "What kind of shape is that?")  # fmt: skip
 PLACE = ("Where is the {x}?", "In which place is the {x}?", "Where do you see the {x}?")
 AT = ("What is {x}?", "Which shape is {x}?", "What do you see {x}?")
+ALL = ("Name everything you see.", "List all the shapes.", "What are all the shapes?",
+       "Tell me everything that you see.")  # fmt: skip
 PRESENT = ("Is there a {x}?", "Do you see a {x}?", "Is there a {x} in the picture?",
            "Can you see a {x}?")  # fmt: skip
 RELATED = ("What is {x}?", "Which shape is {x}?", "What do you see {x}?")
@@ -207,6 +209,12 @@ def presence(names: list[g.Thing], rng: random.Random) -> list[Turn]:
     return [Turn(rng.choice(PRESENT).format(x=" ".join(thing)), g.present(thing, thing in names))]
 
 
+def listing(things: list[Placed], rng: random.Random) -> list[Turn]:
+    """All things in reading order: nothing teaches to see as fast as to say all that is there."""
+    ordered = sorted(things, key=lambda p: (p.y, p.x))
+    return [Turn(rng.choice(ALL), g.see([p.thing for p in ordered]))]
+
+
 def attributes(thing: g.Thing, where: str, rng: random.Random) -> list[Turn]:
     name = rng.choice((thing[1], " ".join(thing)))
     turns = [
@@ -281,8 +289,8 @@ def picture(rng: random.Random, exchanges: int = 1) -> Asked:
     names = [p.thing for p in things]
     turns = rng.choice(askers)(rng)
     more = [*askers, *askers, partial(counting, names), partial(presence, names)]
-    for _ in range(exchanges - 1):
-        turns += rng.choice(more)(rng)
+    for index in range(exchanges - 1):
+        turns += listing(things, rng) if index == 0 else rng.choice(more)(rng)
     return _mannered(Asked([things], turns, rng.randrange(1 << 30)), rng)
 
 

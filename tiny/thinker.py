@@ -30,7 +30,7 @@ from tiny.scenes import Sight
 from tiny.training import Plan, Trainer, mixed
 from tiny.weights import continue_from
 
-PLAN = Plan(steps=3_600, rate=1.2e-3, warmup=100, average=0.998)
+PLAN = Plan(steps=2_000, rate=6e-4, warmup=150, average=0.998)
 LENGTH = 240
 """Tokens after which a conversation about nothing seen takes no further exchange."""
 CHAINED = 0.6
@@ -41,8 +41,8 @@ Model = Qwen2_5OmniThinkerForConditionalGeneration
 IGNORED = -100
 MIX = {"text": 8, "picture": 8, "film": 6}
 """Conversations in a batch of each kind; the kinds take turns."""
-ORDER = ("picture", "film", "picture", "text", "picture", "film", "picture", "film")
-EXCHANGES = (1, 3, 5, 6)
+ORDER = ("picture", "text", "film", "picture", "text", "film", "picture", "text")
+EXCHANGES = (1, 3, 4, 6)
 """How often a scene is asked about: one look at it teaches many answers."""
 RULES = PositionConfig(ids_per_second=25, seconds_per_chunk=2.0)
 SECONDS = 2.0 / scenes.FRAMES_A_SECOND

@@ -1,0 +1,83 @@
+"""The results of compare.py as tables for people, and as quality.json for the export.
+
+    python -m tiny.tables
+
+Prints markdown and writes tiny/checkpoint/quality.json, which counts for exactly these weights and
+recipes: run it last, after assemble and compare.
+"""
+
+import json
+from collections.abc import Iterator
+
+import msgspec
+
+from omni_export.quality import FILE, QualityFile, rules_digest, weights_digest
+from omni_quantize.recipe import load
+from tiny import exam
+from tiny.compare import PRESETS, RECIPES, RESULTS
+from tiny.paths import CHECKPOINT, WORK
+
+Results = dict[str, dict[str, float]]
+SPEECH = ("closed WER", "open WER", "open WER, rotated", "nearer to its own voice")
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def answers(reference: Results, compared: Results) -> Iterator[str]:
+    """Exact answers, one line an exam."""
+    yield row("exact answers", "items", "transformers, fp32", *(f"bundle, {r}" for r in RECIPES))
+    yield row(*["---"] * (3 + len(RECIPES)))
+    for name in exam.DRAWS:
+        cells = [compared.get(f"{recipe} {name}") for recipe in RECIPES]
+        base = reference.get(name)
+        if base is None:
+            continue
+        shares = [percent(cell["exact"]) if cell else "" for cell in cells]
+        yield row(name, f"{base['items']:.0f}", percent(base["exact"]), *shares)
+
+
+def speech(reference: Results, compared: Results) -> Iterator[str]:
+    """Clarity of spoken replies, one line a way of speaking."""
+    yield row("spoken replies", "items", *SPEECH)
+    yield row(*["---"] * (2 + len(SPEECH)))
+    lines = {"transformers, fp32, 0.3": reference.get("speech")}
+    for recipe in RECIPES:
+        for preset in PRESETS:
+            for how in ("streamed", "whole"):
+                key = f"{recipe} speech {preset} {how}"
+                lines[f"{recipe}, {preset}, {how}"] = compared.get(key)
+    for name, scores in lines.items():
+        if scores:
+            yield row(name, f"{scores['items']:.0f}", *(percent(scores[key]) for key in SPEECH))
+
+
+def write(compared: Results) -> None:
+    results: dict[str, Results] = {recipe: {} for recipe in RECIPES}
+    for key, scores in compared.items():
+        recipe, _, name = key.partition(" ")
+        results[recipe][name] = {part: round(value, 4) for part, value in scores.items()}
+    record = QualityFile(
+        weights=weights_digest(CHECKPOINT),
+        rules={recipe: rules_digest(load(recipe)) for recipe in RECIPES},
+        results=results,
+    )
+    text = msgspec.json.format(msgspec.json.encode(record), indent=1)
+    (CHECKPOINT / FILE).write_bytes(text + b"\n")
+
+
+def main() -> None:
+    reference: Results = json.loads((WORK / "evaluate.json").read_text())
+    compared: Results = json.loads(RESULTS.read_text())
+    write(compared)
+    lines = [*answers(reference, compared), "", *speech(reference, compared)]
+    print("\n".join(lines))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -31,6 +31,7 @@ def contests(model: Model, checkpoint: Path, names: Sequence[str]) -> Iterator[C
     Raises UsageError when the checkpoint has another shape than the bundle.
     """
     _check_shape(model, read_config(checkpoint))
+    transformers.logging.set_verbosity_error()
     torch.set_num_threads(model.options.resolved_threads())
     config: Any = Qwen2_5OmniConfig.from_pretrained(checkpoint)
     makers = {"audio": _audio, "image": _images, "dit": _dit, "vocoder": _vocoder}

@@ -53,6 +53,9 @@ def _check(options: argparse.Namespace) -> None:
         )
     if (options.timeline or options.roofline) and (options.compare or options.only):
         raise UsageError("a picture has its own works", fix="leave out --compare and --only")
+    for picture in filter(None, (options.timeline, options.roofline)):
+        if not (folder := Path(picture).parent).is_dir():
+            raise UsageError(f"there is no folder {folder}", fix=f"mkdir {folder}")
 
 
 def _measure(options: argparse.Namespace, model: Model) -> None:

@@ -21,6 +21,7 @@ COMMANDS = {
     "show": "print what a bundle is: parts, sizes, errors, licence",
     "verify": "read every file of a bundle and compare its checksum",
     "doctor": "check this machine, and a bundle on it",
+    "bench": "measure how fast a bundle is on this machine",
     "export": "turn a checkpoint into a bundle (the same as python export/run.py)",
 }
 
@@ -130,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
         made[name].add_argument("bundle", help="folder of the bundle")
     made["show"].add_argument("--json", action="store_true", help="print the whole manifest")
     made["doctor"].add_argument("bundle", nargs="?", help="folder of a bundle to try here")
+    _bench_flags(made["bench"])
     return parser
 
 
@@ -167,6 +169,36 @@ def _run_flags(run: argparse.ArgumentParser) -> None:
     run.add_argument("-t", "--threads", type=_positive, default=0, metavar="N")
     run.add_argument("--json", action="store_true", help="print every event as a line of JSON")
     run.add_argument("-q", "--quiet", action="store_true", help="print the reply and nothing else")
+
+
+def _bench_flags(bench: argparse.ArgumentParser) -> None:
+    bench.add_argument("bundle", help="folder of the bundle")
+    bench.add_argument(
+        "--only",
+        metavar="LIST",
+        help="of pp,tg,audio,image,talker,dit,vocoder,code2wav,reply,load,memory; all by default",
+    )
+    bench.add_argument(
+        "-r", "--repetitions", type=_positive, default=5, metavar="N", help="runs of each test (5)"
+    )
+    bench.add_argument("-t", "--threads", type=_positive, default=0, metavar="N")
+    bench.add_argument(
+        "-o", "--output", choices=("md", "json", "csv"), default="md", help="form of the table (md)"
+    )
+    bench.add_argument(
+        "--no-warmup", action="store_false", dest="warm_up", help="count the first run of each, too"
+    )
+    rival = bench.add_argument_group("compare, both sides in turns; how many times faster are we?")
+    rival.add_argument("--compare", choices=("llama.cpp", "torch"))
+    rival.add_argument(
+        "--gguf", metavar="FILE", help="model for llama.cpp; one of the same shape by default"
+    )
+    rival.add_argument(
+        "--checkpoint", metavar="FOLDER", help="shape for torch; its weights are not read"
+    )
+    pictures = bench.add_argument_group("pictures instead of the table")
+    pictures.add_argument("--timeline", metavar="FILE", help="one spoken reply on a clock")
+    pictures.add_argument("--roofline", metavar="FILE", help="each part against the machine")
 
 
 class Attach(argparse.Action):

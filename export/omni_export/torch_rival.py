@@ -1,0 +1,132 @@
+"""transformers' own encoders, DiT and vocoder beside ours, for `omni bench --compare torch`.
+
+Random weights in float32 of the shape in a checkpoint's config.json; no weights are read. It is
+here, not in the runtime, because it needs torch: the command line finds it as it finds the export.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import Qwen2_5OmniConfig
+from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as reference
+
+from omni_export.source import SourceConfig, read_config
+from omni_runtime.bench import parts
+from omni_runtime.bench.rows import Contest, Quantity, seconds
+from omni_runtime.errors import UsageError
+from omni_runtime.model import Model
+
+REFERENCE_MEL = 300
+"""Mel frames of a published voice: the reference encodes them anew in each evaluation."""
+
+NAME = f"torch {torch.__version__}, transformers {transformers.__version__}, float32"
+
+
+def contests(model: Model, checkpoint: Path, names: Sequence[str]) -> Iterator[Contest]:
+    """One contest for each work of `names` (audio, image, dit, vocoder), made when its turn comes.
+
+    Raises UsageError when the checkpoint has another shape than the bundle.
+    """
+    _check_shape(model, read_config(checkpoint))
+    transformers.logging.set_verbosity_error()
+    torch.set_num_threads(model.options.resolved_threads())
+    config: Any = Qwen2_5OmniConfig.from_pretrained(checkpoint)
+    makers = {"audio": _audio, "image": _images, "dit": _dit, "vocoder": _vocoder}
+    for name in names:
+        yield from makers[name](model, config)
+
+
+def _check_shape(model: Model, source: SourceConfig) -> None:
+    decoder, speech = model.config.thinker.decoder, model.config.speech
+    here: list[object] = [decoder.hidden_size, decoder.layers]
+    there: list[object] = [source.text.hidden_size, source.text.num_hidden_layers]
+    if speech is not None:
+        here += [speech.dit.hidden_size, speech.dit.layers, [*speech.vocoder.stage_rates]]
+        other = source.speech
+        there += [other.dit.hidden_size, other.dit.num_hidden_layers] if other else []
+        there += [other.vocoder.upsample_rates] if other else []
+    if here != there:
+        raise UsageError(
+            "the checkpoint has another shape than the bundle, so nothing can be compared",
+            fix="--checkpoint FOLDER with the checkpoint that the bundle was made of",
+        )
+
+
+def _audio(model: Model, config: Any) -> Iterator[Contest]:
+    encoder = reference.Qwen2_5OmniAudioEncoder(config.thinker_config.audio_config).eval()
+    (work,) = parts.audio(model)
+    mel = torch.from_numpy(parts.mel_of_audio(model))
+    frames = mel.shape[1]
+    lengths = torch.tensor([frames]), torch.tensor([(frames - 1) // 2 + 1])
+    yield _contest(
+        work.quantities[0],
+        lambda: work.run()[0],
+        lambda: encoder(mel, feature_lens=lengths[0], aftercnn_lens=lengths[1]),
+    )
+
+
+def _images(model: Model, config: Any) -> Iterator[Contest]:
+    encoder = reference.Qwen2_5OmniVisionEncoder(config.thinker_config.vision_config).eval()
+    for work, side in zip(parts.image(model), parts.IMAGES.values(), strict=True):
+        patches = parts.patches_of_image(model, side)
+        values, grid = torch.from_numpy(patches.values), torch.tensor([patches.grid])
+        yield _contest(
+            work.quantities[0],
+            lambda work=work: work.run()[0],
+            lambda values=values, grid=grid: encoder(values, grid_thw=grid),
+        )
+
+
+def _dit(model: Model, config: Any) -> Iterator[Contest]:
+    shape = config.token2wav_config.dit_config
+    network = reference.Qwen2_5OmniToken2WavDiTModel(shape).eval()
+    work, speech = parts.dit_evaluation(model), model.speech
+    codes = parts.some_codes(speech, parts.COMMIT_BLOCKS + parts.AHEAD_BLOCKS)
+    frames = len(codes) * speech.dit.frames_per_code
+    inputs: dict[str, Any] = {
+        "hidden_states": torch.randn(1, frames, shape.mel_dim),
+        "quantized_code": torch.from_numpy(codes)[None],
+        "speaker_embedding": torch.randn(1, frames, shape.enc_emb_dim),
+        "condition_vector": torch.randn(1, REFERENCE_MEL, shape.mel_dim),
+        "time_step": torch.tensor(0.5),
+        "apply_cfg": True,
+    }
+    per = frames * parts.frame_seconds(speech)
+    yield _contest(work.quantities[0], lambda: work.run()[0], lambda: network(**inputs), per)
+
+
+def _vocoder(model: Model, config: Any) -> Iterator[Contest]:
+    network = reference.Qwen2_5OmniToken2WavBigVGANModel(
+        config.token2wav_config.bigvgan_config
+    ).eval()
+    speech = model.speech
+    mel = parts.some_mel(speech, parts.COMMIT_BLOCKS * speech.dit.block_frames)
+    per = len(mel) * parts.frame_seconds(speech)
+    theirs = torch.from_numpy(mel.T.copy())[None]
+    yield _contest(
+        Quantity("vocoder", "s/s", False, f"{len(mel)} frames at once, no context"),
+        lambda: seconds(lambda: model.vocoder.synthesize(mel, 0, 0)) / per,
+        lambda: network(theirs),
+        per,
+    )
+
+
+def _contest(
+    quantity: Quantity,
+    ours: Callable[[], float | None],
+    act: Callable[[], object],
+    per: float = 1.0,
+) -> Contest:
+    def mine() -> float:
+        value = ours()
+        assert value is not None
+        return value
+
+    def theirs() -> float:
+        with torch.inference_mode():
+            return seconds(act) / per
+
+    return Contest(quantity, mine, theirs)

@@ -1,0 +1,91 @@
+"""What only a process of its own can tell: a cold start, and the most memory a reply takes.
+
+Cold means that the process is new: its interpreter, its imports, its graphs. The system may still
+hold the bundle's files in memory from before; nothing here empties that.
+
+Run as a module this file is that process; it prints its peak memory in bytes.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import omni_runtime
+from omni_runtime.bench.replies import ask, questions
+from omni_runtime.bench.rows import Quantity, Work, duration
+from omni_runtime.engine.session import SessionOptions
+from omni_runtime.errors import OmniError
+from omni_runtime.machine import peak_memory
+from omni_runtime.model import Model
+
+
+def open_everything(model: Model) -> None:
+    """Open every graph and table that a conversation could need."""
+    config = model.config
+    _ = model.prompts, model.thinker
+    if config.audio is not None:
+        _ = model.audio_encoder
+    if config.vision is not None:
+        _ = model.vision_encoder
+    if config.speech is not None:
+        _ = model.talker, model.vocoder, model.dit(config.speech.default_preset)
+
+
+def load(model: Model) -> Iterator[Work]:
+    """From nothing to ready for a question."""
+    yield duration(
+        "load, cold",
+        lambda: _child(model, answer=False),
+        "a new process with its imports; the page cache is not dropped",
+    )
+    yield duration(
+        "load, warm",
+        lambda: open_everything(Model(model.bundle.folder, model.options)),
+        "everything opened again in this process",
+    )
+
+
+def memory(model: Model) -> Iterator[Work]:
+    """The largest resident set of a process that opened everything and answered."""
+    asked = " and ".join(name for name, _ in questions(model))
+    quantity = Quantity("peak memory", "MiB", False, f"everything open, replies to {asked}")
+    yield Work((quantity,), lambda: [_child(model, answer=True) / 2**20])
+
+
+def _child(model: Model, *, answer: bool) -> int:
+    """Start a new process and wait for it; its peak memory in bytes."""
+    root = str(Path(omni_runtime.__file__).parent.parent)  # also where nothing is installed
+    before = os.environ.get("PYTHONPATH")
+    done = subprocess.run(  # noqa: S603 - our own code on our own files
+        [
+            *(sys.executable, "-m", __name__, str(model.bundle.folder)),
+            *(str(model.options.resolved_threads()), str(int(answer))),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([root, before] if before else [root])},
+    )
+    if done.returncode != 0:
+        reason = (done.stderr.strip() or "no message").splitlines()[-1]
+        raise OmniError(f"a new process can't run the bundle: {reason}", fix="omni doctor BUNDLE")
+    return int(done.stdout)
+
+
+def main(folder: str, threads: str, answer: str) -> None:
+    """Open everything, answer if asked to, print the peak memory in bytes."""
+    model = Model(folder, SessionOptions(int(threads)))
+    open_everything(model)
+    if answer == "1":
+        for _, parts in questions(model):
+            ask(model, parts)
+    sys.stdout.write(f"{peak_memory()}\n")
+    # The parent waits for the end: what the interpreter would tear down is no part of the start.
+    sys.stdout.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

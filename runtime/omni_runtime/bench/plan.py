@@ -1,0 +1,82 @@
+"""Which benchmarks there are, what a bundle must be able to do for each, and their run."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from omni_runtime.bench import fresh, parts, replies
+from omni_runtime.bench.rows import Row, Told, Work, measure
+from omni_runtime.errors import UsageError
+from omni_runtime.model import Model
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """`needs` names what the bundle must have: audio, vision or speech; "" for nothing more."""
+
+    needs: str
+    works: Callable[[Model], Iterator[Work]]
+
+
+BENCHMARKS = {
+    "pp": Benchmark("", parts.prefill),
+    "tg": Benchmark("", parts.decode),
+    "audio": Benchmark("audio", parts.audio),
+    "image": Benchmark("vision", parts.image),
+    "talker": Benchmark("speech", parts.talker),
+    "dit": Benchmark("speech", parts.dit),
+    "vocoder": Benchmark("speech", parts.vocoder),
+    "code2wav": Benchmark("speech", parts.code2wav),
+    "reply": Benchmark("", replies.reply),
+    "load": Benchmark("", fresh.load),
+    "memory": Benchmark("", fresh.memory),
+}
+
+LACKS = {"audio": "it can't hear", "vision": "it can't see", "speech": "it has no voice"}
+
+
+def chosen(only: str | None, known: Sequence[str]) -> list[str]:
+    """The names in a list with commas, in the order of `known`; all of them for None.
+
+    Raises UsageError for a name that is not known.
+    """
+    if only is None:
+        return list(known)
+    wanted = [name.strip() for name in only.split(",")]
+    for name in wanted:
+        if name not in known:
+            raise UsageError(f"there is no benchmark {name!r}", fix=f"--only {','.join(known)}")
+    return [name for name in known if name in wanted]
+
+
+def missing(model: Model, needs: str) -> str:
+    """Why a bundle can't do what needs this; "" if it can."""
+    return LACKS[needs] if needs and getattr(model.config, needs) is None else ""
+
+
+def run(
+    model: Model,
+    names: Sequence[str],
+    repetitions: int,
+    rows: list[Row],
+    left_out: dict[str, str],
+    told: Told,
+    *,
+    warm_up: bool = True,
+) -> None:
+    """Measure the named benchmarks; what is left out is noted with its reason.
+
+    `rows` and `left_out` are the caller's and are filled as it goes, so that an interruption
+    leaves what there is.
+    """
+    for name in names:
+        if reason := missing(model, BENCHMARKS[name].needs):
+            left_out[name] = reason
+            continue
+        told_of = _numbered(told, f"{names.index(name) + 1}/{len(names)}")
+        works = BENCHMARKS[name].works(model)
+        empty = measure(works, repetitions, rows, told_of, warm_up=warm_up)
+        left_out.update(dict.fromkeys(empty, "the reply had none"))
+
+
+def _numbered(told: Told, number: str) -> Told:
+    return lambda what: told(f"[{number}] {what}")

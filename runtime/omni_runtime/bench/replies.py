@@ -1,0 +1,77 @@
+"""Whole replies, as a user waits for them: first text, first sound, speech against real time."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from omni_runtime.bench.rows import Quantity, Work
+from omni_runtime.conversation import Conversation
+from omni_runtime.events import Timings, TurnDone
+from omni_runtime.inputs.messages import Audio, Part, Text
+from omni_runtime.model import Model
+from omni_runtime.options import ReplyOptions, SpeechOptions
+
+QUESTION = "Hello! Who are you, and what can you do?"
+SPOKEN_SECONDS = 4
+MAX_TOKENS = 48
+MAX_SPEECH = 10
+"""Seconds: bounds what random weights say, which seldom find an end."""
+
+
+def typed() -> list[Part]:
+    """A question in writing."""
+    return [Text(QUESTION)]
+
+
+def spoken(model: Model) -> list[Part]:
+    """`SPOKEN_SECONDS` of noise: how long they take does not depend on what is heard in them."""
+    assert model.config.audio is not None
+    rate = model.config.audio.sample_rate
+    noise = np.random.default_rng(0).normal(0, 0.1, SPOKEN_SECONDS * rate)
+    return [Audio((noise.astype(np.float32), rate))]
+
+
+def questions(model: Model) -> Iterator[tuple[str, list[Part]]]:
+    """What this bundle can be asked."""
+    yield "typed", typed()
+    if model.config.audio is not None:
+        yield f"spoken {SPOKEN_SECONDS} s", spoken(model)
+
+
+def options(model: Model) -> ReplyOptions:
+    """The same short reply every time."""
+    if model.config.speech is None:
+        return ReplyOptions(speech=None, max_tokens=MAX_TOKENS)
+    codes = int(MAX_SPEECH * model.codes_per_second)
+    return ReplyOptions(speech=SpeechOptions(max_codes=codes), max_tokens=MAX_TOKENS)
+
+
+def ask(model: Model, parts: Sequence[Part]) -> Timings:
+    """The numbers of one reply in a conversation of its own."""
+    *_, done = Conversation(model).send(parts, options(model))
+    assert isinstance(done, TurnDone)
+    return done.timings
+
+
+def reply(model: Model) -> Iterator[Work]:
+    """A reply to each kind of question, everything loaded."""
+    for name, parts in questions(model):
+        limits = f"at most {MAX_TOKENS} tokens"
+        quantities = [Quantity(f"first text, {name}", "s", False, limits)]
+        if model.config.speech is not None:
+            limits = f"{limits} and {MAX_SPEECH} s of speech"
+            quantities += [
+                Quantity(f"first sound, {name}", "s", False, limits),
+                Quantity(f"real time, {name}", "x", True, "seconds of speech a second of work"),
+            ]
+
+        def run(parts: list[Part] = parts, count: int = len(quantities)) -> Sequence[float | None]:
+            timings = ask(model, parts)
+            return [timings.first_text, timings.first_audio, _real_time(timings)][:count]
+
+        yield Work(tuple(quantities), run)
+
+
+def _real_time(timings: Timings) -> float | None:
+    """Of the whole reply, from the question to the last sound."""
+    return timings.speech / timings.total if timings.speech else None

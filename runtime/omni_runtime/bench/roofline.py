@@ -1,0 +1,219 @@
+"""Each part against the machine's limits: what it computes, what it must read, how fast it is.
+
+What a part computes is counted from ONNX Runtime's own profile of one run: matrix products,
+convolutions and attention; elementwise work is left out. What it must read are the graph's weights
+once a run and the KV cache; activations are taken to stay in the caches of the processor.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import onnxruntime as ort
+
+from omni_runtime.bench import parts
+from omni_runtime.bench.probes import Limits
+from omni_runtime.bench.rows import Quantity, Row, Told, seconds
+from omni_runtime.bundle.config import DecoderConfig
+from omni_runtime.engine.session import SessionOptions
+from omni_runtime.model import Model
+
+INTEGER = ("MatMulNBits", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulInteger")
+PRODUCTS = (*INTEGER, "MatMul", "FusedMatMul", "Gemm")
+INTEGER_CONVOLUTIONS = ("QLinearConv", "ConvInteger")
+CONVOLUTIONS = (*INTEGER_CONVOLUTIONS, "Conv", "FusedConv", "NhwcFusedConv")
+KERNEL_OVER_STRIDE = 2
+"""Of BigVGAN's transposed convolutions, whose weights the profile does not show."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A part at work: the graph that it runs and the work itself on a model.
+
+    `context` is how many tokens attention sees on average, for a decoder.
+    """
+
+    name: str
+    graph: str
+    needs: str
+    act: Callable[[Model], Callable[[], object]]
+    context: int = 0
+
+
+@dataclass(frozen=True)
+class Load:
+    """One run of a task. `integer` is the share of `flops` done in int8 or by 4-bit kernels."""
+
+    name: str
+    flops: float
+    integer: float
+    bytes: float
+    seconds: float
+
+    @property
+    def intensity(self) -> float:
+        """Operations for each byte that must be read."""
+        return self.flops / self.bytes
+
+    @property
+    def speed(self) -> float:
+        """Operations a second."""
+        return self.flops / self.seconds
+
+    def reached(self, limits: Limits) -> float:
+        """Speed over what the machine allows at this intensity."""
+        peak = limits.int8 if self.integer > 0.5 else limits.fp32
+        return self.speed / min(peak, self.intensity * limits.bandwidth)
+
+
+class ProfiledModel(Model):
+    """A model whose graphs write ONNX Runtime's profile; `sessions` are those opened so far."""
+
+    def __init__(self, folder: Path, options: SessionOptions) -> None:
+        super().__init__(folder, options)
+        self.sessions: dict[str, ort.InferenceSession] = {}
+
+    def session(self, graph: str) -> ort.InferenceSession:
+        """Open one graph and remember it."""
+        self.sessions[graph] = super().session(graph)
+        return self.sessions[graph]
+
+
+def tasks(model: Model) -> list[Task]:
+    """What is measured, as far as the bundle can do it."""
+    limit = model.config.thinker.decoder.max_context
+    prompt, steps = min(parts.PROMPT, limit), min(parts.STEPS, limit)
+    every = [
+        Task(f"prefill {prompt}", "thinker", "", _prefill(prompt), prompt // 2),
+        Task(f"decode {steps}", "thinker", "", _decode(steps), steps // 2),
+        Task("audio encoder", "audio_encoder", "audio", _audio),
+        Task("image 1 MP", "vision_encoder", "vision", _image),
+        Task("talker", "talker", "speech", _talker, parts.CODES // 2),
+        Task("DiT", "dit", "speech", lambda model: parts.dit_evaluation(model).run),
+        Task("vocoder", "vocoder", "speech", _vocoder),
+    ]
+    return [task for task in every if not task.needs or getattr(model.config, task.needs)]
+
+
+def _prefill(count: int) -> Callable[[Model], Callable[[], object]]:
+    def act(model: Model) -> Callable[[], object]:
+        runner = parts.ThinkerRunner(model)
+        return lambda: runner.prefill(count)
+
+    return act
+
+
+def _decode(count: int) -> Callable[[Model], Callable[[], object]]:
+    def act(model: Model) -> Callable[[], object]:
+        runner = parts.ThinkerRunner(model)
+        return lambda: runner.decode(count)
+
+    return act
+
+
+def _audio(model: Model) -> Callable[[], object]:
+    mel = parts.mel_of_audio(model)
+    return lambda: model.audio_encoder.encode(mel)
+
+
+def _image(model: Model) -> Callable[[], object]:
+    patches = parts.patches_of_image(model, parts.IMAGES["1 MP"])
+    return lambda: model.vision_encoder.encode(patches)
+
+
+def _talker(model: Model) -> Callable[[], object]:
+    (work,) = parts.talker(model)
+    return work.run
+
+
+def _vocoder(model: Model) -> Callable[[], object]:
+    speech = model.speech
+    mel = parts.some_mel(speech, parts.COMMIT_BLOCKS * speech.dit.block_frames)
+    return lambda: model.vocoder.synthesize(mel, 0, 0)
+
+
+def measure(model: Model, repetitions: int, loads: list[Load], told: Told) -> None:
+    """Time each task on `model`, count it on a profiled twin, and append what it is to `loads`."""
+    for task in tasks(model):
+        told(task.name)
+        act = task.act(model)
+        act()
+        spent = min(seconds(act) for _ in range(repetitions))
+        loads.append(_counted(model, task, spent))
+
+
+def _counted(model: Model, task: Task, spent: float) -> Load:
+    with TemporaryDirectory(prefix="omni-bench-") as folder:
+        options = SessionOptions(model.options.threads, profile=Path(folder) / "profile")
+        twin = ProfiledModel(model.bundle.folder, options)
+        task.act(twin)()
+        events = json.loads(Path(twin.sessions[task.graph].end_profiling()).read_text("utf-8"))
+    runs = sum(event["name"] == "model_run" for event in events)
+    flops, integer = count(events, task.context)
+    weights = model.bundle.manifest.graphs[task.graph].bytes
+    read = runs * (weights + _cache_bytes(model, task))
+    return Load(task.name, flops, integer / flops, read, spent)
+
+
+def _cache_bytes(model: Model, task: Task) -> float:
+    """What attention reads of the KV cache in one run."""
+    decoders: dict[str, DecoderConfig] = {"thinker": model.config.thinker.decoder}
+    if model.config.speech is not None:
+        decoders["talker"] = model.config.speech.talker.decoder
+    if (config := decoders.get(task.graph)) is None:
+        return 0
+    return 2 * 4 * config.layers * config.kv_heads * config.head_dim * task.context
+
+
+def count(events: Iterable[dict[str, Any]], context: int) -> tuple[float, float]:
+    """Operations in a profile: all, and those in integers. A multiply-add counts as two."""
+    total = integer = 0.0
+    for event in events:
+        operator = event.get("args", {}).get("op_name", "")
+        if event["cat"] != "Node" or not operator:
+            continue
+        flops = _flops(operator, _shapes(event, "input"), _shapes(event, "output"), context)
+        total += flops
+        if operator in INTEGER or operator in INTEGER_CONVOLUTIONS:
+            integer += flops
+    return total, integer
+
+
+def _shapes(event: dict[str, Any], side: str) -> list[list[int]]:
+    return [next(iter(shape.values())) for shape in event["args"].get(f"{side}_type_shape", [])]
+
+
+def _flops(operator: str, ins: list[list[int]], outs: list[list[int]], context: int) -> float:
+    if operator in PRODUCTS:
+        return 2.0 * math.prod(outs[0]) * ins[0][-1]
+    if operator in CONVOLUTIONS:
+        # A quantized one has its scale and zero point between input and weights.
+        weights = next(shape for shape in ins[1:] if len(shape) > 1)
+        return 2.0 * math.prod(outs[0]) * math.prod(weights[1:])
+    if operator == "ConvTranspose":
+        return 2.0 * math.prod(outs[0]) * ins[0][1] * KERNEL_OVER_STRIDE
+    if operator == "MultiHeadAttention":
+        return 4.0 * math.prod(ins[0]) * ins[1][1]
+    if operator == "GroupQueryAttention":
+        return 4.0 * math.prod(outs[0]) * context
+    return 0.0
+
+
+def rows(loads: Iterable[Load], limits: Limits) -> list[Row]:
+    """The picture in numbers."""
+    found = [
+        Row(
+            Quantity("memory read", "GB/s", True, "limit of this machine"), [limits.bandwidth / 1e9]
+        ),
+        Row(Quantity("fp32 peak", "GFLOP/s", True, "limit"), [limits.fp32 / 1e9]),
+        Row(Quantity("int8 peak", "GOP/s", True, "limit"), [limits.int8 / 1e9]),
+    ]
+    for load in loads:
+        note = f"{load.flops / 1e9:.3g} GFLOP, {load.intensity:.3g} a byte, "
+        note += f"{load.integer:.0%} in integers, {load.reached(limits):.0%} of the limit"
+        found.append(Row(Quantity(load.name, "GFLOP/s", True, note), [load.speed / 1e9]))
+    return found

@@ -1,0 +1,150 @@
+"""Works that are timed again and again, and the rows of numbers that come out.
+
+Knows nothing of models. A work yields one value for each of its quantities every time it runs;
+a contest runs two works in turns, so that whatever slows the machine slows both, and its ratio is
+taken within each pair.
+"""
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+
+Told = Callable[[str], None]
+"""Hears what is being measured."""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What a row measures. `more` says that larger is better: a rate, not a duration."""
+
+    name: str
+    unit: str
+    more: bool
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Work:
+    """`run` does it once and gives a value for each quantity; None where there is nothing."""
+
+    quantities: tuple[Quantity, ...]
+    run: Callable[[], Sequence[float | None]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """All values of one quantity, in the order in which they were measured."""
+
+    quantity: Quantity
+    samples: list[float] = field(default_factory=list[float])
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.samples)
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of the samples; 0 for a single one."""
+        return spread(self.samples)
+
+
+@dataclass(frozen=True)
+class Contest:
+    """The same work done by us and by a rival; both run once and give the quantity's value."""
+
+    quantity: Quantity
+    ours: Callable[[], float]
+    theirs: Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Values of a contest; `ours[i]` and `theirs[i]` were measured one right after the other."""
+
+    quantity: Quantity
+    ours: list[float] = field(default_factory=list[float])
+    theirs: list[float] = field(default_factory=list[float])
+
+    @property
+    def ratios(self) -> list[float]:
+        """How many times faster we are, pair by pair."""
+        pairs = zip(self.ours, self.theirs, strict=False)  # an interrupted pair is half
+        return [a / b if self.quantity.more else b / a for a, b in pairs]
+
+
+def spread(samples: Sequence[float]) -> float:
+    """Standard deviation; 0 for a single sample."""
+    return statistics.stdev(samples) if len(samples) > 1 else 0.0
+
+
+def seconds(act: Callable[[], object]) -> float:
+    """How long it takes."""
+    started = perf_counter()
+    act()
+    return perf_counter() - started
+
+
+def rate(name: str, unit: str, amount: float, act: Callable[[], object], note: str = "") -> Work:
+    """A work measured as `amount` of something a second."""
+    return Work((Quantity(name, unit, True, note),), lambda: [amount / seconds(act)])
+
+
+def duration(
+    name: str, act: Callable[[], object], note: str = "", *, unit: str = "s", per: float = 1.0
+) -> Work:
+    """A work measured as the seconds it takes for each of `per`."""
+    return Work((Quantity(name, unit, False, note),), lambda: [seconds(act) / per])
+
+
+def measure(
+    works: Iterable[Work], repetitions: int, rows: list[Row], told: Told, *, warm_up: bool = True
+) -> list[str]:
+    """Run each work `repetitions` times and append its rows to `rows` as they come.
+
+    With `warm_up` the first run of each work is not counted. `rows` is the caller's, so that an
+    interruption leaves all that was measured until then. Returns the names of the quantities that
+    never had a value: they have no row.
+    """
+    empty: list[str] = []
+    for work in works:
+        told(", ".join(quantity.name for quantity in work.quantities))
+        if warm_up:
+            work.run()
+        made: dict[str, Row] = {}
+        for _ in range(repetitions):
+            for quantity, value in zip(work.quantities, work.run(), strict=True):
+                if value is None:
+                    continue
+                if quantity.name not in made:
+                    made[quantity.name] = Row(quantity)
+                    rows.append(made[quantity.name])
+                made[quantity.name].samples.append(value)
+        empty += [quantity.name for quantity in work.quantities if quantity.name not in made]
+    return empty
+
+
+def compare(
+    contests: Iterable[Contest],
+    repetitions: int,
+    pairs: list[Pairs],
+    told: Told,
+    *,
+    warm_up: bool = True,
+) -> None:
+    """Run both sides of each contest in turns, who begins changing each time.
+
+    What was measured is appended to `pairs`, as `measure` does with rows.
+    """
+    for contest in contests:
+        told(contest.quantity.name)
+        if warm_up:
+            contest.ours()
+            contest.theirs()
+        pair = Pairs(contest.quantity)
+        for repetition in range(repetitions):
+            sides = [(contest.ours, pair.ours), (contest.theirs, pair.theirs)]
+            for side, values in sides if repetition % 2 == 0 else reversed(sides):
+                values.append(side())
+            if repetition == 0:
+                pairs.append(pair)

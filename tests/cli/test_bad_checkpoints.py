@@ -45,7 +45,9 @@ def refused(omni, here: Path, checkpoint: Path) -> Callable[..., None]:
         ran = omni("export", "--model", str(model), "--quant", "fp32", "--output", "new/bundle")
         lines = ran.err.splitlines()
         ran.err = "".join(
-            line + "\n" for line in lines if not re.match(r"\[\d+/\d+\] ", line)
+            line + "\n"
+            for line in lines
+            if not re.match(r"\[\d+/\d+\] |reading the checkpoint$", line)
         )  # progress
         ran.refused(words, code)
         if (here / "new").exists():

@@ -27,13 +27,18 @@ ALIGNED = 2**20
 
 GRAPH, DATA = "model.onnx", "model.onnx.data"
 
+Watcher = Callable[[Production], Watch]
+"""Gives each production somebody who sees its slices."""
+
+Job = tuple[Production, Watcher | None]
+
 
 def save(
     model: ir.Model,
     folder: Path,
     productions: Sequence[Production],
     *,
-    watch: Callable[[Production], Watch] | None,
+    watch: Watcher | None,
     advance: Callable[[int], None],
     workers: int,
 ) -> Path:
@@ -57,8 +62,8 @@ def save(
     places, total = _places(external)
     with (folder / DATA).open("wb") as file:
         file.truncate(total)
-    jobs: list[tuple[Production, Watch | None]] = [(production, None) for production in plain]
-    jobs += [(production, watch and watch(production)) for production in productions]
+    jobs: list[Job] = [(production, None) for production in plain]
+    jobs += [(production, watch) for production in productions]
     jobs.sort(key=lambda job: -job[0].values)  # the largest last would leave the others idle
     _produce(folder / DATA, jobs, places, advance, workers)
     for value in external:
@@ -83,16 +88,16 @@ def _places(values: Sequence[ir.Value]) -> tuple[dict[str, int], int]:
 
 def _produce(
     path: Path,
-    jobs: Sequence[tuple[Production, Watch | None]],
+    jobs: Sequence[Job],
     places: dict[str, int],
     advance: Callable[[int], None],
     workers: int,
 ) -> None:
     stop = threading.Event()
 
-    def produce(production: Production, watch: Watch | None) -> int:
+    def produce(production: Production, watch: Watcher | None) -> int:
         with path.open("r+b") as file:
-            for piece in production.pieces(watch):
+            for piece in production.pieces(watch and watch(production)):
                 if stop.is_set():
                     break
                 file.seek(places[piece.name] + piece.offset)

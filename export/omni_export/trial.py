@@ -28,17 +28,30 @@ COMMAND = "from omni_runtime.cli.main import main; sys.exit(main())"
 MAPPED_AND_PACKED = 2
 """A graph's memory over its file: the mapped file, and the weights as its kernels want them."""
 
+UNUSED = ("audio_encoder", "vision_encoder")
+"""Graphs that a written question does not load."""
+
 BESIDES = 2**29
 """Bytes of Python, its libraries, activations and caches."""
 
 
 def obstacle(manifest: Manifest) -> str | None:
     """Why no reply can be tried on this machine now; None when there is room for one."""
-    graphs = sum(graph.bytes for graph in manifest.graphs.values())
+    graphs = sum(g.bytes for name, g in manifest.graphs.items() if name not in UNUSED)
     needed, free = MAPPED_AND_PACKED * graphs + BESIDES, machine.available_memory()
     if needed <= free:
         return None
     return f"a reply may need {ui.size(needed)} of memory, {ui.size(free)} were free"
+
+
+def attempt(bundle: Path, manifest: Manifest) -> tuple[Measured | None, str | None]:
+    """What a first reply takes, or why there is none. Raises OmniError as `first_reply` does."""
+    if reason := obstacle(manifest):
+        return None, reason
+    try:
+        return first_reply(bundle), None
+    except subprocess.TimeoutExpired:
+        return None, f"there was no reply within {SECONDS_ALLOWED} s"
 
 
 def first_reply(bundle: Path) -> Measured:

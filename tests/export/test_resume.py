@@ -18,6 +18,7 @@ from omni_export.progress import Progress
 from omni_export.random_shapes import DecoderShape, Shape
 from omni_quantize.recipe import load
 from omni_runtime.bundle.store import Bundle
+from omni_runtime.cli.show import describe
 
 RUN = Path(__file__).parents[2] / "export" / "run.py"
 
@@ -133,6 +134,18 @@ def test_a_killed_process_is_resumed(default_twin: Twin, tmp_path: Path) -> None
     assert "thinker · kept from before" in done.stderr
     assert all(unchanged for _, unchanged in Bundle(destination).verify())
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_bundle_that_does_not_fit_is_not_tried(
+    default_twin: Twin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporter.trial.machine, "available_memory", lambda: 2**28)
+    run = Export(default_twin.folder, tmp_path / "bundle")
+    run.run()
+    manifest = Bundle(tmp_path / "bundle").manifest
+    assert manifest.measured is None and manifest.untried is not None
+    assert "256.0 MB were free" in manifest.untried
+    assert f"not tried {manifest.untried}" in describe(manifest)
 
 
 MEASURE = """

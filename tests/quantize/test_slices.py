@@ -166,7 +166,8 @@ def test_errors_of_products_see_a_wrong_scale() -> None:
 
     block = Rule(match="w", method="nbits", reason="test", bits=4, symmetric=False)
     blocks = BlockMatrix("w", 64, 96, block, columns)
-    whole = dynamic.IntegerMatrix("w", 64, 96, ir.DataType.INT8, True, columns)
+    # UINT8: INT8 weights saturate on processors with AVX2 alone, and the error says so.
+    whole = dynamic.IntegerMatrix("w", 64, 96, ir.DataType.UINT8, True, columns)
     for matrix, least, name in ((blocks, 0.99, "scales"), (whole, 0.9995, "scale")):
         errors: list[float] = []
         spoils: list[Callable[[np.ndarray], np.ndarray]] = [lambda s: s, half_too_large]

@@ -12,7 +12,8 @@ import torch
 
 from omni_export import exporter
 from omni_export.hub import LocalCheckpoint
-from omni_export.random_checkpoint import DEFAULT, DecoderShape, Shape, write
+from omni_export.random_checkpoint import write
+from omni_export.random_shapes import DEFAULT, DecoderShape, Shape
 from omni_quantize.dynamic import resolve_target
 from omni_quantize.recipe import load
 from omni_runtime.engine.session import SessionOptions
@@ -84,7 +85,7 @@ def export_to(checkpoint: Path, destination: Path, recipe: str = "fp32", **check
                 resolve_target("native"),
                 destination,
             ),
-            lambda number, steps, what: None,
+            lambda progress: None,
         )
     finally:
         exporter.trial.first_reply = original

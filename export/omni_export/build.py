@@ -7,8 +7,9 @@ import onnx_ir as ir
 from onnxscript import GraphBuilder
 
 from omni_export.checkpoint import Checkpoint, TensorHandle
-from omni_export.graphs.layers import Array, Weight
+from omni_export.graphs.layers import Array, Matrix, Weight
 from omni_export.networks import Network
+from omni_quantize.production import set_columns
 from omni_runtime.bundle.contracts import GraphContract, TensorSpec
 
 OPSET = 23
@@ -61,12 +62,16 @@ def _bind(parameter: Weight, path: str, network: Network, checkpoint: Checkpoint
         for name, shape in zip(names, parameter.source_shapes, strict=True)
     ]
     shape = parameter.built_shape
-    parameter.const_value = ir.LazyTensor(
+    tensor = ir.LazyTensor(
         lambda: ir.tensor(_make(parameter, handles, shape)),
         dtype=ir.DataType.FLOAT,
         shape=ir.Shape(shape),
         name=path,
     )
+    if isinstance(parameter, Matrix):
+        rows = [handle.rows for handle in handles]
+        set_columns(tensor, lambda start, stop: parameter.columns(rows, start, stop))
+    parameter.const_value = tensor
 
 
 def _make(parameter: Weight, handles: list[TensorHandle], shape: tuple[int, ...]) -> Array:

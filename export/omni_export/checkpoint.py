@@ -1,22 +1,23 @@
 """The tensors of a checkpoint: read one at a time, and every one accounted for.
 
-Opening reads only the headers. `claim` marks a tensor as used and returns a handle that reads it
-when asked; `drop` marks those that the graphs have no use for, with the reason. `settle` fails
-on tensors that nobody claimed. So a checkpoint is either exported whole or not at all.
+Opening reads only the headers, and no file stays open: what was read of a mapped file counts as
+this process's memory until it is unmapped. `claim` marks a tensor as used and returns a handle
+that reads it when asked; `drop` marks those that the graphs have no use for, with the reason.
+`settle` fails on tensors that nobody claimed. So a checkpoint is either exported whole or not at
+all. A folder whose random weights were never written (`random_weights.py`) passes the same door.
 """
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
 
+from omni_export import random_weights
 from omni_export.source import read_json
 from omni_runtime.errors import OmniError
 
@@ -34,15 +35,15 @@ class TensorHandle:
 
     name: str
     shape: tuple[int, ...]
-    _shard: Any
+    _get: Callable[[slice | None], torch.Tensor]
 
     def read(self) -> Array:
         """The whole tensor."""
-        return self._float32(lambda: self._shard.get_tensor(self.name))
+        return self._float32(lambda: self._get(None))
 
     def rows(self, start: int, stop: int) -> Array:
         """Some of its rows; only they are read."""
-        return self._float32(lambda: self._shard.get_slice(self.name)[start:stop])
+        return self._float32(lambda: self._get(slice(start, stop)))
 
     def _float32(self, get: Callable[[], torch.Tensor]) -> Array:
         try:
@@ -52,43 +53,34 @@ class TensorHandle:
 
 
 class Checkpoint:
-    """All tensors of a folder of safetensors files, by name. A context manager."""
+    """All tensors of a folder, by name."""
 
     def __init__(self, folder: Path) -> None:
         """Raises OmniError for missing, cut or unreadable shards."""
-        self._files = ExitStack()
         self._handles: dict[str, TensorHandle] = {}
         self._settled: set[str] = set()
         self._claims: set[tuple[str, str]] = set()
-        for path, names in _shards(folder).items():
-            self._open_shard(path, names)
+        if random_weights.described(folder):
+            random = random_weights.RandomWeights(folder)
+            for name, shape in random.shapes.items():
+                self._handles[name] = TensorHandle(name, shape, partial(random.get, name))
+        else:
+            for path, names in _shards(folder).items():
+                self._read_header(path, names)
 
-    def _open_shard(self, path: Path, names: set[str] | None) -> None:
+    def _read_header(self, path: Path, names: set[str] | None) -> None:
         try:
-            shard: Any = self._files.enter_context(safe_open(path, framework="pt"))
+            shapes = _shapes(path)
         except FileNotFoundError:
             raise OmniError(f"the checkpoint lacks {path.name}", fix=REPAIR) from None
         except (SafetensorError, OSError) as error:
             raise OmniError(f"{path} is damaged or cut: {error}", fix=REPAIR) from None
-        found = set(shard.keys())
-        if names is not None and (missing := names - found):
+        if names is not None and (missing := names - set(shapes)):
             raise OmniError(
                 f"{path.name} lacks {_some(missing)}, which its index lists", fix=REPAIR
             )
-        for name in found:
-            shape = tuple(shard.get_slice(name).get_shape())
-            self._handles[name] = TensorHandle(name, shape, shard)
-
-    def __enter__(self) -> "Checkpoint":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._files.close()
+        for name, shape in shapes.items():
+            self._handles[name] = TensorHandle(name, shape, partial(_read, path, name))
 
     def __contains__(self, name: str) -> bool:
         return name in self._handles
@@ -131,6 +123,16 @@ class Checkpoint:
                 f"the checkpoint has tensors that no graph uses: {_some(extra)}",
                 fix="use a checkpoint of the published architecture, without adapters",
             )
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    with safe_open(path, framework="pt") as shard:
+        return {name: tuple(shard.get_slice(name).get_shape()) for name in shard.keys()}  # noqa: SIM118
+
+
+def _read(path: Path, name: str, rows: slice | None) -> torch.Tensor:
+    with safe_open(path, framework="pt") as shard:
+        return shard.get_tensor(name) if rows is None else shard.get_slice(name)[rows]
 
 
 def _shards(folder: Path) -> dict[Path, set[str] | None]:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,9 +16,10 @@ from omni_runtime.errors import OmniError, UsageError
 
 if TYPE_CHECKING:
     from omni_export.hub import LocalCheckpoint
+    from omni_export.progress import Progress
 
 INTERRUPTED = 130
-RANDOM = "random"
+RANDOM = re.compile(r"random(?::(.*))?")
 TINY = "tiny"
 EMBEDDED = Path(__file__).parents[2] / "tiny" / "checkpoint"
 """The small trained checkpoint of the repository."""
@@ -44,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {error} (check the disk and its permissions)\n")
         return 1
     except (KeyboardInterrupt, SystemExit) as stop:
-        sys.stderr.write("stopped; nothing was left behind\n")
+        left = "; ".join(getattr(stop, "__notes__", [])) or "nothing was left behind"
+        sys.stderr.write(f"stopped; {left}\n")
         return int(stop.code or 0) if isinstance(stop, SystemExit) else INTERRUPTED
 
 
@@ -56,7 +59,8 @@ def _parser() -> argparse.ArgumentParser:
         "--model",
         default=TINY,
         help="a checkpoint folder or a hub id such as Qwen/Qwen2.5-Omni-3B; "
-        "tiny (default) is the small trained model of this repository, random has random weights",
+        "tiny (default) is the small trained model of this repository; random, random:3b and "
+        "random:7b have random weights, the latter two in the shape of the published models",
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--quant", default="int4", help="recipe: fp32, int8 or int4 (default)")
@@ -65,6 +69,12 @@ def _parser() -> argparse.ArgumentParser:
         "--target", default="native", help="CPU it will run on: native, avx2, avx512_vnni or arm64"
     )
     parser.add_argument("--output", type=Path, help="folder of the bundle (bundles/NAME-RECIPE)")
+    parser.add_argument(
+        "--write",
+        type=Path,
+        metavar="FOLDER",
+        help="write the random checkpoint there, as Hugging Face does, and export nothing",
+    )
     return parser
 
 
@@ -76,7 +86,11 @@ def _run(options: argparse.Namespace) -> int:
     recipe = load_file(options.recipe) if options.recipe else load(options.quant)
     target = resolve_target(options.target)
 
-    from omni_export.exporter import ExportRequest, export  # noqa: PLC0415
+    if options.write is not None:
+        return _write(options.model, options.write)
+
+    from omni_export.exporter import ExportRequest, export, kept_parts  # noqa: PLC0415
+    from omni_runtime import machine  # noqa: PLC0415
     from omni_runtime.cli import ui  # noqa: PLC0415
     from omni_runtime.cli.show import cost_table  # noqa: PLC0415
 
@@ -84,23 +98,38 @@ def _run(options: argparse.Namespace) -> int:
     with TemporaryDirectory(prefix="omni-") as scratch:
         checkpoint = _checkpoint(options.model, Path(scratch))
         destination = options.output or Path("bundles") / f"{checkpoint.name}-{recipe.name}"
-        manifest = export(ExportRequest(checkpoint, recipe, target, destination), _report)
+        drawing = _Drawing()
+        try:
+            manifest = export(
+                ExportRequest(checkpoint, recipe, target, destination), drawing.report
+            )
+        except (KeyboardInterrupt, SystemExit) as stop:
+            if kept := kept_parts(destination):
+                stop.add_note(f"{kept} finished parts are kept for the same command")
+            raise
+        finally:
+            drawing.end()
     total = sum(entry.bytes for entry in manifest.files.values())
     sys.stdout.write(f"\n{cost_table(manifest)}\n\n")
-    sys.stdout.write(f"{destination}  {ui.size(total)} in {perf_counter() - started:.0f} s\n")
+    if manifest.untried is not None:
+        sys.stdout.write(f"not tried: {manifest.untried}\n")
+    sys.stdout.write(
+        f"{destination}  {ui.size(total)} in {perf_counter() - started:.0f} s, "
+        f"peak {ui.size(machine.peak_memory())}\n"
+    )
     sys.stdout.write(f'try it:  omni run {destination} "Hello!" -o answer.wav\n')
     return 0
 
 
 def _checkpoint(model: str, scratch: Path) -> "LocalCheckpoint":
-    """The checkpoint of that name, made in `scratch` if it is the random one."""
+    """The checkpoint of that name, described in `scratch` if it is a random one."""
     from omni_export.hub import LocalCheckpoint, resolve  # noqa: PLC0415
 
-    if model == RANDOM:
+    if (size := _random_size(model)) is not None:
         from omni_export import random_checkpoint  # noqa: PLC0415
 
-        random_checkpoint.write(scratch / RANDOM)
-        return LocalCheckpoint(scratch / RANDOM, RANDOM, random_checkpoint.REVISION)
+        random_checkpoint.describe(scratch / "random", random_checkpoint.shape_of(size))
+        return LocalCheckpoint(scratch / "random", model, random_checkpoint.REVISION)
     if model == TINY:
         if not EMBEDDED.is_dir():
             raise UsageError(
@@ -111,6 +140,59 @@ def _checkpoint(model: str, scratch: Path) -> "LocalCheckpoint":
     return resolve(model)
 
 
-def _report(number: int, steps: int, what: str) -> None:
-    sys.stderr.write(f"[{number}/{steps}] {what}\n")
-    sys.stderr.flush()
+def _random_size(model: str) -> str | None:
+    """What stands behind "random:", empty for "random" alone; None for any other model."""
+    found = RANDOM.fullmatch(model)
+    return None if found is None else found.group(1) or ""
+
+
+def _write(model: str, folder: Path) -> int:
+    size = _random_size(model)
+    if size is None:
+        raise UsageError("only random checkpoints are written", fix="--model random:3b --write DIR")
+    if folder.exists():
+        raise UsageError(f"{folder} exists", fix="give --write a new folder")
+    from omni_export import random_checkpoint  # noqa: PLC0415
+
+    random_checkpoint.write(folder, random_checkpoint.shape_of(size), dtype="bfloat16")
+    sys.stdout.write(f"{folder}\n")
+    return 0
+
+
+class _Drawing:
+    """Progress on standard error: one living line on a terminal, a line for each part elsewhere."""
+
+    def __init__(self) -> None:
+        self._alive = sys.stderr.isatty()
+        self._step = -1
+
+    def report(self, progress: "Progress") -> None:
+        """Draw a moment of the export."""
+        if not self._alive and progress.step == self._step:
+            return
+        if self._alive and progress.step != self._step:
+            self.end()
+        self._step = progress.step
+        line = progress_line(progress)
+        sys.stderr.write(f"\r\x1b[K{line}" if self._alive else line + "\n")
+        sys.stderr.flush()
+
+    def end(self) -> None:
+        """Leave the living line."""
+        if self._alive and self._step >= 0:
+            sys.stderr.write("\n")
+
+
+def progress_line(progress: "Progress") -> str:
+    """[8/12] thinker · 4.1 GB of 11.9 GB of weights · about 63 s left"""
+    from omni_runtime.cli import ui  # noqa: PLC0415
+
+    number = f"[{progress.step}/{progress.steps}] " if progress.steps else ""
+    parts = [number + progress.part.replace("_", " ")]
+    if progress.kept:
+        parts.append("kept from before")
+    if progress.done < progress.total:
+        parts.append(f"{ui.size(progress.done)} of {ui.size(progress.total)} of weights")
+    if progress.seconds_left:
+        parts.append(f"about {progress.seconds_left:.0f} s left")
+    return " · ".join(parts)

@@ -2,12 +2,13 @@
 
 Everything is written into a hidden folder beside the destination, which gets its name in one
 rename at the very end, after the bundle has spoken its first reply. A killed export leaves only
-the hidden folder, and the next one removes it.
+the hidden folder; the same export takes over the parts that were finished there, any other
+removes it.
 """
 
 import errno
 import shutil
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -15,58 +16,34 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import onnxruntime
 
-from omni_export import companions, quality, trial
-from omni_export.build import build
-from omni_export.checkpoint import Array, Checkpoint
+import omni_quantize
+import omni_runtime
+from omni_export import companions, plan, quality, trial
 from omni_export.graph_files import GraphWriter
 from omni_export.hub import LocalCheckpoint
-from omni_export.model_config import PRESETS, model_config
-from omni_export.networks import TALKER_TABLE, networks
-from omni_export.source import SourceConfig, SpeechSource, read_config
-from omni_export.speech import (
-    DIT,
-    THINKER_TABLE,
-    InputProjection,
-    TimeModulation,
-    Voice,
-    code_table,
-    modulation_times,
-    read_voices,
-)
-from omni_quantize import tables
+from omni_export.parts import Finished, PartStore, digest_of_files, file_entry, finished_parts
+from omni_export.plan import Plan
+from omni_export.progress import ProgressMeter, Report
+from omni_export.source import read_config
 from omni_quantize.recipe import Recipe
-from omni_runtime.bundle.config import ModelConfig
-from omni_runtime.bundle.contracts import contracts
 from omni_runtime.bundle.manifest import (
     FILE_NAME,
     FORMAT,
     FileEntry,
-    GraphEntry,
     Manifest,
     Origin,
-    TableEntry,
-    sha256_of,
     write_manifest,
 )
-from omni_runtime.bundle.store import modulation_file, voice_file
+from omni_runtime.bundle.store import voice_file
 from omni_runtime.errors import OmniError, UsageError
-
-DROPPED = {"thinker.audio_tower.audio_bos_eos_token.": "the reference never reads it"}
-"""Tensors without use, by name or prefix, with the reason."""
 
 EXPECTED_ERRORS = (None, errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
 """What a place can refuse with. Some writers of arrays lose the number."""
 
 OLD = "old"
 """Where an older bundle waits while the new one takes its place."""
-
-SILENT = "config.json switches speech off (enable_audio_output)"
-
-Report = Callable[[int, int, str], None]
-"""Called before each step: its number, the number of steps, what it does."""
-
-STEPS_WITH_SPEECH, STEPS_WITHOUT = 8, 5
 
 
 @dataclass(frozen=True)
@@ -78,15 +55,22 @@ class ExportRequest:
     target: str
     destination: Path
 
-
-@dataclass(frozen=True)
-class _Content:
-    """What went into a bundle's folder."""
-
-    config: ModelConfig
-    graphs: dict[str, GraphEntry]
-    tables: dict[str, TableEntry]
-    licence: str
+    def key(self) -> str:
+        """All that a part depends on: another key, and no part of an older export is used."""
+        sources = [
+            digest_of_files(Path(package.__file__).parent, "*.py")
+            for package in (plan, omni_quantize, omni_runtime)
+            if package.__file__
+        ]
+        depends = {
+            "model": self.checkpoint.model,
+            "revision": self.checkpoint.revision,
+            "files": digest_of_files(self.checkpoint.folder, "*"),
+            "recipe": self.recipe,
+            "target": self.target,
+            "exporter": [_version(), *sources, onnxruntime.__version__],
+        }
+        return msgspec.json.encode(depends).decode()
 
 
 def export(request: ExportRequest, report: Report) -> Manifest:
@@ -100,117 +84,101 @@ def export(request: ExportRequest, report: Report) -> Manifest:
     if destination.exists() and not (destination / FILE_NAME).exists():
         raise UsageError(f"{destination} exists and is no bundle", fix="give another --output")
     with _disk_errors(destination), _hidden_folder(destination) as hidden:
-        bundle, scratch = hidden / "bundle", hidden / "scratch"
-        bundle.mkdir()
-        content = _fill(request, bundle, scratch, report)
-        shutil.rmtree(scratch, ignore_errors=True)
-        manifest = _manifest(request, content, bundle)
-        write_manifest(manifest, bundle)
-        steps = STEPS_WITH_SPEECH if content.config.speech else STEPS_WITHOUT
-        report(steps, steps, "first reply")
-        manifest = msgspec.structs.replace(manifest, measured=trial.first_reply(bundle))
-        write_manifest(manifest, bundle)
-        _swap(bundle, destination, hidden)
+        store = PartStore(hidden, request.key())
+        meter = ProgressMeter(report)
+        meter.prepare("reading the checkpoint")
+        source = read_config(request.checkpoint.folder)
+        writer = GraphWriter(hidden / "scratch", request.recipe, request.target)
+        planned = plan.make(request.checkpoint.folder, source, writer)
+        finished = store.finished(part.name for part in planned.parts)
+        licence = _write_rest(request, planned, store.bundle)
+        parts = _write_parts(planned, finished, store, meter)
+        manifest = _manifest(request, planned, licence, parts, store.bundle)
+        write_manifest(manifest, store.bundle)
+        meter.begin("first reply")
+        measured, untried = trial.attempt(store.bundle, manifest)
+        manifest = msgspec.structs.replace(manifest, measured=measured, untried=untried)
+        write_manifest(manifest, store.bundle)
+        _swap(store.bundle, destination, hidden)
     return manifest
 
 
-def _fill(request: ExportRequest, bundle: Path, scratch: Path, report: Report) -> _Content:
-    folder = request.checkpoint.folder
-    source = read_config(folder)
-    writer = GraphWriter(bundle, scratch, request.recipe, request.target)
-    graphs: dict[str, GraphEntry] = {}
-    steps = STEPS_WITH_SPEECH if source.speech else STEPS_WITHOUT
-    with Checkpoint(folder) as checkpoint:
-        checkpoint.drop(DROPPED)
-        if source.speech is None:
-            checkpoint.drop({"talker.": SILENT, "token2wav.": SILENT})
-        report(1, steps, "tables and voices")
-        voices, frequencies, stored = _write_constants(request, bundle, checkpoint, source)
-        config = model_config(folder, source, voices, frequencies)
-        for network in networks(source, checkpoint):
-            report(len(graphs) + 2, steps, network.name.replace("_", " "))
-            contract = contracts(config)[network.name]
-            model = build(network, contract, checkpoint)
-            graphs[network.name] = writer.write(network.name, model, contract, config)
-        checkpoint.settle()
-    return _Content(config, graphs, stored, companions.copy(folder, bundle))
+def kept_parts(destination: Path) -> int:
+    """How many finished parts a stopped export to `destination` has left for the next."""
+    return finished_parts(hidden_folder(destination))
 
 
-def _write_constants(
-    request: ExportRequest, bundle: Path, checkpoint: Checkpoint, source: SourceConfig
-) -> tuple[dict[str, Voice], Array | None, dict[str, TableEntry]]:
-    """Embedding tables, and what the speech path computes once."""
-    stored: dict[str, TableEntry] = {}
-
-    def table(name: str, shape: tuple[int, int], rows: tables.Rows) -> None:
-        encoding = request.recipe.tables[name].encoding
-        stored[name] = tables.write(bundle, name, shape, rows, encoding)
-
-    shape = (source.text.vocab_size, source.text.hidden_size)
-    table("thinker_embedding", shape, checkpoint.claim(THINKER_TABLE, shape, "table").rows)
-    if (speech := source.speech) is None:
-        return {}, None, stored
-    shape = (speech.talker.vocab_size, speech.talker_ids.embedding_size)
-    table("talker_embedding", shape, checkpoint.claim(TALKER_TABLE, shape).rows)
-    projection = InputProjection(checkpoint, speech.dit)
-    codes = code_table(checkpoint, speech.dit, projection)
-    shape = (len(codes), speech.dit.hidden_size)
-    table("dit_code", shape, lambda start, stop: codes[start:stop])
-    voices = _write_voices(request, bundle, checkpoint, speech, projection)
-    modulation = TimeModulation(checkpoint, speech.dit)
-    for name, preset in PRESETS.items():
-        np.save(bundle / modulation_file(name), modulation.table(modulation_times(preset)))
-    half = (speech.dit.head_dim // 2,)
-    return voices, checkpoint.claim(DIT + "rotary_embed.inv_freq", half).read(), stored
+def hidden_folder(destination: Path) -> Path:
+    """Where a bundle is made before it gets its name."""
+    return destination.parent / f".{destination.name}.partial"
 
 
-def _write_voices(
-    request: ExportRequest,
-    bundle: Path,
-    checkpoint: Checkpoint,
-    speech: SpeechSource,
-    projection: InputProjection,
-) -> dict[str, Voice]:
-    path = request.checkpoint.folder / "spk_dict.pt"
-    voices = read_voices(path, checkpoint, speech, projection)
-    for name, voice in voices.items():
+def _write_parts(
+    planned: Plan, finished: dict[str, Finished], store: PartStore, meter: ProgressMeter
+) -> dict[str, Finished]:
+    """All parts, those that are finished and those still to write, in the order of the plan."""
+    meter.expect(
+        steps=len(planned.parts) + 1,  # the first reply comes after them
+        weights=sum(part.weights for part in planned.parts),
+    )
+    for part in planned.parts:
+        if part.name in finished:
+            meter.keep(part.name, part.weights)
+    meter.start_clock()
+    for part in planned.parts:
+        if part.name not in finished:
+            meter.begin(part.name)
+            finished[part.name] = store.finish(part.name, part.write(store.bundle, meter.advance))
+    return {part.name: finished[part.name] for part in planned.parts}
+
+
+def _write_rest(request: ExportRequest, planned: Plan, bundle: Path) -> str:
+    """The small files, which are made anew each time; returns the licence in one line."""
+    for name, voice in planned.voices.items():
         (bundle / voice_file(name)).parent.mkdir(exist_ok=True)
         np.save(bundle / voice_file(name), voice.condition)
-    return voices
+    return companions.copy(request.checkpoint.folder, bundle)
 
 
-def _manifest(request: ExportRequest, content: _Content, bundle: Path) -> Manifest:
+def _manifest(
+    request: ExportRequest,
+    planned: Plan,
+    licence: str,
+    parts: dict[str, Finished],
+    bundle: Path,
+) -> Manifest:
     """The manifest of a bundle that has not been tried yet; it is sealed when it is written."""
-    checkpoint = request.checkpoint
+    checkpoint, config = request.checkpoint, planned.config
     capabilities = ["text"]
-    capabilities += ["audio"] if content.config.audio else []
-    capabilities += ["image", "video"] if content.config.vision else []
-    capabilities += ["speech"] if content.config.speech else []
+    capabilities += ["audio"] if config.audio else []
+    capabilities += ["image", "video"] if config.vision else []
+    capabilities += ["speech"] if config.speech else []
     return Manifest(
         format=FORMAT,
         name=request.destination.name,
         exporter=f"pocket-omni {_version()}",
-        origin=Origin(
-            model=checkpoint.model, revision=checkpoint.revision, licence=content.licence
-        ),
+        origin=Origin(model=checkpoint.model, revision=checkpoint.revision, licence=licence),
         recipe=request.recipe.name,
         recipe_rules=msgspec.Raw(msgspec.json.encode(request.recipe)),
         target=request.target,
         capabilities=tuple(capabilities),
-        model=content.config,
-        graphs=content.graphs,
-        tables=content.tables,
-        files={
-            path.relative_to(bundle).as_posix(): FileEntry(
-                bytes=path.stat().st_size, sha256=sha256_of(path)
-            )
-            for path in sorted(bundle.rglob("*"))
-            if path.is_file()
-        },
+        model=config,
+        graphs={name: part.graph for name, part in parts.items() if part.graph},
+        tables={name: part.table for name, part in parts.items() if part.table},
+        files=_files(bundle, parts),
         measured=None,
         quality=quality.measured(checkpoint.folder, request.recipe),
+        untried=None,
         digest="",
     )
+
+
+def _files(bundle: Path, parts: dict[str, Finished]) -> dict[str, FileEntry]:
+    """All files of the bundle; those of parts were hashed when the parts were finished."""
+    known = {name: entry for part in parts.values() for name, entry in part.files.items()}
+    found = sorted(path for path in bundle.rglob("*") if path.is_file())
+    names = {path.relative_to(bundle).as_posix(): path for path in found}
+    return {name: known.get(name) or file_entry(path) for name, path in names.items()}
 
 
 def _version() -> str:
@@ -222,17 +190,23 @@ def _version() -> str:
 
 @contextmanager
 def _hidden_folder(destination: Path) -> Generator[Path]:
-    """A folder beside the destination, gone afterwards in any case."""
+    """A folder beside the destination, gone afterwards unless a stopped export left parts in it."""
     destination.parent.mkdir(parents=True, exist_ok=True)
-    hidden = destination.parent / f".{destination.name}.partial"
+    hidden = hidden_folder(destination)
     if (hidden / OLD / FILE_NAME).exists() and not destination.exists():
         (hidden / OLD).rename(destination)  # killed between the two renames of an earlier swap
-    shutil.rmtree(hidden, ignore_errors=True)
-    hidden.mkdir()
+    for leftover in (OLD, "scratch"):
+        shutil.rmtree(hidden / leftover, ignore_errors=True)
+    hidden.mkdir(exist_ok=True)
+    stopped = False
     try:
         yield hidden
+    except (KeyboardInterrupt, SystemExit):
+        stopped = True
+        raise
     finally:
-        shutil.rmtree(hidden, ignore_errors=True)
+        if not (stopped and finished_parts(hidden)):
+            shutil.rmtree(hidden, ignore_errors=True)
 
 
 @contextmanager

@@ -1,82 +1,114 @@
 """One graph from its model in memory to its files in the bundle, quantized as a recipe says.
 
-The float32 graph is always written first, into a scratch folder: dynamic quantization starts
-from it, and the error of the quantized graph is measured against it.
+Weights go from the checkpoint through the recipe's methods into the final file, a slice at a
+time; no float32 copy of the graph is made. Only a small graph is also written in float32, into a
+scratch folder, so that both can be run on the same inputs; of a larger one every quantized matrix
+is tried by itself while it is written.
 """
 
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 
-from omni_export import probe
+from omni_export import external_data, probe
 from omni_quantize import dynamic, nbits
+from omni_quantize.products import ProductMeter
 from omni_quantize.recipe import Recipe, Rule
 from omni_runtime.bundle.config import ModelConfig
 from omni_runtime.bundle.contracts import GraphContract
 from omni_runtime.bundle.manifest import GraphEntry
+from omni_runtime.engine.session import available_cores
+
+LARGEST_RUN_TWICE = 2**28
+"""Float32 bytes of the largest graph that is run whole beside its float32 twin.
+
+ONNX Runtime needs about twice that for the twin: the file, and the weights as its kernels want
+them.
+"""
 
 
 @dataclass(frozen=True)
 class GraphWriter:
-    """Writes graphs into `folder`, using `scratch` meanwhile."""
+    """Writes graphs as `recipe` says for the CPU family `target`, using `scratch` meanwhile."""
 
-    folder: Path
     scratch: Path
     recipe: Recipe
     target: str
 
     def write(
-        self, name: str, model: ir.Model, contract: GraphContract, config: ModelConfig
+        self,
+        folder: Path,
+        name: str,
+        model: ir.Model,
+        contract: GraphContract,
+        config: ModelConfig,
+        advance: Callable[[int], None],
     ) -> GraphEntry:
-        """Write, check and measure one graph. `model` is used up."""
+        """Write, check and measure one graph below the bundle's `folder`.
+
+        `model` is used up. `advance` is told the number of weights written since it was told
+        last. Raises UsageError for rules that contradict each other.
+        """
         started = time.perf_counter()
         rules = self._rules(name, model)
-        methods = {rule.method for rule in rules.values()} - {"none"}
-        exact = self._save(model, self.scratch / "fp32" / name)
-        final = exact
-        if "nbits" in methods:
-            nbits.rewrite(model, rules)
-            final = self._save(model, self.scratch / "nbits" / name)
-        if "dynamic" in methods:
-            quantized = self.scratch / "dynamic" / name
-            quantized.mkdir(parents=True)
-            dynamic.quantize(final, quantized / final.name, rules, self.target)
-            final = quantized / final.name
+        quantized = any(rule.method != "none" for rule in rules.values())
+        weight_bytes = 4 * weights(model)
+        twice = quantized and weight_bytes <= LARGEST_RUN_TWICE
+        exact = self._float32(name, model) if twice else None
+        productions = [
+            *nbits.rewrite(model, rules),
+            *dynamic.rewrite(model, rules, self.target),
+        ]
+        meter = ProductMeter() if quantized and not twice else None
+        final = external_data.save(
+            model,
+            folder / "graphs" / name,
+            productions,
+            watch=meter and meter.watch,
+            advance=advance,
+            workers=available_cores(),
+        )
         onnx.checker.check_model(final)
-        error = probe.compare(name, exact, final, contract, config) if methods else None
-        fp32_bytes = _size(exact.parent)
-        shutil.copytree(final.parent, self.folder / "graphs" / name)
-        for stage in ("fp32", "nbits", "dynamic"):
-            shutil.rmtree(self.scratch / stage / name, ignore_errors=True)
+        error = meter.result() if meter else None
+        if exact is not None:
+            error = probe.compare(name, exact, final, contract, config)
+            shutil.rmtree(exact.parent)
         return GraphEntry(
             file=f"graphs/{name}/{final.name}",
             contract=contract,
             weights=_describe(rules),
-            fp32_bytes=fp32_bytes,
-            bytes=_size(self.folder / "graphs" / name),
+            fp32_bytes=weight_bytes + final.stat().st_size,
+            bytes=sum(path.stat().st_size for path in final.parent.iterdir()),
             error=error,
             seconds=time.perf_counter() - started,
         )
 
     def _rules(self, name: str, model: ir.Model) -> dict[str, Rule]:
         """The rule of each matrix that a MatMul multiplies with."""
-        weights = [
+        found = [
             node.inputs[1].name
             for node in model.graph
             if node.op_type == "MatMul" and node.inputs[1] and node.inputs[1].is_initializer()
         ]
-        return {weight: self.recipe.rule(name, weight) for weight in weights if weight}
+        return {weight: self.recipe.rule(name, weight) for weight in found if weight}
 
-    @staticmethod
-    def _save(model: ir.Model, folder: Path) -> Path:
+    def _float32(self, name: str, model: ir.Model) -> Path:
+        folder = self.scratch / name
         folder.mkdir(parents=True)
-        path = folder / "model.onnx"
-        ir.save(model, path, external_data="model.onnx.data")
+        path = folder / external_data.GRAPH
+        ir.save(model, path, external_data=external_data.DATA)
         return path
+
+
+def weights(model: ir.Model) -> int:
+    """How many weights a float32 graph has."""
+    tensors = [value.const_value for value in model.graph.initializers.values()]
+    return sum(tensor.size for tensor in tensors if tensor is not None)
 
 
 def _describe(rules: dict[str, Rule]) -> str:
@@ -89,7 +121,3 @@ def _describe(rules: dict[str, Rule]) -> str:
         elif rule.method == "dynamic":
             kinds["int8, dynamic"] = None
     return "; ".join(kinds) or "float32"
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir())

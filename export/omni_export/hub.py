@@ -22,8 +22,8 @@ class LocalCheckpoint:
 
     @property
     def name(self) -> str:
-        """A short name for the bundle's folder."""
-        return self.model.rstrip("/").split("/")[-1].lower()
+        """A short name for the bundle's folder, on any system."""
+        return self.model.rstrip("/").split("/")[-1].lower().replace(":", "-")
 
 
 def resolve(model: str) -> LocalCheckpoint:

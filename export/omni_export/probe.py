@@ -30,7 +30,7 @@ def compare(
 ) -> GraphError:
     """Error of the graph in `near` against the one in `exact`, over all their float outputs."""
     inputs = _inputs(graph, contract, config)
-    meter = ErrorMeter()
+    meter = ErrorMeter("outputs")
     outputs = [
         open_session(path, contract, SessionOptions()).run(None, inputs) for path in (exact, near)
     ]

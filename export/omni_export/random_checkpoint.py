@@ -5,11 +5,12 @@ and are the same for the same shape and seed. They answer with noise: nothing wa
 """
 
 import json
-from dataclasses import dataclass, field
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from tokenizers import (
     Tokenizer,
     decoders,
@@ -20,7 +21,13 @@ from tokenizers import (
     trainers,
 )
 
+from omni_export import random_shapes, random_weights
+from omni_export.checkpoint import INDEX
 from omni_export.model_config import SYSTEM_PROMPT
+from omni_export.random_shapes import DEFAULT, PUBLISHED, Shape
+from omni_runtime.errors import UsageError
+
+MEL_BINS = 80  # of the voices' references: the DiT's default, which no shape changes
 
 MEDIA_TOKENS = {
     "audio_token": "<|AUDIO|>",
@@ -85,92 +92,84 @@ CORPUS = (
 )
 
 
-@dataclass(frozen=True)
-class DecoderShape:
-    """Sizes of a Thinker or Talker. `mrope` adds up to half of `head_dim`."""
+REVISION = "shape 1, seed 0, made in rows"
+"""Identifies the random weights of a shape; raise it when their making changes."""
 
-    layers: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    inner: int
-    mrope: tuple[int, int, int]
-
-    def config(self) -> dict[str, Any]:
-        return {
-            "hidden_size": self.hidden,
-            "intermediate_size": self.inner,
-            "num_hidden_layers": self.layers,
-            "num_attention_heads": self.heads,
-            "num_key_value_heads": self.kv_heads,
-            "max_position_embeddings": 32768,
-            "rope_theta": 1000000.0,
-            "rope_scaling": {
-                "mrope_section": list(self.mrope),
-                "rope_type": "default",
-                "type": "default",
-            },
-        }
+SHARD_BYTES = 2**29
 
 
-@dataclass(frozen=True)
-class Shape:
-    """Sizes of a whole model. The defaults are the smallest that exercise every mechanism."""
+def shape_of(size: str) -> Shape:
+    """The shape that `--model random:SIZE` means; the smallest without a size.
 
-    thinker: DecoderShape = DecoderShape(3, 128, 4, 2, 32, 256, (4, 6, 6))
-    talker: DecoderShape = DecoderShape(2, 96, 4, 2, 32, 192, (8, 8, 0))
-    audio: dict[str, int] = field(
-        default_factory=lambda: {"layers": 2, "width": 64, "heads": 4, "inner": 128}
-    )
-    vision: dict[str, Any] = field(
-        default_factory=lambda: {"layers": 3, "width": 64, "heads": 4, "inner": 96, "full": [1]}
-    )
-    dit: dict[str, Any] = field(
-        default_factory=lambda: {
-            "layers": 4,
-            "width": 64,
-            "heads": 4,
-            "head_dim": 16,
-            "ahead": [2],
-            "back": [0, 3],
-        }
-    )
-    vocoder: dict[str, Any] = field(
-        default_factory=lambda: {
-            "channels": 64,
-            "kernels": [3, 7],
-            "dilations": [[1, 3, 5], [1, 3, 5]],
-        }
-    )
-    codes: int = 61
-    """Codes with a meaning; the Talker's special codes follow."""
-    talkative: bool = True
-    """Make the Talker's end codes unlikely, so that random speech lasts a while."""
+    Raises UsageError for a size that was never published.
+    """
+    if not size:
+        return DEFAULT
+    if size not in PUBLISHED:
+        raise UsageError(
+            f"there is no random model of size {size!r}",
+            fix=f"choose one of {', '.join(PUBLISHED)}",
+        )
+    return PUBLISHED[size]
 
 
-DEFAULT = Shape()
-
-REVISION = "shape 1, seed 0"
-"""Identifies the default random weights; raise it when their making changes."""
-
-
-def write(
-    folder: Path, shape: Shape = DEFAULT, *, seed: int = 0, dtype: torch.dtype = torch.float32
+def describe(
+    folder: Path, shape: Shape = DEFAULT, *, seed: int = 0, dtype: str = "bfloat16"
 ) -> None:
-    """Write a checkpoint into `folder`, which must not exist yet."""
+    """Make a checkpoint in `folder`, which must not exist yet, whose weights are not written.
+
+    `Checkpoint` opens it as any other; its weights are made whenever they are read.
+    """
     folder.mkdir(parents=True)
     tokenizer = _tokenizer()
     ids = {token: tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
     _write_tokenizer(folder, tokenizer)
     _write_preprocessor(folder)
-    model = _model(shape, ids, tokenizer.get_vocab_size(), seed)
-    model.to(dtype).save_pretrained(folder, max_shard_size="2MB")
+    _write_config(folder, random_shapes.config(shape, ids, tokenizer.get_vocab_size()), dtype)
     _write_generation(folder, ids)
-    _write_voices(folder, ids, model.config.token2wav_config.dit_config, seed)
+    _write_voices(folder, ids, shape, seed)
     (folder / "LICENSE").write_text(
         "These weights are random numbers. Anybody may do anything with them (CC0-1.0).\n", "utf-8"
     )
+    silenced = (shape.codec.pad, shape.codec.end) if shape.talkative else ()
+    description = random_weights.Description(seed=seed, dtype=dtype, silenced=silenced)
+    random_weights.describe(folder, description)
+
+
+def write(
+    folder: Path,
+    shape: Shape = DEFAULT,
+    *,
+    seed: int = 0,
+    dtype: str = "float32",
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write a checkpoint into `folder`, which must not exist yet, weights and all.
+
+    No more than one shard of about `shard_bytes`, or one tensor, is in memory at a time.
+    """
+    describe(folder, shape, seed=seed, dtype=dtype)
+    source = random_weights.RandomWeights(folder)
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name, dimensions in source.shapes.items():
+        needed = math.prod(dimensions) * source.dtype.itemsize
+        if size and size + needed > shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += needed
+    files = {f"model-{n:05}-of-{len(shards):05}.safetensors": s for n, s in enumerate(shards, 1)}
+    total = 0
+    for file, names in files.items():
+        tensors = {name: source.get(name, None) for name in names}
+        total += sum(tensor.nbytes for tensor in tensors.values())
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+    weight_map = {name: file for file, names in files.items() for name in names}
+    _write_json(  # last: without it the folder is no checkpoint
+        folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map}
+    )
+    (folder / random_weights.DESCRIPTION).unlink()
 
 
 def _tokenizer() -> Tokenizer:
@@ -274,139 +273,27 @@ def _write_generation(folder: Path, ids: dict[str, int]) -> None:
     )
 
 
-def _write_voices(folder: Path, ids: dict[str, int], dit: Any, seed: int) -> None:
+def _write_voices(folder: Path, ids: dict[str, int], shape: Shape, seed: int) -> None:
     random = torch.Generator().manual_seed(seed + 1)
+    names = (("Chelsie", "<tts_text_bos>"), ("Ethan", "<tts_text_bos_single_codec>"))
     voices = {
         name: {
             "bos_token": ids[token],
-            "cond": torch.randn(1, dit.enc_emb_dim, generator=random),
-            "ref_mel": torch.randn(1, frames, dit.mel_dim, generator=random) * 2 - 5,
+            "cond": torch.randn(1, shape.voice["enc_emb_dim"], generator=random),
+            "ref_mel": torch.randn(1, frames, MEL_BINS, generator=random) * 2 - 5,
         }
-        for name, token, frames in (
-            ("Chelsie", "<tts_text_bos>", 61),
-            ("Ethan", "<tts_text_bos_single_codec>", 48),
-        )
+        for (name, token), frames in zip(names, shape.voice_frames, strict=True)
     }
     torch.save(voices, folder / "spk_dict.pt")
 
 
-def _model(shape: Shape, ids: dict[str, int], vocabulary: int, seed: int) -> Any:
-    from transformers import Qwen2_5OmniConfig, Qwen2_5OmniForConditionalGeneration  # noqa: PLC0415
+def _write_config(folder: Path, sections: dict[str, Any], dtype: str) -> None:
+    from transformers import Qwen2_5OmniConfig  # noqa: PLC0415 - takes seconds to import
 
-    config = Qwen2_5OmniConfig(
-        thinker_config=_thinker(shape, ids, vocabulary),
-        talker_config=_talker(shape, ids),
-        token2wav_config=_token2wav(shape),
-        enable_audio_output=True,
-    )
-    model = Qwen2_5OmniForConditionalGeneration(config)
-    random = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(_values(name, parameter, random))
-        if shape.talkative:
-            model.talker.codec_head.weight[shape.codes : shape.codes + 2] = 0  # pad and end
-    return model.eval()
-
-
-def _values(name: str, parameter: torch.Tensor, random: torch.Generator) -> torch.Tensor:
-    """Values that keep signals near 1 through all layers, with every bias and gain in play."""
-    noise = torch.randn(parameter.shape, generator=random)
-    if "embed_tokens" in name or "codec_embed" in name:
-        return noise
-    if parameter.ndim > 1:
-        # The vocoder adds up many branches and is cut at -1 and 1: smaller gains keep it inside.
-        gain = 0.4 if "bigvgan" in name else 1.0
-        return gain * noise / parameter[0].numel() ** 0.5
-    gain = "norm" in name or "ln_" in name
-    return noise * 0.1 + (1.0 if gain and name.endswith("weight") else 0.0)
-
-
-def _thinker(shape: Shape, ids: dict[str, int], vocabulary: int) -> dict[str, Any]:
-    audio, vision = shape.audio, shape.vision
-    return {
-        "audio_token_index": ids["<|AUDIO|>"],
-        "image_token_index": ids["<|IMAGE|>"],
-        "video_token_index": ids["<|VIDEO|>"],
-        "audio_start_token_id": ids["<|audio_bos|>"],
-        "audio_end_token_id": ids["<|audio_eos|>"],
-        "vision_start_token_id": ids["<|vision_bos|>"],
-        "vision_end_token_id": ids["<|vision_eos|>"],
-        "eos_token_id": ids["<|im_end|>"],
-        "pad_token_id": ids["<|endoftext|>"],
-        "position_id_per_seconds": 25,
-        "seconds_per_chunk": 2,
-        "audio_config": {
-            "num_mel_bins": 128,
-            "d_model": audio["width"],
-            "encoder_layers": audio["layers"],
-            "encoder_attention_heads": audio["heads"],
-            "encoder_ffn_dim": audio["inner"],
-            "n_window": 100,
-            "output_dim": shape.thinker.hidden,
-        },
-        "vision_config": {
-            "depth": vision["layers"],
-            "hidden_size": vision["width"],
-            "intermediate_size": vision["inner"],
-            "num_heads": vision["heads"],
-            "fullatt_block_indexes": vision["full"],
-            "out_hidden_size": shape.thinker.hidden,
-        },
-        "text_config": {**shape.thinker.config(), "vocab_size": vocabulary},
-    }
-
-
-def _talker(shape: Shape, ids: dict[str, int]) -> dict[str, Any]:
-    first = shape.codes
-    return {
-        **shape.talker.config(),
-        "head_dim": shape.talker.head_dim,
-        "embedding_size": shape.thinker.hidden,
-        "vocab_size": shape.codes + 6,
-        "tts_codec_end_token_id": first + 1,
-        "tts_codec_pad_token_id": first,
-        "tts_codec_start_token_id": first + 2,
-        "tts_codec_mask_token_id": first + 3,
-        "tts_text_pad_token_id": ids["<tts_pad>"],
-        "tts_text_start_token_id": ids["<tts_text_bos>"],
-        "tts_text_end_token_id": ids["<tts_text_eod>"],
-        "audio_token_index": ids["<|AUDIO|>"],
-        "image_token_index": ids["<|IMAGE|>"],
-        "video_token_index": ids["<|VIDEO|>"],
-        "audio_start_token_id": ids["<|audio_bos|>"],
-        "audio_end_token_id": ids["<|audio_eos|>"],
-        "vision_start_token_id": ids["<|vision_bos|>"],
-        "vision_end_token_id": ids["<|vision_eos|>"],
-        "pad_token_id": first,
-    }
-
-
-def _token2wav(shape: Shape) -> dict[str, Any]:
-    dit, vocoder = shape.dit, shape.vocoder
-    return {
-        "dit_config": {
-            "hidden_size": dit["width"],
-            "num_hidden_layers": dit["layers"],
-            "num_attention_heads": dit["heads"],
-            "head_dim": dit["head_dim"],
-            "emb_dim": 32,
-            "look_ahead_layers": dit["ahead"],
-            "look_backward_layers": dit["back"],
-            # Untrained logits favour any code, so each one has a row in the DiT's table.
-            "num_embeds": shape.codes + 5,
-            "enc_emb_dim": 24,
-            "enc_dim": 16,
-            "enc_channels": [32, 32, 32, 32, 96],
-            "enc_attention_channels": 16,
-            "enc_se_channels": 16,
-        },
-        "bigvgan_config": {
-            "upsample_initial_channel": vocoder["channels"],
-            "resblock_kernel_sizes": vocoder["kernels"],
-            "resblock_dilation_sizes": vocoder["dilations"],
-        },
-    }
+    config = Qwen2_5OmniConfig(**sections)
+    config.architectures = ["Qwen2_5OmniForConditionalGeneration"]
+    config.torch_dtype = dtype
+    config.save_pretrained(folder)
 
 
 def _write_json(path: Path, content: object) -> None:

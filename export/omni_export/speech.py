@@ -6,6 +6,7 @@ noisy mel frames, so the export does it once, in float32, and the graphs take it
 
 import math
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,21 +162,33 @@ class TimeModulation:
             for name, count in zip([*names, "norm_out"], rows, strict=True)
         ]
 
-    def table(self, times: Array) -> Array:
-        """Float32 (times, layers * 6 + 2, hidden): see the DiT's contract for the rows."""
-        signal = _silu(self._embed(times))
-        parts: list[Array] = []
+    @property
+    def weights(self) -> int:
+        """How many weights `tables` reads."""
+        return sum(math.prod(weight.shape) for weight, _ in self._layers)
+
+    def tables(self, grids: Sequence[Array], advance: Callable[[int], None]) -> list[Array]:
+        """For each grid of time points, float32 (times, layers * 6 + 2, hidden).
+
+        See the DiT's contract for the rows. Each weight is read once for all grids; `advance` is
+        told its size.
+        """
+        signals = [_silu(self._embed(times)) for times in grids]
+        parts: list[list[Array]] = [[] for _ in grids]
         for index, (weight, bias) in enumerate(self._layers):
-            rows = signal @ weight.read().T + bias.read()
-            rows = rows.reshape(len(times), -1, self.config.hidden_size)
-            if index < len(self._layers) - 1:
-                # Reference order: shift, scale, gate, then the same for the feed-forward.
-                rows = rows[:, [1, 0, 2, 4, 3, 5]]
-                rows[:, [0, 3]] += 1
-            else:
-                rows[:, 0] += 1  # here the reference has the scale first
-            parts.append(rows)
-        return np.concatenate(parts, axis=1).astype(np.float32)
+            matrix, offset = weight.read(), bias.read()
+            for signal, found in zip(signals, parts, strict=True):
+                rows = signal @ matrix.T + offset
+                rows = rows.reshape(len(signal), -1, self.config.hidden_size)
+                if index < len(self._layers) - 1:
+                    # Reference order: shift, scale, gate, then the same for the feed-forward.
+                    rows = rows[:, [1, 0, 2, 4, 3, 5]]
+                    rows[:, [0, 3]] += 1
+                else:
+                    rows[:, 0] += 1  # here the reference has the scale first
+                found.append(rows)
+            advance(matrix.size)
+        return [np.concatenate(found, axis=1).astype(np.float32) for found in parts]
 
     def _embed(self, times: Array) -> Array:
         half = TIME_FREQUENCIES // 2

@@ -1,4 +1,9 @@
-"""The first reply of a new bundle, in a process of its own: does it work, and what does it take?"""
+"""The first reply of a new bundle, in a process of its own: does it work, and what does it take?
+
+The export itself is bounded in memory, a reply is not: ONNX Runtime keeps a second copy of most
+weights, as its kernels want them. Where that does not fit no reply is tried, and the bundle says
+so.
+"""
 
 import json
 import subprocess
@@ -8,7 +13,8 @@ from pathlib import Path
 import onnxruntime
 
 from omni_runtime import machine
-from omni_runtime.bundle.manifest import Measured
+from omni_runtime.bundle.manifest import Manifest, Measured
+from omni_runtime.cli import ui
 from omni_runtime.errors import OmniError
 
 PROMPT = "Hello! Who are you, and what can you do?"
@@ -17,6 +23,35 @@ MAX_SPEECH = 10
 SECONDS_ALLOWED = 1800
 
 COMMAND = "from omni_runtime.cli.main import main; sys.exit(main())"
+
+
+MAPPED_AND_PACKED = 2
+"""A graph's memory over its file: the mapped file, and the weights as its kernels want them."""
+
+UNUSED = ("audio_encoder", "vision_encoder")
+"""Graphs that a written question does not load."""
+
+BESIDES = 2**29
+"""Bytes of Python, its libraries, activations and caches."""
+
+
+def obstacle(manifest: Manifest) -> str | None:
+    """Why no reply can be tried on this machine now; None when there is room for one."""
+    graphs = sum(g.bytes for name, g in manifest.graphs.items() if name not in UNUSED)
+    needed, free = MAPPED_AND_PACKED * graphs + BESIDES, machine.available_memory()
+    if needed <= free:
+        return None
+    return f"a reply may need {ui.size(needed)} of memory, {ui.size(free)} were free"
+
+
+def attempt(bundle: Path, manifest: Manifest) -> tuple[Measured | None, str | None]:
+    """What a first reply takes, or why there is none. Raises OmniError as `first_reply` does."""
+    if reason := obstacle(manifest):
+        return None, reason
+    try:
+        return first_reply(bundle), None
+    except subprocess.TimeoutExpired:
+        return None, f"there was no reply within {SECONDS_ALLOWED} s"
 
 
 def first_reply(bundle: Path) -> Measured:

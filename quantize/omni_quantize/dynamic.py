@@ -1,19 +1,31 @@
 """INT8 for graphs that work on many rows at once: int8 weights, activations quantized on the fly.
 
-Done by optimum's ORTQuantizer with its configuration for the target CPU; the recipe only says
-which weights stay as they are.
+What a target CPU wants is optimum's to say (`AutoQuantizationConfig`). The rewrite and the
+numbers are those of optimum's ORTQuantizer, which loads a whole graph; this one takes a slice of
+a matrix at a time. A test holds the two equal, initializer by initializer.
 """
 
-import contextlib
-import logging
 import platform
-import warnings
-from collections.abc import Generator
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-import onnx
+import numpy as np
+import onnx_ir as ir
 
+from omni_quantize.production import (
+    Columns,
+    FloatArray,
+    Layout,
+    Parts,
+    Piece,
+    Production,
+    Watch,
+    columns_of,
+    register,
+    slices,
+)
 from omni_quantize.recipe import Rule
 from omni_runtime.errors import UsageError
 
@@ -36,64 +48,153 @@ def resolve_target(name: str) -> str:
     return "avx512_vnni" if torch.cpu.get_capabilities().get("avx512_vnni") else "avx2"
 
 
-def quantize(source: Path, destination: Path, rules: dict[str, Rule], target: str) -> None:
-    """Write the graph of `source` to `destination` with the matrices of "dynamic" rules in int8.
+@cache
+def weight_dtype(target: str) -> ir.DataType:
+    """INT8 or UINT8: how the integer kernels of a CPU family want their weights."""
+    from optimum.onnxruntime.configuration import AutoQuantizationConfig  # noqa: PLC0415 - slow
 
-    `target` is one of TARGETS but "native". All dynamic rules of a graph share `per_channel`.
-    """
-    from optimum.onnxruntime import ORTQuantizer  # noqa: PLC0415 - takes seconds to import
-    from optimum.onnxruntime.configuration import AutoQuantizationConfig  # noqa: PLC0415
-
-    per_channel = {rule.per_channel for rule in rules.values() if rule.method == "dynamic"}
-    if len(per_channel) != 1:
-        raise UsageError(
-            "dynamic rules of one graph differ in per_channel", fix="give them the same value"
-        )
     make = {
         "avx2": AutoQuantizationConfig.avx2,
         "avx512_vnni": AutoQuantizationConfig.avx512_vnni,
         "arm64": AutoQuantizationConfig.arm64,
     }[target]
-    settings: Any = make(
-        is_static=False,
-        per_channel=per_channel.pop(),
-        operators_to_quantize=["MatMul"],
-        nodes_to_exclude=_excluded(source, rules),
-    )
-    with _quiet():
-        quantizer: Any = ORTQuantizer.from_pretrained(source.parent, file_name=source.name)
-        quantizer.quantize(
-            save_dir=destination.parent,
-            quantization_config=settings,
-            file_suffix=None,
-            use_external_data_format=True,
+    settings: Any = make(is_static=False, per_channel=True)
+    assert settings.weights_symmetric and not settings.reduce_range, "what this file implements"
+    assert settings.activations_dtype.name == "QUInt8", "what DynamicQuantizeLinear makes"
+    return {"QInt8": ir.DataType.INT8, "QUInt8": ir.DataType.UINT8}[settings.weights_dtype.name]
+
+
+def rewrite(model: ir.Model, rules: dict[str, Rule], target: str) -> list[Production]:
+    """Replace the MatMul of each weight with a "dynamic" rule by integer products.
+
+    `target` is one of TARGETS but "native". Returns one production for each weight; nothing is
+    read before its pieces are asked for. Raises UsageError when the rules of one graph differ in
+    `per_channel`.
+    """
+    chosen = {name: rule for name, rule in rules.items() if rule.method == "dynamic"}
+    if len({rule.per_channel for rule in chosen.values()}) > 1:
+        raise UsageError(
+            "dynamic rules of one graph differ in per_channel", fix="give them the same value"
         )
-    produced = destination.parent / source.name
-    assert produced.exists(), "ORTQuantizer keeps the name of its source"
+    made: list[Production] = []
+    quantized: dict[str, list[ir.Value]] = {}
+    for node in list(model.graph):
+        weight = node.inputs[1] if node.op_type == "MatMul" and not node.domain else None
+        if weight is None or weight.name not in chosen:
+            continue
+        assert weight.const_value is not None and weight.name is not None
+        inner, outer = weight.const_value.shape.numpy()
+        matrix = IntegerMatrix(
+            weight.name,
+            inner,
+            outer,
+            weight_dtype(target),
+            chosen[weight.name].per_channel,
+            columns_of(weight.const_value),
+        )
+        parts = register(model.graph, weight.name, matrix.layout(outer), matrix)
+        _replace(model.graph, node, parts, quantized)
+        del model.graph.initializers[weight.name]
+        made.append(matrix)
+    return made
 
 
-def _excluded(path: Path, rules: dict[str, Rule]) -> list[str]:
-    """Nodes whose weight another method keeps."""
-    graph = onnx.load(path, load_external_data=False).graph
-    keep = {name for name, rule in rules.items() if rule.method != "dynamic"}
-    return [
-        node.name
-        for node in graph.node
-        if node.op_type == "MatMul" and (node.input[1] in keep or node.input[1] not in rules)
-    ]
+def _replace(
+    graph: ir.Graph, node: ir.Node, parts: list[ir.Value], quantized: dict[str, list[ir.Value]]
+) -> None:
+    """The five nodes that ONNX Runtime knows as one product. Equal inputs are quantized once."""
+    source, (values, scale, zero) = node.inputs[0], parts
+    assert source is not None and source.name is not None and node.name is not None
+    new: list[ir.Node] = []
+
+    def add(operator: str, *inputs: ir.Value, outputs: int = 1, **attributes: int) -> ir.Node:
+        name = f"{node.name}_{len(new)}_{operator}"
+        made = ir.node(operator, inputs, attributes=attributes, num_outputs=outputs, name=name)
+        for number, value in enumerate(made.outputs):
+            value.name = f"{name}_{number}"
+        new.append(made)
+        return made
+
+    if source.name not in quantized:
+        quantized[source.name] = list(add("DynamicQuantizeLinear", source, outputs=3).outputs)
+    rows, row_scale, row_zero = quantized[source.name]
+    product = add("MatMulInteger", rows, values, row_zero, zero).outputs[0]
+    product = add("Cast", product, to=int(ir.DataType.FLOAT)).outputs[0]
+    scales = add("Mul", row_scale, scale).outputs[0]
+    final = add("Mul", product, scales)
+    ir.convenience.replace_nodes_and_values(graph, node, [node], new, node.outputs, final.outputs)
 
 
-@contextlib.contextmanager
-def _quiet() -> Generator[None]:
-    """Hide two remarks that do not apply: no model config beside the graph, no preprocessing."""
-    root, optimum = logging.getLogger(), logging.getLogger("optimum")
-    levels = root.level, optimum.level
-    root.setLevel(logging.ERROR)
-    optimum.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        root.setLevel(levels[0])
-        optimum.setLevel(levels[1])
+@dataclass(frozen=True)
+class IntegerMatrix:
+    """One weight (inner, outer), with one scale for each column or one for all."""
+
+    weight: str
+    inner: int
+    outer: int
+    dtype: ir.DataType
+    per_channel: bool
+    columns: Columns
+
+    @property
+    def values(self) -> int:
+        return self.inner * self.outer
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.weight + spec.part for spec in self.layout(self.outer).values())
+
+    def layout(self, outer: int) -> dict[str, Layout]:
+        """The integers, their scales and their zero points, for `outer` columns."""
+        shape = (outer,) if self.per_channel else ()
+        return {
+            "quantized": Layout("_quantized", self.dtype, (self.inner, outer)),
+            "scale": Layout("_scale", ir.DataType.FLOAT, shape),
+            "zero_point": Layout("_zero_point", self.dtype, shape),
+        }
+
+    def pieces(self, watch: Watch | None = None) -> Iterator[Piece]:
+        """The integers lie row by row, so they are gathered before they are handed over."""
+        whole: Parts = {
+            name: np.empty(spec.shape, spec.dtype.numpy())
+            for name, spec in self.layout(self.outer).items()
+        }
+        largest = None if self.per_channel else self._largest()
+        for start, stop in slices(self.inner, self.outer):
+            values = self.columns(start, stop)
+            parts = self.quantize(values, largest)
+            if watch is not None:
+                watch(values, parts)
+            for name, data in parts.items():
+                if data.ndim:
+                    whole[name][..., start:stop] = data
+                else:
+                    whole[name][...] = data
+        for name, data in whole.items():
+            yield Piece(f"{self.weight}_{name}", 0, data)
+
+    def _largest(self) -> FloatArray:
+        found = [np.abs(self.columns(*some)).max() for some in slices(self.inner, self.outer)]
+        return np.array(max(found), np.float32)
+
+    def quantize(self, values: FloatArray, largest: FloatArray | None = None) -> Parts:
+        """Integers, scales and zero points of some columns, float32 (inner, columns).
+
+        `largest` is the largest magnitude, float32 (), where all columns share one scale.
+        """
+        low, high = (-127, 127) if self.dtype == ir.DataType.INT8 else (0, 255)
+        reach: FloatArray = np.abs(values).max(axis=0) if largest is None else largest
+        exact = 2 * reach.astype(np.float64) / (high - low)
+        blank = exact < np.finfo(np.float32).tiny
+        scale = np.where(blank, 1, exact).astype(np.float32)
+        zero = np.where(blank, 0, np.round((low + high) / 2)).astype(self.dtype.numpy())
+        limits = np.iinfo(self.dtype.numpy())
+        quantized = values / scale
+        np.rint(quantized, out=quantized)
+        quantized += zero
+        np.clip(quantized, limits.min, limits.max, out=quantized)
+        return {
+            "quantized": quantized.astype(self.dtype.numpy()),
+            "scale": scale,
+            "zero_point": zero,
+        }

@@ -1,5 +1,6 @@
 """How far quantized results are from the float32 ones."""
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -9,25 +10,35 @@ from omni_runtime.bundle.manifest import GraphError
 
 
 class ErrorMeter:
-    """Accumulates cosine similarity and the largest difference over pairs of arrays."""
+    """Accumulates cosine similarity and the largest difference over pairs of arrays.
 
-    def __init__(self) -> None:
+    Several threads may add.
+    """
+
+    def __init__(self, of: str) -> None:
+        """`of` says what is compared; see `GraphError`."""
+        self._of = of
+        self._lock = threading.Lock()
         self._dot = self._exact = self._near = 0.0
         self._difference = self._largest = 0.0
 
     def add(self, exact: npt.NDArray[Any], near: npt.NDArray[Any]) -> None:
         """Compare `near` with `exact`, of the same shape."""
         a, b = exact.astype(np.float64).ravel(), near.astype(np.float64).ravel()
-        self._dot += float(a @ b)
-        self._exact += float(a @ a)
-        self._near += float(b @ b)
-        self._difference = max(self._difference, float(np.abs(a - b).max(initial=0)))
-        self._largest = max(self._largest, float(np.abs(a).max(initial=0)))
+        products = float(a @ b), float(a @ a), float(b @ b)
+        difference, largest = np.abs(a - b).max(initial=0), np.abs(a).max(initial=0)
+        with self._lock:
+            self._dot += products[0]
+            self._exact += products[1]
+            self._near += products[2]
+            self._difference = max(self._difference, float(difference))
+            self._largest = max(self._largest, float(largest))
 
     def result(self) -> GraphError:
         """Cosine over everything seen, and the largest difference relative to the largest value."""
         norm = (self._exact * self._near) ** 0.5
         return GraphError(
+            of=self._of,
             cosine=self._dot / norm if norm else 1.0,
             relative=self._difference / self._largest if self._largest else 0.0,
         )

@@ -1,20 +1,31 @@
 """Weight-only quantization in blocks: MatMul becomes MatMulNBits, packed by ORT's own routines.
 
-The rewrite itself reads nothing. A matrix is read, quantized and dropped when the first of its
-parts is written; only its packed form is kept until the last part is.
+Each column of a matrix is packed by itself, and the packed form lies column after column; so a
+slice of columns becomes a stretch of each of the operator's inputs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 from onnxruntime.capi import _pybind_state
 
+from omni_quantize.production import (
+    Columns,
+    FloatArray,
+    Layout,
+    Parts,
+    Piece,
+    Production,
+    Watch,
+    columns_of,
+    register,
+    slices,
+)
 from omni_quantize.recipe import Rule
 
-Packed = npt.NDArray[Any]
 _NATIVE: Any = _pybind_state  # its routines are made in C++ and have no annotations
 PACK: dict[int, Callable[..., object]] = {
     4: _NATIVE.quantize_matmul_4bits,
@@ -22,45 +33,31 @@ PACK: dict[int, Callable[..., object]] = {
 }
 
 
-def rewrite(model: ir.Model, rules: dict[str, Rule]) -> None:
-    """Replace the MatMul of each named weight by MatMulNBits as its rule says."""
-    graph = model.graph
-    for node in list(graph):
+def rewrite(model: ir.Model, rules: dict[str, Rule]) -> list[Production]:
+    """Replace the MatMul of each weight with an "nbits" rule by MatMulNBits.
+
+    Returns one production for each weight; nothing is read before its pieces are asked for.
+    """
+    made: list[Production] = []
+    for node in list(model.graph):
         if node.op_type != "MatMul" or node.domain:
             continue
         weight = node.inputs[1]
         if weight is None or weight.name not in rules or rules[weight.name].method != "nbits":
             continue
-        _replace(graph, node, weight, rules[weight.name])
+        made.append(_replace(model.graph, node, weight, rules[weight.name]))
+    return made
 
 
-def _replace(graph: ir.Graph, node: ir.Node, weight: ir.Value, rule: Rule) -> None:
+def _replace(graph: ir.Graph, node: ir.Node, weight: ir.Value, rule: Rule) -> Production:
     assert weight.const_value is not None and weight.name is not None
     inner, outer = weight.const_value.shape.numpy()
-    matrix = _Matrix(weight.const_value, inner, outer, rule)
-    parts: list[ir.Value] = []
-    for part, (dtype, shape) in matrix.layout().items():
-        tensor = ir.LazyTensor(
-            lambda part=part: ir.tensor(matrix.take(part)),
-            dtype=dtype,
-            shape=ir.Shape(shape),
-            name=f"{weight.name}.{part}",
-        )
-        value = ir.Value(
-            name=tensor.name, shape=tensor.shape, type=ir.TensorType(dtype), const_value=tensor
-        )
-        graph.register_initializer(value)
-        parts.append(value)
+    matrix = BlockMatrix(weight.name, inner, outer, rule, columns_of(weight.const_value))
+    parts = register(graph, weight.name, matrix.layout(outer), matrix)
     product = ir.node(
         "MatMulNBits",
         inputs=[node.inputs[0], *parts],
-        attributes={
-            "K": inner,
-            "N": outer,
-            "bits": rule.bits,
-            "block_size": rule.block,
-            "accuracy_level": rule.accuracy_level,
-        },
+        attributes=attributes(inner, outer, rule),
         domain="com.microsoft",
         name=node.name,
     )
@@ -68,52 +65,82 @@ def _replace(graph: ir.Graph, node: ir.Node, weight: ir.Value, rule: Rule) -> No
         graph, node, [node], [product], node.outputs, product.outputs
     )
     del graph.initializers[weight.name]
+    return matrix
 
 
-class _Matrix:
-    """One weight (inner, outer) and, once somebody asked, its quantized parts."""
+def attributes(inner: int, outer: int, rule: Rule) -> dict[str, int]:
+    """The operator's attributes for a weight (inner, outer)."""
+    return {
+        "K": inner,
+        "N": outer,
+        "bits": rule.bits,
+        "block_size": rule.block,
+        "accuracy_level": rule.accuracy_level,
+    }
 
-    def __init__(self, weight: ir.TensorProtocol, inner: int, outer: int, rule: Rule) -> None:
-        self._weight = weight
-        self._inner = inner
-        self._outer = outer
-        self._rule = rule
-        self._waiting: dict[str, Packed] = {}
 
-    def layout(self) -> dict[str, tuple[ir.DataType, tuple[int, ...]]]:
-        """Name, dtype and shape of the operator's inputs: packed weight, scales, zero points."""
-        blocks = -(-self._inner // self._rule.block)
-        bits = self._rule.bits
+@dataclass(frozen=True)
+class BlockMatrix:
+    """One weight (inner, outer) and the rule that packs it."""
+
+    weight: str
+    inner: int
+    outer: int
+    rule: Rule
+    columns: Columns
+
+    @property
+    def values(self) -> int:
+        return self.inner * self.outer
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.weight + spec.part for spec in self.layout(self.outer).values())
+
+    def layout(self, outer: int) -> dict[str, Layout]:
+        """The operator's inputs for `outer` columns: packed weight, scales, zero points."""
+        blocks = -(-self.inner // self.rule.block)
+        bits = self.rule.bits
+        packed = (outer, blocks, self.rule.block * bits // 8)
         layout = {
-            "packed": (ir.DataType.UINT8, (self._outer, blocks, self._rule.block * bits // 8)),
-            "scales": (ir.DataType.FLOAT, (self._outer, blocks)),
+            "packed": Layout(".packed", ir.DataType.UINT8, packed),
+            "scales": Layout(".scales", ir.DataType.FLOAT, (outer, blocks)),
         }
-        if not self._rule.symmetric:
-            zeros = -(-blocks * bits // 8)
-            layout["zero_points"] = (ir.DataType.UINT8, (self._outer, zeros))
+        if not self.rule.symmetric:
+            zeros = (outer, -(-blocks * bits // 8))
+            layout["zero_points"] = Layout(".zero_points", ir.DataType.UINT8, zeros)
         return layout
 
-    def take(self, part: str) -> Packed:
-        if part not in self._waiting:
-            self._waiting = self._quantize()
-        return self._waiting.pop(part)
+    def pieces(self, watch: Watch | None = None) -> Iterator[Piece]:
+        written = dict.fromkeys(self.layout(0), 0)
+        for start, stop in slices(self.inner, self.outer):
+            values = self.columns(start, stop)
+            parts = self.quantize(values)
+            if watch is not None:
+                watch(values, parts)
+            for part, data in parts.items():
+                yield Piece(f"{self.weight}.{part}", written[part], data)
+                written[part] += data.nbytes
 
-    def _quantize(self) -> dict[str, Packed]:
-        parts: dict[str, Packed] = {
-            name: np.zeros(shape, dtype.numpy()) for name, (dtype, shape) in self.layout().items()
+    def quantize(self, values: FloatArray) -> Parts:
+        """The operator's inputs for some columns, float32 (inner, columns)."""
+        outer = values.shape[1]
+        parts: Parts = {
+            name: np.zeros(spec.shape, spec.dtype.numpy())
+            for name, spec in self.layout(outer).items()
         }
         zeros = parts.get("zero_points")
         if zeros is None:  # the routine wants a place for them either way
-            blocks = -(-self._inner // self._rule.block)
-            zeros = np.zeros((self._outer, -(-blocks * self._rule.bits // 8)), np.uint8)
-        PACK[self._rule.bits](
+            blocks = -(-self.inner // self.rule.block)
+            zeros = np.zeros((outer, -(-blocks * self.rule.bits // 8)), np.uint8)
+        PACK[self.rule.bits](
             parts["packed"],
-            np.ascontiguousarray(self._weight.numpy()),
+            np.ascontiguousarray(values),
             parts["scales"].reshape(-1),
             zeros.reshape(-1),
-            self._rule.block,
-            self._outer,
-            self._inner,
-            self._rule.symmetric,
+            self.rule.block,
+            outer,
+            self.inner,
+            self.rule.symmetric,
         )
         return parts

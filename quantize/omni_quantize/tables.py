@@ -12,7 +12,7 @@ from omni_runtime.bundle.manifest import TableEntry
 from omni_runtime.bundle.tables import STORED, decode
 
 FloatArray = npt.NDArray[np.float32]
-ROWS_AT_ONCE = 4096
+VALUES_AT_ONCE = 2**21
 
 
 Encoded = tuple[npt.NDArray[Any], FloatArray | None]
@@ -44,28 +44,39 @@ ENCODERS: dict[str, Callable[[FloatArray], Encoded]] = {
 }
 
 
-def write(folder: Path, name: str, shape: tuple[int, int], read: Rows, encoding: str) -> TableEntry:
+def write(
+    folder: Path,
+    name: str,
+    shape: tuple[int, int],
+    read: Rows,
+    encoding: str,
+    advance: Callable[[int], None] | None = None,
+) -> TableEntry:
     """Write a table of `shape` (rows, columns) as tables/NAME.npy below `folder`.
 
-    bfloat16 rounds to nearest even; int8 keeps the largest value of each row exactly.
+    bfloat16 rounds to nearest even; int8 keeps the largest value of each row exactly. `advance`
+    is told how many values have been written since it was told last.
     """
     rows, columns = shape
+    step = max(1, VALUES_AT_ONCE // columns)
     file = f"tables/{name}.npy"
     scale_file = f"tables/{name}.scales.npy" if encoding == "int8" else None
     (folder / file).parent.mkdir(exist_ok=True)
     scales = np.zeros(rows, "<f4")
-    meter = ErrorMeter()
+    meter = ErrorMeter("rows")
     header = {"descr": STORED[encoding], "fortran_order": False, "shape": shape}
     # Written, not mapped: on a full disk a mapped file kills the process instead of failing.
     with (folder / file).open("wb") as out:
         np.lib.format.write_array_header_1_0(out, header)
-        for start in range(0, rows, ROWS_AT_ONCE):
-            values = read(start, min(rows, start + ROWS_AT_ONCE))
+        for start in range(0, rows, step):
+            values = read(start, min(rows, start + step))
             stored, scale = ENCODERS[encoding](values)
             out.write(np.ascontiguousarray(stored, STORED[encoding]).tobytes())
             if scale is not None:
                 scales[start : start + len(scale)] = scale
             meter.add(values, decode(stored, scale))
+            if advance is not None:
+                advance(values.size)
     if scale_file:
         np.save(folder / scale_file, scales)
     return TableEntry(

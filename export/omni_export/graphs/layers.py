@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+import torch
 from onnxscript.nn import Module, ModuleList, Parameter
 
 Array = npt.NDArray[np.float32]
@@ -17,6 +18,9 @@ Op = Any
 """An onnxscript OpBuilder: each attribute is an ONNX operator."""
 Value = Any
 """A symbolic tensor of the graph under construction."""
+
+Rows = Callable[[int, int], Array]
+"""(start, stop) -> some rows of a checkpoint tensor."""
 
 MICROSOFT = "com.microsoft"
 
@@ -51,6 +55,46 @@ class Weight(Parameter):
         return [".".join([*parents, sibling, leaf]) for sibling in self.siblings]
 
 
+class Matrix(Weight):
+    """A weight (inputs, outputs) of which some columns can be had without reading the rest.
+
+    Its sources are (width, inputs) each, or wider: of their columns the first `inputs` count.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        widths: Sequence[int],
+        *,
+        source_shape: tuple[int, ...] | None,
+        siblings: Sequence[str],
+    ) -> None:
+        super().__init__(
+            [inputs, sum(widths)],
+            shapes=[source_shape or (width, inputs) for width in widths],
+            siblings=siblings,
+            build=lambda sources: self.columns(
+                [lambda start, stop, source=source: source[start:stop] for source in sources],
+                0,
+                sum(widths),
+            ),
+        )
+        self.inputs = inputs
+        self.widths = tuple(widths)
+
+    def columns(self, sources: Sequence[Rows], start: int, stop: int) -> Array:
+        """Columns start .. stop, float32 (inputs, stop - start), from the sources' rows."""
+        parts: list[Array] = []
+        first = 0
+        for rows, width in zip(sources, self.widths, strict=True):
+            low, high = max(start - first, 0), min(stop - first, width)
+            if low < high:
+                parts.append(rows(low, high).reshape(high - low, -1)[:, : self.inputs])
+            first += width
+        packed = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return torch.from_numpy(packed).t().contiguous().numpy()  # twice as fast as numpy's
+
+
 def vector(size: int) -> Weight:
     """A one-dimensional weight taken as it is."""
     return Weight([size], shapes=[(size,)], build=lambda parts: parts[0])
@@ -81,16 +125,7 @@ class Linear(Module):
         super().__init__()
         parts = outputs if isinstance(outputs, Mapping) else {}
         widths = list(parts.values()) if isinstance(outputs, Mapping) else [outputs]
-        self.weight = Weight(
-            [inputs, sum(widths)],
-            shapes=[source_shape or (width, inputs) for width in widths],
-            siblings=list(parts),
-            build=lambda sources: (
-                np.concatenate(
-                    [source.reshape(len(source), -1)[:, :inputs] for source in sources]
-                ).T
-            ),
-        )
+        self.weight = Matrix(inputs, widths, source_shape=source_shape, siblings=list(parts))
         self.bias = self._bias(parts, widths, bias) if bias else None
 
     @staticmethod

@@ -14,8 +14,8 @@ from omni_runtime.bundle.config import ModelConfig
 from omni_runtime.bundle.contracts import GraphContract
 from omni_runtime.errors import BundleError
 
-FORMAT = 1
-"""Raised whenever an older runtime could misread a newer bundle."""
+FORMAT = 2
+"""Raised whenever an older runtime could misread a newer bundle, or the other way round."""
 
 FILE_NAME = "manifest.json"
 EXPORT_AGAIN = "export it again: python export/run.py --model CHECKPOINT"
@@ -34,17 +34,24 @@ class Origin(_Record, frozen=True):
 
 
 class GraphError(_Record, frozen=True):
-    """How far a graph is from its fp32 twin on the same inputs, over all outputs.
+    """How far something quantized is from its float32 twin.
 
-    `cosine` is the cosine similarity, `relative` the largest difference over the largest value.
+    `of` says what was compared: "outputs" of the whole graph run on the same inputs; "products"
+    of random rows and each quantized matrix by itself, where a graph is too large to be run
+    twice (errors that add up over layers are not in it); or "rows" of a table. `cosine` is the
+    cosine similarity, `relative` the largest difference over the largest value.
     """
 
+    of: str
     cosine: float
     relative: float
 
 
 class GraphEntry(_Record, frozen=True):
-    """One ONNX graph. Sizes in bytes, with external data; `seconds` to build and quantize it."""
+    """One ONNX graph. Sizes in bytes, with external data; `seconds` to quantize and write it.
+
+    `fp32_bytes` is what it would take with all weights in float32.
+    """
 
     file: str
     contract: GraphContract
@@ -87,11 +94,15 @@ class Measured(_Record, frozen=True):
 
 
 Quality = dict[str, dict[str, float]]
-"""For each exam (typed, picture, ... or "speech PRESET streamed") its scores, by name, as shares."""
+"""For each exam ("typed", "speech PRESET streamed") its scores by name, as shares."""
 
 
 class Manifest(_Record, frozen=True):
-    """Everything about a bundle."""
+    """Everything about a bundle.
+
+    `measured` is what the first reply took at the export; where none was tried, `untried` says
+    why.
+    """
 
     format: int
     name: str
@@ -107,6 +118,7 @@ class Manifest(_Record, frozen=True):
     files: dict[str, FileEntry]
     measured: Measured | None
     quality: Quality | None
+    untried: str | None
     digest: str
 
 
@@ -135,7 +147,7 @@ def write_manifest(manifest: Manifest, folder: Path) -> None:
 def read_manifest(folder: Path) -> Manifest:
     """Read and check the manifest of the bundle in `folder`.
 
-    Raises BundleError when it is missing, damaged, changed, or of a newer format.
+    Raises BundleError when it is missing, damaged, changed, or of another format.
     """
     path = folder / FILE_NAME
     if not folder.is_dir():
@@ -156,6 +168,11 @@ def read_manifest(folder: Path) -> Manifest:
             raise BundleError(
                 f"{folder} is of format {version}, this runtime reads up to {FORMAT}",
                 fix="update pocket-omni",
+            )
+        if version < FORMAT:
+            raise BundleError(
+                f"{folder} is of the older format {version}, this runtime reads {FORMAT}",
+                fix=EXPORT_AGAIN,
             )
         manifest = msgspec.json.decode(text, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

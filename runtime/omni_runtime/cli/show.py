@@ -44,6 +44,8 @@ def describe(manifest: Manifest) -> str:
             f"{measured.machine}, "
             f"ONNX Runtime {measured.onnxruntime}"
         )
+    elif manifest.untried is not None:
+        lines.append(f"not tried {manifest.untried}")
     lines += ["", cost_table(manifest)]
     if manifest.quality is not None:
         lines += ["", quality_table(manifest.quality)]
@@ -64,7 +66,10 @@ def _score(name: str, value: float) -> str:
 
 
 def cost_table(manifest: Manifest) -> str:
-    """Graphs and tables: how they are stored, sizes before and after, error against float32."""
+    """Graphs and tables: how they are stored, sizes before and after, error against float32.
+
+    What the error is of, `GraphError` says.
+    """
     rows = [
         (
             name,
@@ -83,8 +88,12 @@ def cost_table(manifest: Manifest) -> str:
         rows.append(
             (name, entry.encoding, ui.size(before), ui.size(after), *_error(entry.error), "")
         )
-    return ui.table(("part", "weights", "float32", "here", "cosine", "max error", "seconds"), rows)
+    return ui.table(
+        ("part", "weights", "float32", "here", "cosine", "max error", "of", "seconds"), rows
+    )
 
 
-def _error(error: GraphError | None) -> tuple[str, str]:
-    return ("", "") if error is None else (f"{error.cosine:.5f}", f"{error.relative:.1%}")
+def _error(error: GraphError | None) -> tuple[str, str, str]:
+    if error is None:
+        return "", "", ""
+    return f"{error.cosine:.5f}", f"{error.relative:.1%}", error.of

@@ -1,0 +1,128 @@
+"""What has to be written for a checkpoint, part by part, before a weight is read.
+
+Planning claims every tensor and traces every graph, so whatever is missing, left over or of the
+wrong shape is found in the first seconds and not after minutes of work.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from omni_export.build import build
+from omni_export.checkpoint import Checkpoint
+from omni_export.graph_files import GraphWriter, weights
+from omni_export.model_config import PRESETS, model_config
+from omni_export.networks import TALKER_TABLE, networks
+from omni_export.parts import Part, Written
+from omni_export.source import SourceConfig, SpeechSource
+from omni_export.speech import (
+    DIT,
+    THINKER_TABLE,
+    InputProjection,
+    TimeModulation,
+    Voice,
+    code_table,
+    modulation_times,
+    read_voices,
+)
+from omni_quantize import tables
+from omni_runtime.bundle.config import ModelConfig
+from omni_runtime.bundle.contracts import GraphContract, contracts
+from omni_runtime.bundle.store import modulation_file
+
+DROPPED = {"thinker.audio_tower.audio_bos_eos_token.": "the reference never reads it"}
+"""Tensors without use, by name or prefix, with the reason."""
+
+SILENT = "config.json switches speech off (enable_audio_output)"
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The record for the runtime, the voices, and all parts that are still to be written."""
+
+    config: ModelConfig
+    voices: dict[str, Voice]
+    parts: tuple[Part, ...]
+
+
+def make(folder: Path, source: SourceConfig, writer: GraphWriter) -> Plan:
+    """Plan the bundle of the checkpoint in `folder`.
+
+    Raises OmniError when the checkpoint is incomplete, damaged, or has tensors without use.
+    """
+    checkpoint = Checkpoint(folder)
+    checkpoint.drop(DROPPED)
+    shape = (source.text.vocab_size, source.text.hidden_size)
+    rows = checkpoint.claim(THINKER_TABLE, shape, "table").rows
+    parts = [_table(writer, "thinker_embedding", shape, rows)]
+    voices: dict[str, Voice] = {}
+    frequencies = None
+    if (speech := source.speech) is None:
+        checkpoint.drop({"talker.": SILENT, "token2wav.": SILENT})
+    else:
+        projection = InputProjection(checkpoint, speech.dit)
+        voices = read_voices(folder / "spk_dict.pt", checkpoint, speech, projection)
+        half = (speech.dit.head_dim // 2,)
+        frequencies = checkpoint.claim(DIT + "rotary_embed.inv_freq", half).read()
+        parts += _speech_tables(writer, checkpoint, speech, projection)
+    config = model_config(folder, source, voices, frequencies)
+    parts += _graphs(writer, checkpoint, source, config)
+    checkpoint.settle()
+    return Plan(config, voices, tuple(parts))
+
+
+def _table(writer: GraphWriter, name: str, shape: tuple[int, int], rows: tables.Rows) -> Part:
+    encoding = writer.recipe.tables[name].encoding
+
+    def write(bundle: Path, advance: Advance) -> Written:
+        entry = tables.write(bundle, name, shape, rows, encoding, advance)
+        return Written(tuple(file for file in (entry.file, entry.scales) if file), table=entry)
+
+    return Part(name, shape[0] * shape[1], write)
+
+
+def _speech_tables(
+    writer: GraphWriter, checkpoint: Checkpoint, speech: SpeechSource, projection: InputProjection
+) -> Iterator[Part]:
+    shape = (speech.talker.vocab_size, speech.talker_ids.embedding_size)
+    yield _table(writer, "talker_embedding", shape, checkpoint.claim(TALKER_TABLE, shape).rows)
+    codes = code_table(checkpoint, speech.dit, projection)
+    rows, columns = codes.shape
+    yield _table(writer, "dit_code", (rows, columns), lambda start, stop: codes[start:stop])
+    modulation = TimeModulation(checkpoint, speech.dit)
+
+    def write(bundle: Path, advance: Advance) -> Written:
+        times = {name: modulation_times(preset) for name, preset in PRESETS.items()}
+        found = modulation.tables(list(times.values()), advance)
+        (bundle / "tables").mkdir(exist_ok=True)
+        for name, table in zip(times, found, strict=True):
+            np.save(bundle / modulation_file(name), table)
+        return Written(tuple(modulation_file(name) for name in times))
+
+    yield Part("modulation", modulation.weights, write)
+
+
+def _graphs(
+    writer: GraphWriter, checkpoint: Checkpoint, source: SourceConfig, config: ModelConfig
+) -> Iterator[Part]:
+    for network in networks(source, checkpoint):
+        contract = contracts(config)[network.name]
+        model = build(network, contract, checkpoint)
+        yield _graph(writer, network.name, model, contract, config)
+
+
+def _graph(
+    writer: GraphWriter, name: str, model: ir.Model, contract: GraphContract, config: ModelConfig
+) -> Part:
+    def write(bundle: Path, advance: Advance) -> Written:
+        entry = writer.write(bundle, name, model, contract, config, advance)
+        files = (bundle / entry.file).parent.iterdir()
+        names = tuple(sorted(path.relative_to(bundle).as_posix() for path in files))
+        return Written(names, graph=entry)
+
+    return Part(name, weights(model), write)

@@ -1,0 +1,122 @@
+"""Random weights of any shape, made when they are read and never held: a checkpoint of no bytes.
+
+A folder with a config.json and a `random_weights.json` instead of weights is such a checkpoint.
+Each stretch of rows has its own seed, made of the tensor's name and its place, so any rows can be
+made without the others, are the same every time, and are like no other tensor's (ONNX Runtime
+keeps equal tensors once, which would flatter its memory).
+"""
+
+import math
+import zlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from msgspec import Struct
+
+from omni_runtime.errors import OmniError
+
+DESCRIPTION = "random_weights.json"
+INV_FREQ = "token2wav.code2wav_dit_model.rotary_embed.inv_freq"
+CODEC_HEAD = "talker.codec_head.weight"
+VALUES_AT_ONCE = 2**20
+LEVELS = 2**16
+"""Different values of a tensor before scaling: the middles of equally likely intervals."""
+
+
+class Description(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What `random_weights.json` holds. `silenced` lists Talker codes whose logits are zero."""
+
+    seed: int
+    dtype: str
+    silenced: tuple[int, ...]
+
+
+def described(folder: Path) -> bool:
+    """Whether the folder's weights are random and not written."""
+    return (folder / DESCRIPTION).is_file()
+
+
+def describe(folder: Path, description: Description) -> None:
+    """Make the folder, which has a config.json, a checkpoint of random weights."""
+    text = msgspec.json.format(msgspec.json.encode(description), indent=2)
+    (folder / DESCRIPTION).write_bytes(text + b"\n")
+
+
+class RandomWeights:
+    """All tensors that transformers' model has for the folder's config.json, with their values."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises OmniError when the description can't be read."""
+        try:
+            raw = (folder / DESCRIPTION).read_bytes()
+            self._description = msgspec.json.decode(raw, type=Description)
+            self.dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[
+                self._description.dtype
+            ]
+        except (OSError, msgspec.DecodeError, KeyError) as error:
+            raise OmniError(
+                f"{folder / DESCRIPTION} can't be read: {error}", fix="make it anew: --model random"
+            ) from None
+        self._model = _model(folder)
+        self.shapes = {name: tuple(t.shape) for name, t in self._model.state_dict().items()}
+
+    def get(self, name: str, rows: slice | None) -> torch.Tensor:
+        """Some rows of a tensor, or all of it, as the checkpoint stores it."""
+        shape = self.shapes[name]
+        if name == INV_FREQ:  # not learned: computed from the configuration
+            steps = torch.arange(shape[0], dtype=torch.float32) / shape[0]
+            return 1.0 / 10000.0**steps
+        start, stop = (rows.start, rows.stop) if rows else (0, shape[0])
+        stop = min(stop, shape[0])
+        width = math.prod(shape[1:])
+        step = max(1, VALUES_AT_ONCE // width)
+        table = _levels(self.dtype, *_scale(name, shape))
+        found = torch.empty((stop - start, width), dtype=self.dtype)
+        for block in range(start // step, -(-stop // step)):
+            first, last = block * step, min((block + 1) * step, shape[0])
+            values = self._draw(name, block, (last - first) * width, table).reshape(-1, width)
+            low, high = max(first, start), min(last, stop)
+            found[low - start : high - start] = values[low - first : high - first]
+        if name == CODEC_HEAD:
+            for row in self._description.silenced:
+                if start <= row < stop:
+                    found[row - start] = 0
+        return found.reshape(stop - start, *shape[1:])
+
+    def _draw(self, name: str, block: int, count: int, table: Any) -> torch.Tensor:
+        key = [self._description.seed, zlib.crc32(name.encode()), block]
+        bits = np.random.Generator(np.random.SFC64(key)).bytes(2 * count)
+        values = torch.from_numpy(np.take(table, np.frombuffer(bits, "<u2")))
+        return values.view(torch.bfloat16) if self.dtype == torch.bfloat16 else values
+
+
+def _model(folder: Path) -> Any:
+    """The reference's own model without storage: it knows all names and shapes."""
+    from transformers import Qwen2_5OmniConfig, Qwen2_5OmniForConditionalGeneration  # noqa: PLC0415
+
+    with torch.device("meta"):
+        return Qwen2_5OmniForConditionalGeneration(Qwen2_5OmniConfig.from_pretrained(folder))
+
+
+def _scale(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
+    """Deviation and mean that keep signals near 1 through all layers, every bias in play."""
+    if "embed_tokens" in name or "codec_embed" in name:
+        return 1.0, 0.0
+    if len(shape) > 1:
+        # The vocoder adds up many branches and is cut at -1 and 1: smaller gains keep it inside.
+        gain = 0.4 if "bigvgan" in name else 1.0
+        return gain / math.prod(shape[1:]) ** 0.5, 0.0
+    gain = "norm" in name or "ln_" in name
+    return 0.1, 1.0 if gain and name.endswith("weight") else 0.0
+
+
+@lru_cache(maxsize=64)
+def _levels(dtype: torch.dtype, deviation: float, mean: float) -> Any:
+    """The values of a normal distribution that a tensor is made of, as numpy knows the dtype."""
+    middles = (torch.arange(LEVELS, dtype=torch.float64) + 0.5) / LEVELS
+    levels = (torch.special.ndtri(middles) * deviation + mean).to(dtype)
+    return (levels.view(torch.int16) if dtype == torch.bfloat16 else levels).numpy()

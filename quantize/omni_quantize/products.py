@@ -1,0 +1,89 @@
+"""The error of quantized matrices, each by itself: random rows times the matrix, by the operator.
+
+For graphs too large to run whole beside their float32 twin. Every slice of every matrix is
+multiplied by the operator that the bundle will run, activations quantized and all, and compared
+with the float32 product. What it can't see: how errors add up over layers, and real activations,
+some of which are far from normal.
+"""
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+
+from omni_quantize import nbits
+from omni_quantize.dynamic import IntegerMatrix
+from omni_quantize.error import ErrorMeter
+from omni_quantize.nbits import BlockMatrix
+from omni_quantize.production import FloatArray, Parts, Production, Watch
+from omni_runtime.bundle.manifest import GraphError
+
+ROWS = 16
+OPSETS = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+IR_VERSION = 10
+
+
+class ProductMeter:
+    """Watches productions and accumulates the error of their products. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._meter = ErrorMeter("products")
+
+    def watch(self, production: Production) -> Watch:
+        """What to hand to the production's `pieces`."""
+        assert isinstance(production, BlockMatrix | IntegerMatrix)
+        random = np.random.default_rng(0)
+        rows = random.standard_normal((ROWS, production.inner), np.float32)
+
+        def see(values: FloatArray, parts: Parts) -> None:
+            if isinstance(production, BlockMatrix):
+                nodes = _block_product(production, values.shape[1], parts)
+            else:
+                nodes = _integer_product()
+            self._meter.add(rows @ values, _run(nodes, rows, parts, values.shape[1]))
+
+        return see
+
+    def result(self) -> GraphError:
+        """The error over all products seen."""
+        return self._meter.result()
+
+
+def _block_product(matrix: BlockMatrix, columns: int, parts: Parts) -> list[onnx.NodeProto]:
+    attributes: dict[str, Any] = {**nbits.attributes(matrix.inner, columns, matrix.rule)}
+    return [
+        helper.make_node(
+            "MatMulNBits", ["rows", *parts], ["product"], domain="com.microsoft", **attributes
+        )
+    ]
+
+
+def _integer_product() -> list[onnx.NodeProto]:
+    node = helper.make_node
+    return [
+        node("DynamicQuantizeLinear", ["rows"], ["integers", "row_scale", "row_zero"]),
+        node("MatMulInteger", ["integers", "quantized", "row_zero", "zero_point"], ["sums"]),
+        node("Cast", ["sums"], ["floats"], to=TensorProto.FLOAT),
+        node("Mul", ["row_scale", "scale"], ["scales"]),
+        node("Mul", ["floats", "scales"], ["product"]),
+    ]
+
+
+def _run(nodes: list[onnx.NodeProto], rows: FloatArray, parts: Parts, columns: int) -> Any:
+    graph = helper.make_graph(
+        nodes,
+        "product",
+        [helper.make_tensor_value_info("rows", TensorProto.FLOAT, rows.shape)],
+        [helper.make_tensor_value_info("product", TensorProto.FLOAT, [ROWS, columns])],
+        [numpy_helper.from_array(np.asarray(data), name) for name, data in parts.items()],
+    )
+    model = helper.make_model(graph, opset_imports=OPSETS, ir_version=IR_VERSION)
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = 1  # the slices themselves are shared out
+    settings.log_severity_level = 3
+    session = ort.InferenceSession(
+        model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
+    )
+    return session.run(None, {"rows": rows})[0]

@@ -1,0 +1,192 @@
+"""Exports that were killed: finished parts are verified and taken over, in bounded memory."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from conftest import Twin
+from omni_export import exporter, random_checkpoint
+from omni_export.exporter import ExportRequest, export, hidden_folder
+from omni_export.hub import LocalCheckpoint
+from omni_export.progress import Progress
+from omni_export.random_shapes import DecoderShape, Shape
+from omni_quantize.recipe import load
+from omni_runtime.bundle.store import Bundle
+from omni_runtime.cli.show import describe
+
+RUN = Path(__file__).parents[2] / "export" / "run.py"
+
+
+@pytest.fixture(autouse=True)
+def untried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporter.trial, "first_reply", lambda bundle: None)
+
+
+class Export:
+    """Exports, remembers what was kept and what was written, and can be killed at a part."""
+
+    def __init__(self, checkpoint: Path, destination: Path, recipe: str = "int4") -> None:
+        source = LocalCheckpoint(checkpoint, "random", "test")
+        self.request = ExportRequest(source, load(recipe), "avx2", destination)
+
+    def run(self, stop_at: str = "") -> None:
+        self.kept: list[str] = []
+        self.written: list[str] = []
+        self.last: Progress | None = None
+
+        def report(progress: Progress) -> None:
+            self.last = progress
+            if progress.part == stop_at and progress.step:
+                raise KeyboardInterrupt
+            names = self.kept if progress.kept else self.written
+            if progress.step and progress.part not in names:
+                names.append(progress.part)
+
+        export(self.request, report)
+
+
+def test_finished_parts_are_taken_over(default_twin: Twin, tmp_path: Path) -> None:
+    run = Export(default_twin.folder, tmp_path / "bundle")
+    with pytest.raises(KeyboardInterrupt):
+        run.run(stop_at="talker")
+    hidden = hidden_folder(tmp_path / "bundle")
+    assert [path.name for path in tmp_path.iterdir()] == [hidden.name]
+    assert not list(hidden.rglob("manifest.json"))
+    (hidden / "bundle" / "graphs" / "stray").write_text("of a part that was cut")
+    before = run.written[:]
+    run.run()
+    assert run.kept == before and "thinker" in run.kept
+    assert run.written == ["talker", "dit", "vocoder", "first reply"]
+    assert run.last is not None and run.last.step == run.last.steps == len(run.kept) + 4
+    assert run.last.done == run.last.total
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+    bundle = Bundle(tmp_path / "bundle")
+    assert all(unchanged for _, unchanged in bundle.verify())
+    other = Export(default_twin.folder, tmp_path / "at once")
+    other.run()
+    assert not other.kept
+    assert bundle.manifest.files == Bundle(tmp_path / "at once").manifest.files
+
+
+def test_a_flipped_byte_is_noticed(default_twin: Twin, tmp_path: Path) -> None:
+    run = Export(default_twin.folder, tmp_path / "bundle")
+    with pytest.raises(KeyboardInterrupt):
+        run.run(stop_at="dit")
+    hidden = hidden_folder(tmp_path / "bundle")
+    spoilt = hidden / "bundle" / "graphs" / "thinker" / "model.onnx.data"
+    data = bytearray(spoilt.read_bytes())
+    data[len(data) // 2] ^= 1
+    spoilt.write_bytes(data)
+    (hidden / "parts" / "audio_encoder.json").write_text("{")
+    run.run()
+    assert {"vision_encoder", "talker"} < set(run.kept)
+    assert run.written == ["audio_encoder", "thinker", "dit", "vocoder", "first reply"]
+    assert all(unchanged for _, unchanged in Bundle(tmp_path / "bundle").verify())
+
+
+@pytest.mark.parametrize("change", ["recipe", "target", "revision", "weights", "exporter"])
+def test_another_request_takes_nothing_over(
+    default_twin: Twin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    random_checkpoint.describe(tmp_path / "checkpoint")
+    run = Export(tmp_path / "checkpoint", tmp_path / "bundle")
+    with pytest.raises(KeyboardInterrupt):
+        run.run(stop_at="audio_encoder")
+    if change == "recipe":
+        run.request = replace(run.request, recipe=load("int8"))
+    elif change == "target":
+        run.request = replace(run.request, target="arm64")
+    elif change == "revision":
+        other = replace(run.request.checkpoint, revision="another")
+        run.request = replace(run.request, checkpoint=other)
+    elif change == "weights":
+        path = tmp_path / "checkpoint" / "random_weights.json"
+        path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    else:
+        monkeypatch.setattr(exporter, "_version", lambda: "another")
+    with pytest.raises(KeyboardInterrupt):
+        run.run(stop_at="vision_encoder")
+    assert not run.kept
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such signal")
+def test_a_killed_process_is_resumed(default_twin: Twin, tmp_path: Path) -> None:
+    destination = tmp_path / "bundle"
+    command = [sys.executable, str(RUN), "--model", str(default_twin.folder), "--quant", "int4"]
+    command += ["--output", str(destination)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        for line in running.stderr:
+            if re.match(r"\[\d+/\d+\] talker ", line):  # reached: all before it are finished
+                running.send_signal(signal.SIGKILL)
+                break
+        running.communicate(timeout=60)
+    assert not destination.exists()
+    assert not list(tmp_path.rglob("manifest.json"))
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "thinker · kept from before" in done.stderr
+    assert all(unchanged for _, unchanged in Bundle(destination).verify())
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_bundle_that_does_not_fit_is_not_tried(
+    default_twin: Twin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporter.trial.machine, "available_memory", lambda: 2**28)
+    run = Export(default_twin.folder, tmp_path / "bundle")
+    run.run()
+    manifest = Bundle(tmp_path / "bundle").manifest
+    assert manifest.measured is None and manifest.untried is not None
+    assert "256.0 MB were free" in manifest.untried
+    assert f"not tried {manifest.untried}" in describe(manifest)
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+from omni_export import exporter
+from omni_export.hub import LocalCheckpoint
+from omni_quantize.recipe import load
+from omni_runtime import machine
+
+exporter.trial.first_reply = lambda bundle: None
+folder, destination, report = Path(sys.argv[1]), Path(sys.argv[2]), []
+source = LocalCheckpoint(folder, "random", "test")
+request = exporter.ExportRequest(source, load("int4"), "avx2", destination)
+exporter.export(request, lambda progress: report.append(machine.peak_memory()))
+print(machine.peak_memory() - report[0])
+"""
+
+
+def test_memory_is_bounded_by_slices_not_by_the_model(tmp_path: Path) -> None:
+    """Twice the layers, hardly more memory; and far less than the model has bytes."""
+    grown: list[int] = []
+    sizes: list[int] = []
+    for layers in (5, 11):
+        shape = Shape(thinker=DecoderShape(layers, 1024, 8, 2, 128, 4096, (16, 24, 24)))
+        folder = tmp_path / f"checkpoint-{layers}"
+        random_checkpoint.describe(folder, shape)
+        done = subprocess.run(
+            [sys.executable, "-c", MEASURE, str(folder), str(tmp_path / f"bundle-{layers}")],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        assert done.returncode == 0, done.stderr
+        grown.append(int(done.stdout))
+        entry = Bundle(tmp_path / f"bundle-{layers}").manifest.graphs["thinker"]
+        assert entry.error is not None
+        assert entry.error.of == "products"
+        assert 0.98 < entry.error.cosine < 1
+        sizes.append(entry.fp32_bytes)
+    assert sizes[1] - sizes[0] > 300 * 2**20
+    assert grown[1] - grown[0] < 60 * 2**20, grown
+    assert grown[1] < sizes[1] / 2, (grown, sizes)

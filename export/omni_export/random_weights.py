@@ -69,7 +69,8 @@ class RandomWeights:
         shape = self.shapes[name]
         if name == INV_FREQ:  # not learned: computed from the configuration
             steps = torch.arange(shape[0], dtype=torch.float32) / shape[0]
-            return 1.0 / 10000.0**steps
+            found = 1.0 / 10000.0**steps
+            return found[rows] if rows else found
         start, stop = (rows.start, rows.stop) if rows else (0, shape[0])
         stop = min(stop, shape[0])
         width = math.prod(shape[1:])

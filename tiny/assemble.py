@@ -101,6 +101,8 @@ def write_settings() -> None:
             "image_std": scenes.SPREAD.round(8).tolist(),
             "min_pixels": pixels,
             "max_pixels": pixels,
+            "video_min_pixels": pixels,
+            "video_max_pixels": pixels,
             "patch_size": scenes.PATCH,
             "temporal_patch_size": 2,
             "merge_size": scenes.MERGE,

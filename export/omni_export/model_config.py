@@ -81,6 +81,10 @@ class Preprocessor(Struct, frozen=True):
     merge_size: int
     min_pixels: int
     max_pixels: int
+    # The reference's processor has its own for video, whatever the file says; a checkpoint that
+    # was trained on other sizes says so here.
+    video_min_pixels: int = VIDEO_MIN_PIXELS
+    video_max_pixels: int = VIDEO_MAX_PIXELS
 
 
 def read_preprocessor(folder: Path) -> Preprocessor:
@@ -185,8 +189,8 @@ def _vision(source: VisionSource, preprocessor: Preprocessor) -> VisionConfig:
         image_std=preprocessor.image_std,
         image_min_pixels=preprocessor.min_pixels,
         image_max_pixels=preprocessor.max_pixels,
-        video_min_pixels=VIDEO_MIN_PIXELS,
-        video_max_pixels=VIDEO_MAX_PIXELS,
+        video_min_pixels=preprocessor.video_min_pixels,
+        video_max_pixels=preprocessor.video_max_pixels,
         video_fps=VIDEO_FPS,
         video_min_frames=VIDEO_MIN_FRAMES,
         video_max_frames=VIDEO_MAX_FRAMES,

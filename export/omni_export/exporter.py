@@ -127,7 +127,7 @@ def _write_parts(
     meter.start_clock()
     for part in planned.parts:
         if part.name not in finished:
-            meter.begin(part.name, part.weights)
+            meter.begin(part.name)
             finished[part.name] = store.finish(part.name, part.write(store.bundle, meter.advance))
     return {part.name: finished[part.name] for part in planned.parts}
 

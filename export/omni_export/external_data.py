@@ -51,10 +51,12 @@ def save(
     taken = {name for production in productions for name in production.names}
     plain: list[Production] = []
     external: list[ir.Value] = []
+    inline = 0
     for value in model.graph.initializers.values():
         tensor = value.const_value
         assert tensor is not None
         if value.name not in taken and tensor.nbytes < INLINE:
+            inline += tensor.size
             continue
         external.append(value)
         if value.name not in taken:
@@ -70,6 +72,7 @@ def save(
         _point_to(value, folder, places)
     path = folder / GRAPH
     ir.save(model, path)
+    advance(inline)
     return path
 
 

@@ -35,7 +35,7 @@ class ProgressMeter:
         self._report = report
         self._step = self._steps = 0
         self._part = ""
-        self._done = self._total = self._here = self._due = 0
+        self._done = self._total = self._here = 0
         self._started = perf_counter()
 
     def expect(self, steps: int, weights: int = 0) -> None:
@@ -46,15 +46,10 @@ class ProgressMeter:
         """Something happens before the steps are known."""
         self._report(Progress(0, 0, what, 0, 0, None))
 
-    def begin(self, part: str, weights: int = 0) -> None:
-        """The next step begins, in which so many weights are due.
-
-        Those of the step before are all written by now, also the few inside of its graph.
-        """
+    def begin(self, part: str) -> None:
+        """The next step begins."""
         self._step += 1
         self._part = part
-        self._done = self._due
-        self._due += 4 * weights
         self._report(self._now())
 
     def advance(self, weights: int) -> None:
@@ -68,7 +63,6 @@ class ProgressMeter:
         self._step += 1
         self._part = part
         self._done += 4 * weights
-        self._due = self._done
         self._report(self._now(kept=True))
 
     def start_clock(self) -> None:

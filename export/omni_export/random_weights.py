@@ -67,12 +67,11 @@ class RandomWeights:
     def get(self, name: str, rows: slice | None) -> torch.Tensor:
         """Some rows of a tensor, or all of it, as the checkpoint stores it."""
         shape = self.shapes[name]
-        if name == INV_FREQ:  # not learned: computed from the configuration
-            steps = torch.arange(shape[0], dtype=torch.float32) / shape[0]
-            found = 1.0 / 10000.0**steps
-            return found[rows] if rows else found
         start, stop = (rows.start, rows.stop) if rows else (0, shape[0])
         stop = min(stop, shape[0])
+        if name == INV_FREQ:  # not learned: the reference computes it from the configuration
+            steps = torch.arange(start, stop, dtype=torch.float32) / shape[0]
+            return 1.0 / 10000.0**steps
         width = math.prod(shape[1:])
         step = max(1, VALUES_AT_ONCE // width)
         table = _levels(self.dtype, *_scale(name, shape))

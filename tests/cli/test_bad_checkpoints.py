@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from conftest import Twin
-from omni_export import plan
+from omni_export import exporter
 from omni_runtime.bundle.store import Bundle
 
 RUN = Path(__file__).parents[2] / "export" / "run.py"
@@ -207,7 +207,7 @@ def test_a_full_disk(omni, here: Path, original: Path, monkeypatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(plan.tables, "write", full)
+    monkeypatch.setattr(exporter.plan.tables, "write", full)
     ran = omni("export", "--model", original, "--quant", "fp32", "--output", "bundle")
     assert ran.code == 1 and not list(here.iterdir())
     assert ran.err.splitlines()[-1].startswith(

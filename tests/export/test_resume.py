@@ -123,7 +123,7 @@ def test_a_killed_process_is_resumed(default_twin: Twin, tmp_path: Path) -> None
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
         assert running.stderr is not None
         for line in running.stderr:
-            if re.match(r"\[\d+/\d+\] talker ·", line):  # reached: all before it are finished
+            if re.match(r"\[\d+/\d+\] talker · ", line):  # reached: all before it are finished
                 running.send_signal(signal.SIGKILL)
                 break
         running.communicate(timeout=60)

@@ -17,6 +17,7 @@ from omni_export.hub import LocalCheckpoint
 from omni_export.progress import Progress
 from omni_export.random_shapes import DecoderShape, Shape
 from omni_quantize.recipe import load
+from omni_runtime.bundle.manifest import Measured
 from omni_runtime.bundle.store import Bundle
 from omni_runtime.cli.show import describe
 
@@ -146,6 +147,27 @@ def test_a_bundle_that_does_not_fit_is_not_tried(
     assert manifest.measured is None and manifest.untried is not None
     assert "256.0 MB were free" in manifest.untried
     assert f"not tried {manifest.untried}" in describe(manifest)
+
+
+def test_a_first_reply_without_text_leaves_a_bundle_that_can_be_read(
+    default_twin: Twin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The published shapes have more ids than the tokenizer of a random checkpoint knows."""
+    silent = Measured(
+        machine="a",
+        onnxruntime="1",
+        threads=1,
+        peak_memory=1,
+        load=0.0,
+        first_text=None,
+        first_audio=1.0,
+        realtime_factor=1.0,
+    )
+    monkeypatch.setattr(exporter.trial, "first_reply", lambda bundle: silent)
+    Export(default_twin.folder, tmp_path / "bundle").run()
+    manifest = Bundle(tmp_path / "bundle").manifest
+    assert manifest.measured == silent
+    assert "first text none, first audio 1.00 s" in describe(manifest)
 
 
 MEASURE = """

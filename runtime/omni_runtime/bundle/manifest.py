@@ -81,14 +81,18 @@ class FileEntry(_Record, frozen=True):
 
 
 class Measured(_Record, frozen=True):
-    """What one spoken reply cost on the machine of the export. Bytes and seconds."""
+    """What one spoken reply cost on the machine of the export. Bytes and seconds.
+
+    `first_text` is None where no token of the reply had a text: random weights choose among more
+    ids than their tokenizer knows.
+    """
 
     machine: str
     onnxruntime: str
     threads: int
     peak_memory: int
     load: float
-    first_text: float
+    first_text: float | None
     first_audio: float | None
     realtime_factor: float | None
 

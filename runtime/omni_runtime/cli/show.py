@@ -37,9 +37,12 @@ def describe(manifest: Manifest) -> str:
         lines.append(f"voices    {', '.join(speech.voices)}; {speech.default_voice} by default")
         lines.append(f"presets   {'; '.join(presets)}; {speech.default_preset} by default")
     if (measured := manifest.measured) is not None:
-        audio = f"{measured.first_audio:.2f} s" if measured.first_audio is not None else "none"
+        text, audio = (
+            "none" if seconds is None else f"{seconds:.2f} s"
+            for seconds in (measured.first_text, measured.first_audio)
+        )
         lines.append(
-            f"measured  first text {measured.first_text:.2f} s, first audio {audio}, "
+            f"measured  first text {text}, first audio {audio}, "
             f"peak {ui.size(measured.peak_memory)}, {measured.threads} threads, "
             f"{measured.machine}, "
             f"ONNX Runtime {measured.onnxruntime}"

@@ -1,0 +1,37 @@
+"""Measured quality goes into the manifest for exactly the weights and rules it was measured on."""
+
+import shutil
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from conftest import Twin, export_to
+from omni_export import quality
+from omni_quantize.recipe import load
+from omni_runtime.bundle.store import Bundle
+from omni_runtime.cli.show import describe
+from omni_runtime.errors import OmniError
+
+
+def test_quality(default_twin: Twin, tmp_path: Path) -> None:
+    checkpoint, recipe = tmp_path / "checkpoint", load("fp32")
+    shutil.copytree(default_twin.folder, checkpoint)
+    assert quality.measured(checkpoint, recipe) is None
+    found = {"typed": {"exact": 0.945, "items": 200.0}}
+    record = quality.QualityFile(
+        weights=quality.weights_digest(checkpoint),
+        rules={"fp32": quality.rules_digest(recipe), "int8": "of an older recipe"},
+        results={"fp32": found, "int8": found},
+    )
+    (checkpoint / quality.FILE).write_bytes(msgspec.json.encode(record))
+    manifest = Bundle(export_to(checkpoint, tmp_path / "bundle")).manifest
+    assert manifest.quality == found
+    assert "exact 94.5%, items 200" in describe(manifest)
+    assert quality.measured(checkpoint, load("int8")) is None, "its rules have changed"
+    shard = next(checkpoint.glob("*.safetensors"))
+    shard.write_bytes(shard.read_bytes()[:-1] + b"\x7f")
+    assert quality.measured(checkpoint, recipe) is None, "its weights have changed"
+    (checkpoint / quality.FILE).write_text("{")
+    with pytest.raises(OmniError, match=quality.FILE):
+        quality.measured(checkpoint, recipe)

@@ -163,8 +163,8 @@ def config(shape: Shape, ids: Mapping[str, int], tokens: int) -> dict[str, Any]:
     }
 
 
-def _thinker(shape: Shape, ids: Mapping[str, int], tokens: int) -> dict[str, Any]:
-    audio, vision = shape.audio, shape.vision
+def _media(ids: Mapping[str, int]) -> dict[str, int]:
+    """What Thinker and Talker alike must know of the tokens of media."""
     return {
         "audio_token_index": ids["<|AUDIO|>"],
         "image_token_index": ids["<|IMAGE|>"],
@@ -173,6 +173,13 @@ def _thinker(shape: Shape, ids: Mapping[str, int], tokens: int) -> dict[str, Any
         "audio_end_token_id": ids["<|audio_eos|>"],
         "vision_start_token_id": ids["<|vision_bos|>"],
         "vision_end_token_id": ids["<|vision_eos|>"],
+    }
+
+
+def _thinker(shape: Shape, ids: Mapping[str, int], tokens: int) -> dict[str, Any]:
+    audio, vision = shape.audio, shape.vision
+    return {
+        **_media(ids),
         "eos_token_id": ids["<|im_end|>"],
         "pad_token_id": ids["<|endoftext|>"],
         "position_id_per_seconds": 25,
@@ -212,13 +219,7 @@ def _talker(shape: Shape, ids: Mapping[str, int]) -> dict[str, Any]:
         "tts_text_pad_token_id": ids["<tts_pad>"],
         "tts_text_start_token_id": ids["<tts_text_bos>"],
         "tts_text_end_token_id": ids["<tts_text_eod>"],
-        "audio_token_index": ids["<|AUDIO|>"],
-        "image_token_index": ids["<|IMAGE|>"],
-        "video_token_index": ids["<|VIDEO|>"],
-        "audio_start_token_id": ids["<|audio_bos|>"],
-        "audio_end_token_id": ids["<|audio_eos|>"],
-        "vision_start_token_id": ids["<|vision_bos|>"],
-        "vision_end_token_id": ids["<|vision_eos|>"],
+        **_media(ids),
         "pad_token_id": codec.pad,
     }
 

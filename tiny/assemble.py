@@ -75,8 +75,7 @@ def write_settings() -> None:
             "eos_token_id": [special.im_end, special.end_of_text],
             "pad_token_id": special.end_of_text,
             "do_sample": False,
-            # Measured: 3.3 % of spoken words wrong instead of 7.9 % at the reference's 0.9.
-            "talker_temperature": 0.3,
+            "talker_temperature": sizes.TALKER_TEMPERATURE,
         },
     )
     pixels = scenes.SIDE * scenes.SIDE

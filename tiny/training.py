@@ -50,6 +50,11 @@ class Plan:
         return self.rate * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * part)))
 
 
+def chosen(plan: Plan, further: Plan) -> Plan:
+    """The plan of a stage from nothing, or the one that goes on from committed weights."""
+    return further if "--continue" in sys.argv else plan
+
+
 Network = TypeVar("Network", bound=nn.Module)
 
 

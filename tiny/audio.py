@@ -76,14 +76,19 @@ def _room(rng: torch.Generator) -> torch.Tensor:
     return (torch.cos(waves) * torch.randn(4, generator=rng) * 0.22).sum(1, keepdim=True)
 
 
-def changed(log: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-    """The same words from another throat at another speed, in another room with other noise."""
+def changed(log: torch.Tensor, rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same words from another throat at another speed, in another room with other noise.
+
+    With the frame of `log` that each frame of the result comes from, -1 in added silence.
+    """
     draw = torch.rand(9, generator=rng).tolist()
     frames = round(log.shape[1] / (0.85 + 0.35 * draw[0]))
+    source = (torch.arange(frames) * log.shape[1]).div(frames, rounding_mode="floor")
     log = functional.interpolate(log[None], frames, mode="linear", align_corners=False)[0]
     log = _throat(log, 0.84 + 0.34 * draw[1])
     pause = [int(45 * d) for d in draw[2:4]]
     log = functional.pad(log, (pause[0], pause[1]), value=FLOOR)
+    source = functional.pad(source, (pause[0], pause[1]), value=-1)
     loud = float((10.0**log).mean())
     noise = -torch.rand(log.shape, generator=rng).clamp(min=1e-6).log()  # of a power spectrum
     colour = 10.0 ** _room(rng)
@@ -98,7 +103,7 @@ def changed(log: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
         low, start = int(where[0] * (BINS - wide)), int(where[1] * (log.shape[1] - long))
         log[low : low + wide] = mean
         log[:, start : start + long] = mean
-    return scaled(log)
+    return scaled(log), source
 
 
 class Recordings:
@@ -115,8 +120,14 @@ class Recordings:
 
     def clip(self, item: Utterance, rng: torch.Generator | None) -> torch.Tensor:
         """The tower's input, (128, frames); with a generator under changed conditions."""
+        return self.traced(item, rng)[0]
+
+    def traced(
+        self, item: Utterance, rng: torch.Generator | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`clip`, and for each of its frames the recording's own, -1 in added silence."""
         log = self._powers[item.start].float()
-        return scaled(log) if rng is None else changed(log, rng)
+        return (scaled(log), torch.arange(log.shape[1])) if rng is None else changed(log, rng)
 
 
 def encode(tower: Qwen2_5OmniAudioEncoder, mels: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -1,15 +1,15 @@
-"""Stage 6b: the audio tower learns to spell what it hears in the Thinker's own embeddings.
+"""Stage 6c: the audio tower learns to spell what it hears in the Thinker's own embeddings.
 
     python -m tiny.ears
 
 Connectionist temporal classification over the text's tokens, with the Thinker's embedding table
 as the fixed last layer: what the tower puts out for a word then lies near the embedding of the
-word, and the Thinker can read it almost at once. A second one over letters, before the tower's
-pooling, is dropped afterwards: words alone are too many to be found by chance.
+word, and the Thinker can read it almost at once. Before the tower's pooling a second head names
+the phone of every row; it is dropped afterwards. Words alone take hours to be found by chance.
 """
 
 import math
-import re
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -17,21 +17,16 @@ from torch.nn import functional
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAudioEncoder
 
 from tiny import sizes, thinker, vocabulary
+from tiny.alignment import PHONES, UNKNOWN, plain, tracks
 from tiny.audio import Recordings, pooled, unpooled
 from tiny.hearing import HEARING
-from tiny.paths import Corpus
+from tiny.paths import Corpus, Utterance
 from tiny.training import Plan, Trainer, mixed
 
-PLAN = Plan(steps=6_000, rate=1.5e-3, warmup=300, average=0.998)
+PLAN = Plan(steps=4_000, rate=1.5e-3, warmup=300, average=0.998)
 BATCH = 16
-LETTERS = "abcdefghijklmnopqrstuvwxyz' "
 LAST = ("out_proj.weight", "fc2.weight")
 """What adds to the residual stream."""
-
-
-def plain(text: str) -> str:
-    """What is heard has no capitals and no punctuation."""
-    return re.sub(r"[^a-z' ]", "", text.lower()).strip()
 
 
 def spelled(text: str) -> list[int]:
@@ -60,7 +55,7 @@ class Ears(nn.Module):
         self.register_buffer("table", table)
         self.silence = nn.Parameter(torch.randn(1, table.shape[1]) * 0.1)
         self.scale = nn.Parameter(torch.tensor(math.log(5.0)))
-        self.letters = nn.Linear(self.tower.config.d_model, 1 + len(LETTERS))
+        self.phones = nn.Linear(self.tower.config.d_model, len(PHONES))
 
     def spell(self, heard: torch.Tensor) -> torch.Tensor:
         """Log probabilities of each token of the vocabulary, silence last."""
@@ -69,9 +64,51 @@ class Ears(nn.Module):
         return (scores * self.scale.exp()).log_softmax(-1)
 
 
-def aligned(logs: list[torch.Tensor], texts: list[list[int]], blank: int) -> torch.Tensor:
-    """The CTC loss of log probabilities (n, symbols) of each clip."""
-    return functional.ctc_loss(
+@dataclass(frozen=True)
+class Heard:
+    """A clip as it was played, (128, frames), its text, and the phone of each of its frames."""
+
+    mel: torch.Tensor
+    text: str
+    phones: torch.Tensor
+
+
+class Listening:
+    """The corpus with its alignment."""
+
+    def __init__(self, part: str) -> None:
+        self._recordings = Recordings(Corpus(HEARING), part)
+        self._tracks = tracks()
+        self.items = self._recordings.items
+
+    def hear(self, item: Utterance, rng: torch.Generator | None) -> Heard:
+        mel, source = self._recordings.traced(item, rng)
+        track = self._tracks[item.start]
+        inside = (source >= 0) & (source < len(track))
+        track = track[source.clamp(0, len(track) - 1)]
+        return Heard(mel, item.text, torch.where(inside, track, PHONES.index("SIL")))
+
+
+@dataclass(frozen=True)
+class Result:
+    words: torch.Tensor
+    """CTC loss."""
+    phones: torch.Tensor
+    """Cross entropy."""
+    right: float
+    """Share of sentences whose likeliest spelling is right."""
+    named: float
+    """Share of rows whose likeliest phone is right."""
+
+
+def listen(model: Ears, clips: list[Heard]) -> Result:
+    with mixed():
+        rows = unpooled(model.tower, [c.mel for c in clips])
+        heard = pooled(model.tower, rows)
+    logs = [model.spell(h.float()) for h in heard]
+    blank = logs[0].shape[1] - 1
+    texts = [spelled(c.text) for c in clips]
+    words = functional.ctc_loss(
         nn.utils.rnn.pad_sequence(logs),
         torch.cat([torch.tensor(t) for t in texts]),
         torch.tensor([len(x) for x in logs]),
@@ -79,44 +116,41 @@ def aligned(logs: list[torch.Tensor], texts: list[list[int]], blank: int) -> tor
         blank=blank,
         zero_infinity=True,
     )
-
-
-def ctc(model: Ears, mels: list[torch.Tensor], texts: list[str]) -> tuple[torch.Tensor, float]:
-    """The loss, and the share of sentences whose likeliest spelling is right."""
-    with mixed():
-        clips = unpooled(model.tower, mels)
-        heard = pooled(model.tower, clips)
-    logs = [model.spell(h.float()) for h in heard]
-    blank = logs[0].shape[1] - 1
-    words = [spelled(text) for text in texts]
-    letters = [[1 + LETTERS.index(c) for c in plain(text)] for text in texts]
-    shapes = [model.letters(clip.float()).log_softmax(-1) for clip in clips]
-    loss = aligned(logs, words, blank) + aligned(shapes, letters, 0)
     right = 0
-    for log, text in zip(logs, words, strict=True):
+    for log, text in zip(logs, texts, strict=True):
         best = torch.unique_consecutive(log.argmax(1)).tolist()
         right += [t for t in best if t != blank] == text
-    return loss, right / len(texts)
+    scores = model.phones(torch.cat(rows).float())
+    wanted = torch.cat([c.phones[::2] for c in clips])  # a row is every second frame
+    phones = functional.cross_entropy(scores, wanted, ignore_index=UNKNOWN)
+    named = (scores.argmax(1) == wanted)[wanted != UNKNOWN].float().mean().item()
+    return Result(words, phones, right / len(texts), named)
 
 
 def main() -> None:
-    corpus = Corpus(HEARING)
-    recordings, unseen = Recordings(corpus, "train"), Recordings(corpus, "test")
+    corpus, unseen = Listening("train"), Listening("test")
     table: torch.Tensor = thinker.trained().get_input_embeddings().weight.detach()
     trainer = Trainer("ears", Ears(table), PLAN)
     for step, rng in trainer.steps():
-        picked = torch.randint(len(recordings.items), (BATCH,), generator=rng).tolist()
-        items = [recordings.items[i] for i in picked]
-        mels = [recordings.clip(item, rng) for item in items]
-        loss, right = ctc(trainer.model, mels, [item.text for item in items])
-        trainer.log(loss=loss.item(), right=right)
-        trainer.update(loss)
+        picked = torch.randint(len(corpus.items), (BATCH,), generator=rng).tolist()
+        found = listen(trainer.model, [corpus.hear(corpus.items[i], rng) for i in picked])
+        trainer.log(
+            words=found.words.item(),
+            phones=found.phones.item(),
+            named=found.named,
+            right=found.right,
+        )
+        trainer.update(found.words + found.phones)
         if step % 300 == 299:
-            some = unseen.items[:120]
             with torch.no_grad():
-                mels = [unseen.clip(item, None) for item in some]
-                loss, right = ctc(trainer.average, mels, [i.text for i in some])
-            print(f"unseen voices {loss.item():.3f} right {right:.3f}", flush=True)  # noqa: T201
+                result = listen(
+                    trainer.average, [unseen.hear(item, None) for item in unseen.items[:120]]
+                )
+            print(  # noqa: T201
+                f"unseen voices words {result.words:.3f} phones {result.phones:.3f} "
+                f"named {result.named:.3f} right {result.right:.3f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

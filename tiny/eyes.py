@@ -3,8 +3,9 @@
     python -m tiny.eyes
 
 It says it in the Thinker's own words: the square that holds the middle of a red circle becomes the
-sum of the embeddings of " red" and " circle", any other the embedding of " picture". That takes
-minutes, and the Thinker can read it at once; questions alone would take hours to teach both.
+sum of the embeddings of " red" and " circle", and of " left" if it moves there between the two
+frames that a square sees; any other becomes the embedding of " picture". That takes minutes, and
+the Thinker can read it at once; questions alone would take hours to teach both.
 """
 
 import random
@@ -15,12 +16,14 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniVi
 
 from tiny import grammar as g
 from tiny import scenes, sizes, thinker, vocabulary
-from tiny.training import Plan, Trainer, mixed
+from tiny.training import Plan, Trainer, chosen, mixed
 
 PLAN = Plan(steps=3_600, rate=1.5e-3, average=0.998)
+FURTHER = Plan(steps=2_400, rate=1e-3, average=0.998)
 PICTURES, FILMS = 6, 14
 ACROSS = scenes.SIDE // scenes.CELL
-NOTHING = len(g.THINGS)
+MOVES = ((0, 0), *scenes.STEPS.values())
+NOTHING = len(g.THINGS) * len(MOVES)
 EMPTY = 0.3
 """Weight of an empty square: most are."""
 
@@ -32,18 +35,25 @@ def tower() -> Qwen2_5OmniVisionEncoder:
 
 
 def words() -> torch.Tensor:
-    """What a square may say: the 24 things and, last, nothing; (25, width)."""
+    """What a square may say: each thing, still or moving, and, last, nothing; (121, width)."""
     table: torch.Tensor = thinker.trained().get_input_embeddings().weight.detach()
 
     def word(text: str) -> torch.Tensor:
         return table[vocabulary.load().encode(f" {text}").ids].mean(0)
 
-    things = [word(color) + word(shape) for color, shape in g.THINGS]
-    return torch.stack([*things, word("picture")])
+    still = [word(color) + word(shape) for color, shape in g.THINGS]
+    moves = [torch.zeros_like(still[0]), *(word(move.split()[-1]) for move in scenes.STEPS)]
+    return torch.stack([*(thing + move for thing in still for move in moves), word("picture")])
+
+
+def direction(early: scenes.Placed, late: scenes.Placed) -> int:
+    """Its number among MOVES."""
+    x, y = late.x - early.x, late.y - early.y
+    return MOVES.index(((x > 0) - (x < 0), (y > 0) - (y < 0)))
 
 
 def labels(asked: scenes.Asked) -> torch.Tensor:
-    """For each square of each pair of frames the number of its thing, -1 where it changes."""
+    """For each square of each pair of frames the number of its word, -1 where the thing changes."""
     pairs = [(f, f) for f in asked.frames]
     if len(asked.frames) > 1:
         pairs = list(zip(asked.frames[::2], asked.frames[1::2], strict=True))
@@ -56,8 +66,10 @@ def labels(asked: scenes.Asked) -> torch.Tensor:
                 min(ACROSS - 1, int((a + b) / 2 / scenes.CELL))
                 for a, b in zip(*places, strict=True)
             )
-            same = early.thing == late.thing
-            marks[time, y, x] = g.THINGS.index(early.thing) if same else -1
+            marks[time, y, x] = -1
+            if early.thing == late.thing:
+                number = g.THINGS.index(early.thing) * len(MOVES)
+                marks[time, y, x] = number + direction(early, late)
     return marks.ravel()
 
 
@@ -71,7 +83,7 @@ def draw(rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
 
 
 def main() -> None:
-    trainer = Trainer("eyes", tower(), PLAN)
+    trainer = Trainer("eyes", tower(), chosen(PLAN, FURTHER))
     said = words()
     for _, rng in trainer.steps():
         rows, grids, marks = draw(rng)

@@ -63,11 +63,15 @@ def main() -> None:
 
 
 def tracks() -> dict[int, torch.Tensor]:
-    """For each recording, by its start in the corpus, the phone of each frame."""
+    """For each recording, by its start in the corpus, the phone of each frame.
+
+    Half of espeak's are aligned wrongly (loud silence, silent vowels), so none of them counts.
+    """
     found = {}
     lines = PATH.read_text().splitlines()
     for item, line in zip(Corpus(HEARING).utterances, lines, strict=True):
-        runs = json.loads(line) or [(UNKNOWN, 1)]
+        known = [] if item.voice.startswith("espeak") else json.loads(line)
+        runs = known or [(UNKNOWN, 1)]
         phones, counts = torch.tensor(runs).T
         found[item.start] = phones.repeat_interleave(counts)
     return found

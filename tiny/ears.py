@@ -23,8 +23,11 @@ from tiny.hearing import HEARING
 from tiny.paths import Corpus, Utterance
 from tiny.training import Plan, Trainer, mixed
 
-PLAN = Plan(steps=4_000, rate=1.5e-3, warmup=300, average=0.998)
+PLAN = Plan(steps=4_000, rate=8e-4, warmup=300, average=0.998)
 BATCH = 16
+DISTANCES = (-5, -2, 0, 2, 5)
+"""Rows of 20 ms that the heads of a layer begin to look at."""
+NEAR = 1.5
 LAST = ("out_proj.weight", "fc2.weight")
 """What adds to the residual stream."""
 
@@ -42,7 +45,32 @@ def tower() -> Qwen2_5OmniAudioEncoder:
             if weight.ndim > 1:
                 gain = 2.0 if "conv" in name else 0.25 if name.endswith(LAST) else 1.0
                 weight.normal_(0.0, (gain / weight[0].numel()) ** 0.5)
+        for layer in model.layers:
+            look_near(layer.self_attn)
     return model
+
+
+def look_near(attention: nn.Module) -> None:
+    """Each head begins by looking at the row at its own small distance.
+
+    From absolute positions alone that takes thousands of steps to find. A query is the position's
+    sines and cosines turned by the distance, a key those of the row itself: their product is
+    largest where row = own row + distance.
+    """
+    width, heads = attention.embed_dim, attention.num_heads
+    size = width // heads
+    for head, distance in zip(range(heads), DISTANCES, strict=True):
+        for pair in range(size // 2):
+            sine = 2 * pair  # Whisper's table: first all sines, then all cosines
+            cosine = width // 2 + sine
+            angle = distance * 10_000.0 ** (-sine / (width // 2 - 1))
+            row = head * size + 2 * pair
+            for weight, turn in ((attention.k_proj.weight, 0.0), (attention.q_proj.weight, angle)):
+                weight[row : row + 2] *= 0.3
+                weight[row, [sine, cosine]] += NEAR * torch.tensor([math.cos(turn), math.sin(turn)])
+                weight[row + 1, [cosine, sine]] += NEAR * torch.tensor(
+                    [math.cos(turn), -math.sin(turn)]
+                )
 
 
 class Ears(nn.Module):
@@ -86,7 +114,8 @@ class Listening:
         track = self._tracks[item.start]
         inside = (source >= 0) & (source < len(track))
         track = track[source.clamp(0, len(track) - 1)]
-        return Heard(mel, item.text, torch.where(inside, track, PHONES.index("SIL")))
+        edge = UNKNOWN if (track == UNKNOWN).all() else PHONES.index("SIL")
+        return Heard(mel, item.text, torch.where(inside, track, edge))
 
 
 @dataclass(frozen=True)

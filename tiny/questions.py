@@ -247,11 +247,15 @@ def described(rng: random.Random, typed: bool) -> list[Turn]:
 KINDS: dict[Kind, int] = {
     sums: 9, differences: 7, order: 6, facts: 3, small_talk: 2, foreign: 4, described: 7,
 }  # fmt: skip
+PRACTICE = KINDS | {order: 8, described: 16}
+"""What is hard is practised more often than it is asked."""
 
 
-def ask(rng: random.Random, *, typed: bool = True) -> list[Turn]:
+def ask(
+    rng: random.Random, *, typed: bool = True, kinds: dict[Kind, int] = KINDS
+) -> list[Turn]:
     """One exchange of one to three turns that belong together."""
-    kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
+    kind = rng.choices(list(kinds), list(kinds.values()))[0]
     turns = kind(rng, typed)
     return [Turn(with_manner(t.question, rng, typed=typed), t.answer) for t in turns]
 
@@ -259,6 +263,6 @@ def ask(rng: random.Random, *, typed: bool = True) -> list[Turn]:
 def ask_for(part: str, rng: random.Random, *, typed: bool = True) -> list[Turn]:
     """An exchange whose first sentence belongs to "train" or to "test", never to both."""
     while True:
-        turns = ask(rng, typed=typed)
+        turns = ask(rng, typed=typed, kinds=PRACTICE if part == "train" else KINDS)
         if g.held_out(turns[0].question) == (part == "test"):
             return turns

@@ -31,7 +31,7 @@ from tiny.training import Plan, Trainer, chosen, mixed
 from tiny.weights import continue_from
 
 PLAN = Plan(steps=2_900, rate=2e-3, warmup=100, average=0.998)
-FURTHER = Plan(steps=2_000, rate=6e-4, warmup=150, average=0.998)
+FURTHER = Plan(steps=1_750, rate=5e-4, warmup=150, average=0.998)
 """With --continue: twice the rate makes it forget its sums in 300 steps."""
 LENGTH = 240
 """Tokens after which a conversation about nothing seen takes no further exchange."""

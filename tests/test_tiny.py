@@ -16,12 +16,13 @@ from inputs.samples import write_media
 from omni_runtime.conversation import Conversation
 from omni_runtime.engine import code2wav
 from omni_runtime.events import AudioDelta, TextDelta, TurnDone
-from omni_runtime.inputs.messages import Image, Message, Part, Text, Video
+from omni_runtime.inputs.messages import Audio, Image, Message, Part, Text, Video
 from omni_runtime.inputs.pixels import Patches
 from omni_runtime.model import Model
 from omni_runtime.options import ReplyOptions, SpeechOptions
 
 ROOT = Path(__file__).parent.parent
+DATA = Path(__file__).parent / "data"
 CHECKPOINT = ROOT / "tiny" / "checkpoint"
 WRITTEN = ReplyOptions(speech=None, max_tokens=40)
 ANSWERS = {
@@ -99,12 +100,28 @@ def test_a_picture(model: Model) -> None:
     assert answer(model, [one, Text("What color is the circle?")]) == "It is red."
 
 
+def test_a_count(model: Model) -> None:
+    three = [("#2846cd", "circle", x, y) for x, y in ((0, 0), (2, 0), (1, 2))]
+    asked = [picture(*three, ("#cd2323", "square", 0, 2)), Text("How many circles are there?")]
+    assert answer(model, asked) == "There are three circles."
+
+
 def test_a_film(model: Model, tmp_path: Path) -> None:
     """Seen at the size that it was trained on, as pictures are; a grid of 14-pixel patches."""
-    prompt = model.prompts.build([Message("user", [film(tmp_path), Text("What happens?")])])
-    (sight,) = prompt.media
+    asked = [film(tmp_path), Text("Which way does it move?")]
+    (sight,) = model.prompts.build([Message("user", asked)]).media
     assert isinstance(sight.features, Patches)
     assert sight.features.grid == (2, 6, 6)
+    assert answer(model, asked) == "It moves to the left."
+
+
+@pytest.mark.parametrize(
+    ("name", "question"),
+    [("seven_plus_five", "What is seven plus five?"), ("who_are_you", "Who are you?")],
+)
+def test_a_spoken_question(model: Model, name: str, question: str) -> None:
+    """By a voice (flite's rms, with noise) that training never heard."""
+    assert answer(model, [Audio((DATA / f"{name}.flac").read_bytes())]) == ANSWERS[question]
 
 
 def test_a_second_turn(model: Model) -> None:

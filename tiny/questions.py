@@ -251,9 +251,7 @@ PRACTICE = KINDS | {order: 8, described: 16}
 """What is hard is practised more often than it is asked."""
 
 
-def ask(
-    rng: random.Random, *, typed: bool = True, kinds: dict[Kind, int] = KINDS
-) -> list[Turn]:
+def ask(rng: random.Random, *, typed: bool = True, kinds: dict[Kind, int] = KINDS) -> list[Turn]:
     """One exchange of one to three turns that belong together."""
     kind = rng.choices(list(kinds), list(kinds.values()))[0]
     turns = kind(rng, typed)

@@ -282,15 +282,22 @@ def double(rng: random.Random) -> tuple[list[Placed], list[Asker]]:
     return things, [partial(relations, one, other, how)]
 
 
+LISTED = 0.4
+"""Share of the longer conversations in which everything is named."""
+
+
 def picture(rng: random.Random, exchanges: int = 1) -> Asked:
     """A picture and so many exchanges about it, the first of the kind that suits it best."""
     scene = rng.choices((scattered, single, double), (2, 1, 1))[0]
     things, askers = scene(rng)
     names = [p.thing for p in things]
     turns = rng.choice(askers)(rng)
-    more = [*askers, *askers, partial(counting, names), partial(presence, names)]
-    for index in range(exchanges - 1):
-        turns += listing(things, rng) if index == 0 else rng.choice(more)(rng)
+    search = [partial(counting, names), partial(presence, names)]
+    more = [*askers, *askers, *search, *search]  # to search a picture is harder than to see it
+    if exchanges > 1 and rng.random() < LISTED:
+        turns += listing(things, rng)
+    for _ in range(exchanges - 1):
+        turns += rng.choice(more)(rng)
     return _mannered(Asked([things], turns, rng.randrange(1 << 30)), rng)
 
 

@@ -31,7 +31,7 @@ from tiny.training import Plan, Trainer, chosen, mixed
 from tiny.weights import continue_from
 
 PLAN = Plan(steps=2_900, rate=2e-3, warmup=100, average=0.998)
-FURTHER = Plan(steps=1_750, rate=5e-4, warmup=150, average=0.998)
+FURTHER = Plan(steps=2_900, rate=5e-4, warmup=150, average=0.998)
 """With --continue: twice the rate makes it forget its sums in 300 steps."""
 LENGTH = 240
 """Tokens after which a conversation about nothing seen takes no further exchange."""
@@ -43,8 +43,8 @@ Model = Qwen2_5OmniThinkerForConditionalGeneration
 IGNORED = -100
 MIX = {"text": 8, "picture": 8, "film": 6}
 """Conversations in a batch of each kind; the kinds take turns."""
-ORDER = ("picture", "text", "film", "picture", "text", "film", "picture", "text")
-EXCHANGES = (1, 3, 4, 6)
+ORDER = ("picture", "text", "picture", "film", "picture", "text", "picture", "text")
+EXCHANGES = (1, 4, 6, 8)
 """How often a scene is asked about: one look at it teaches many answers."""
 RULES = PositionConfig(ids_per_second=25, seconds_per_chunk=2.0)
 SECONDS = 2.0 / scenes.FRAMES_A_SECOND

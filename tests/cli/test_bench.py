@@ -154,8 +154,9 @@ def test_refusals(omni, bundle: Path, here: Path, monkeypatch) -> None:
     omni("bench", bundle, "--gguf", "a").refused("--compare llama.cpp", 2)
     omni("bench", bundle, "--compare", "torch").refused("--checkpoint FOLDER", 2)
     omni("bench", bundle, "--timeline", "a.png", "--only", "pp").refused("leave out", 2)
-    monkeypatch.setitem(sys.modules, "llama_cpp", None)
-    omni("bench", bundle, "--compare", "llama.cpp").refused("pip install llama-cpp-python gguf")
+    for name in ("llama_cpp", "xllamacpp"):
+        monkeypatch.setitem(sys.modules, name, None)
+    omni("bench", bundle, "--compare", "llama.cpp").refused("pip install xllamacpp gguf")
     monkeypatch.setitem(sys.modules, "omni_export.torch_rival", None)
     torch = ("--compare", "torch", "--checkpoint", here)
     omni("bench", bundle, *torch).refused('pip install "pocket-omni[export]"')
@@ -254,6 +255,41 @@ def test_compare_with_llama_cpp(omni, bundle: Path, here: Path, llama: None) -> 
     omni(*words, here / "b.gguf").refused("there is no file")
     (here / "c.gguf").write_bytes(b"PNG")
     omni(*words, here / "c.gguf").refused("llama.cpp can't load")
+
+
+class FakeServer:
+    """xllamacpp's Server: keeps the beginning of its last prompt, and reads the rest."""
+
+    def __init__(self, params: SimpleNamespace) -> None:
+        self.context, self.kept = params.n_ctx, []
+
+    def handle_completions(self, request: dict) -> dict:
+        prompt, count = request["prompt"], request["n_predict"]
+        same = [a == b for a, b in zip(self.kept, prompt, strict=False)]
+        known = min(same.index(False) if False in same else len(same), len(prompt) - 1)
+        self.kept = [*prompt, *[-1] * count]
+        assert len(self.kept) <= self.context
+        read = len(prompt) - known
+        times = {"prompt_n": read, "prompt_ms": read, "predicted_ms": 10.0 * (count - 1)}
+        return {"timings": times}
+
+
+def test_the_server_reads_what_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def params() -> SimpleNamespace:
+        return SimpleNamespace(
+            model=SimpleNamespace(), cpuparams=SimpleNamespace(), cpuparams_batch=SimpleNamespace()
+        )
+
+    fake = SimpleNamespace(Server=FakeServer, CommonParams=params)
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    monkeypatch.setitem(sys.modules, "xllamacpp", fake)
+    monkeypatch.setattr(rival.importlib.metadata, "version", lambda name: "0")
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    server = rival.llama(tmp_path / "a.gguf", 64, 1)
+    assert server.name == "llama.cpp (xllamacpp 0)"
+    for depth in (0, 40, 40, 8):
+        assert server.prefill(24, depth) == pytest.approx(0.024)
+        assert server.decode(3, depth) == pytest.approx(0.03)
 
 
 def test_a_rival_of_the_same_shape(make_twin, tmp_path: Path) -> None:

@@ -79,7 +79,11 @@ def write(path: Path, config: DecoderConfig, inner: int, context: int) -> None:
     writer.add_rope_freq_base(config.rope_theta)
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_vocab_size(config.vocab_size)
-    writer.add_tokenizer_model("none")
+    writer.add_tokenizer_model("llama")  # a server refuses a model without words
+    writer.add_token_list([f"<{number}>" for number in range(config.vocab_size)])
+    writer.add_token_scores([0.0] * config.vocab_size)
+    control, normal = int(gguf.TokenType.CONTROL), int(gguf.TokenType.NORMAL)
+    writer.add_token_types([control] * 3 + [normal] * (config.vocab_size - 3))
     plans = list(tensors(config, inner))
     for plan in plans:
         shape, size = _layout(plan)

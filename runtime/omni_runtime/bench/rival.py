@@ -6,6 +6,7 @@ A rival runs a decoder of the Thinker's shape. Both sides do each work in turns 
 import importlib
 import importlib.metadata
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +18,10 @@ from omni_runtime.errors import OmniError
 from omni_runtime.model import Model
 
 TEXT_WORKS = ("pp", "tg")
+ROOM = 160
+"""Positions beyond the deepest prompt, for tokens that a server makes itself."""
+SAFE_IDS = 500
+"""Every vocabulary has more tokens; speed does not ask which."""
 
 
 class Rival(Protocol):
@@ -59,12 +64,10 @@ class LlamaCpp:
 
     def __init__(self, gguf: Path, context: int, threads: int) -> None:
         """Raises OmniError without llama-cpp-python, or for a file that it can't read."""
-        llama: Any = llama_cpp()
-        if not gguf.is_file():
-            raise OmniError(f"there is no file {gguf}", fix="--gguf FILE, or leave it out")
+        llama: Any = importlib.import_module("llama_cpp")
         try:
             self._llama = llama.Llama(
-                str(gguf),
+                str(readable(gguf)),
                 n_ctx=context,
                 n_batch=PROMPT,
                 n_threads=threads,
@@ -107,14 +110,96 @@ class LlamaCpp:
         return self._random.integers(0, self._llama.n_vocab(), count).tolist()
 
 
-def llama_cpp() -> Any:
-    """The module of llama-cpp-python. Raises OmniError where it is not installed."""
-    try:
-        return importlib.import_module("llama_cpp")
-    except ImportError:
-        raise OmniError(
-            "llama-cpp-python is not installed", fix="pip install llama-cpp-python gguf"
-        ) from None
+class LlamaServer:
+    """llama.cpp through xllamacpp, whose wheels are built: its server's own clock."""
+
+    def __init__(self, gguf: Path, context: int, threads: int) -> None:
+        """Raises OmniError for a file that is not a GGUF (a broken one ends the process)."""
+        server: Any = importlib.import_module("xllamacpp")
+        params = server.CommonParams()
+        params.model.path = str(readable(gguf))
+        params.n_ctx = context
+        params.n_batch = params.n_ubatch = PROMPT
+        params.n_parallel, params.n_gpu_layers, params.verbosity = 1, 0, -1
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+        try:
+            self._server = server.Server(params)
+        except RuntimeError as error:
+            raise OmniError(
+                f"llama.cpp can't load {gguf}: {error}", fix="name a GGUF of a text model"
+            ) from None
+        self.name = f"llama.cpp (xllamacpp {importlib.metadata.version('xllamacpp')})"
+        self.detail = gguf.name
+        self._random = np.random.default_rng(0)
+        self._behind: list[int] = []
+        """What the works so far stood behind; the server keeps the beginning of its last prompt."""
+
+    def prefill(self, count: int, depth: int = 0) -> float:
+        """Read `count` tokens at once behind `depth` others."""
+        timings = self._run([*self._to(depth), *self._tokens(count)], 1)
+        if timings["prompt_n"] != count:
+            raise OmniError(f"llama.cpp read {timings['prompt_n']} tokens instead of {count}")
+        return float(timings["prompt_ms"]) / 1000
+
+    def decode(self, count: int, depth: int = 0) -> float:
+        """Read `count` tokens one by one behind `depth` others."""
+        timings = self._run([*self._to(depth), *self._tokens(1)], count + 1)
+        return float(timings["predicted_ms"]) / 1000
+
+    def _to(self, depth: int) -> list[int]:
+        """`depth` tokens that the server has read already."""
+        if missing := depth - len(self._behind):
+            self._behind = [*self._behind, *self._tokens(max(0, missing))][:depth]
+        if depth:
+            self._run(self._behind, 1)
+        return self._behind
+
+    def _run(self, tokens: list[int], count: int) -> dict[str, float]:
+        request = {
+            "prompt": tokens,
+            "n_predict": count,
+            "cache_prompt": True,
+            "ignore_eos": True,
+            "top_k": 1,
+        }
+        told = self._server.handle_completions(request)
+        if "timings" not in told:
+            raise OmniError(f"llama.cpp refuses: {told.get('message', told)}", fix="another --gguf")
+        found: dict[str, float] = told["timings"]
+        return found
+
+    def _tokens(self, count: int) -> list[int]:
+        return self._random.integers(3, SAFE_IDS, count).tolist()
+
+
+def readable(gguf: Path) -> Path:
+    """The file, if its first bytes are a GGUF's. Raises OmniError."""
+    if not gguf.is_file():
+        raise OmniError(f"there is no file {gguf}", fix="--gguf FILE, or leave it out")
+    with gguf.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise OmniError(
+                f"llama.cpp can't load {gguf}: not a GGUF", fix="name a GGUF of a text model"
+            )
+    return gguf
+
+
+def llama(gguf: Path, context: int, threads: int) -> Rival:
+    """llama.cpp by whichever of its two packages is installed. Raises as their classes do."""
+    kinds: dict[str, type[LlamaCpp | LlamaServer]] = {
+        "llama_cpp": LlamaCpp,
+        "xllamacpp": LlamaServer,
+    }
+    return kinds[llama_package()](gguf, context, threads)
+
+
+def llama_package() -> str:
+    """The module that brings llama.cpp. Raises OmniError where there is none."""
+    for name in ("llama_cpp", "xllamacpp"):
+        with suppress(ImportError):
+            importlib.import_module(name)
+            return name
+    raise OmniError("llama.cpp is not installed", fix="pip install xllamacpp gguf")
 
 
 def llama_version() -> str:

@@ -111,13 +111,13 @@ def _torch_rival() -> Any:
 def _llama(options: argparse.Namespace, model: Model, folder: Path) -> rival.Rival:
     """llama.cpp on the named file, or on one of the Thinker's shape made in `folder`."""
     config = model.config.thinker.decoder
-    context = min(DEPTH + PROMPT, config.max_context)
+    context = min(DEPTH + PROMPT, config.max_context) + rival.ROOM
     gguf = Path(options.gguf or folder / "same-shape-Q4_K_M.gguf")
-    rival.llama_cpp()
+    rival.llama_package()
     if not options.gguf:
         ui.note("writing a GGUF of the same shape, Q4_K_M, random weights")
         gguf_twin.write(gguf, config, gguf_twin.inner_size(model.bundle.manifest), context)
-    return rival.LlamaCpp(gguf, context, model.options.resolved_threads())
+    return rival.llama(gguf, context, model.options.resolved_threads())
 
 
 def _pictures(options: argparse.Namespace, model: Model) -> None:

@@ -23,7 +23,7 @@ from tiny.hearing import HEARING
 from tiny.paths import Corpus, Utterance
 from tiny.training import Plan, Trainer, mixed
 
-PLAN = Plan(steps=4_000, rate=8e-4, warmup=300, average=0.998)
+PLAN = Plan(steps=5_600, rate=8e-4, warmup=300, average=0.998)
 BATCH = 16
 DISTANCES = (-5, -2, 0, 2, 5)
 """Rows of 20 ms that the heads of a layer begin to look at."""

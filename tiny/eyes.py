@@ -3,9 +3,9 @@
     python -m tiny.eyes
 
 It says it in the Thinker's own words: the square that holds the middle of a red circle becomes the
-sum of the embeddings of " red" and " circle", and of " left" if it moves there between the two
-frames that a square sees; any other becomes the embedding of " picture". That takes minutes, and
-the Thinker can read it at once; questions alone would take hours to teach both.
+sum of the embeddings of " red", " circle" and its place, " top" and " left", or of where it moves
+between the two frames that a square sees; any other becomes the embedding of " picture". That takes
+minutes, and the Thinker can read it at once; questions alone would take hours to teach both.
 """
 
 import random
@@ -19,11 +19,16 @@ from tiny import scenes, sizes, thinker, vocabulary
 from tiny.training import Plan, Trainer, chosen, mixed
 
 PLAN = Plan(steps=3_600, rate=1.5e-3, average=0.998)
-FURTHER = Plan(steps=2_400, rate=1e-3, average=0.998)
+FURTHER = Plan(steps=4_000, rate=1e-3, average=0.998)
 PICTURES, FILMS = 6, 14
 ACROSS = scenes.SIDE // scenes.CELL
-MOVES = ((0, 0), *scenes.STEPS.values())
-NOTHING = len(g.THINGS) * len(MOVES)
+ROWS, COLUMNS = ("top", "", "bottom"), ("left", "", "right")
+STATES = [
+    *(f"{row} {column}".strip() or "middle" for row in ROWS for column in COLUMNS),
+    *(move.split()[-1] for move in scenes.STEPS),
+]
+"""What a thing does: stand in one of nine places, or move in one of four directions."""
+NOTHING = len(g.THINGS) * len(STATES)
 EMPTY = 0.3
 """Weight of an empty square: most are."""
 
@@ -35,21 +40,22 @@ def tower() -> Qwen2_5OmniVisionEncoder:
 
 
 def words() -> torch.Tensor:
-    """What a square may say: each thing, still or moving, and, last, nothing; (121, width)."""
+    """What a square may say: each thing in each state and, last, nothing; (313, width)."""
     table: torch.Tensor = thinker.trained().get_input_embeddings().weight.detach()
 
     def word(text: str) -> torch.Tensor:
         return table[vocabulary.load().encode(f" {text}").ids].mean(0)
 
-    still = [word(color) + word(shape) for color, shape in g.THINGS]
-    moves = [torch.zeros_like(still[0]), *(word(move.split()[-1]) for move in scenes.STEPS)]
-    return torch.stack([*(thing + move for thing in still for move in moves), word("picture")])
+    things = [word(color) + word(shape) for color, shape in g.THINGS]
+    states = [torch.stack([word(w) for w in state.split()]).sum(0) for state in STATES]
+    return torch.stack([*(thing + state for thing in things for state in states), word("picture")])
 
 
-def direction(early: scenes.Placed, late: scenes.Placed) -> int:
-    """Its number among MOVES."""
+def state(early: scenes.Placed, late: scenes.Placed, square: int) -> int:
+    """The number among STATES of a thing in one of the nine squares."""
     x, y = late.x - early.x, late.y - early.y
-    return MOVES.index(((x > 0) - (x < 0), (y > 0) - (y < 0)))
+    step = ((x > 0) - (x < 0), (y > 0) - (y < 0))
+    return square if step == (0, 0) else 9 + list(scenes.STEPS.values()).index(step)
 
 
 def labels(asked: scenes.Asked) -> torch.Tensor:
@@ -68,8 +74,8 @@ def labels(asked: scenes.Asked) -> torch.Tensor:
             )
             marks[time, y, x] = -1
             if early.thing == late.thing:
-                number = g.THINGS.index(early.thing) * len(MOVES)
-                marks[time, y, x] = number + direction(early, late)
+                number = g.THINGS.index(early.thing) * len(STATES)
+                marks[time, y, x] = number + state(early, late, y * ACROSS + x)
     return marks.ravel()
 
 

@@ -2,9 +2,10 @@
 
     python -m tiny.joint
 
-Starts from the Thinker and the ears, and goes on training both (and the eyes) on written and on
-spoken questions in turn. A spoken question is a recording of stage 6a whose sentence the question
-generators happen to draw, so its right reply is known.
+Starts from the Thinker and goes on training it and the eyes, on written and on spoken questions in
+turn; the ears are as their own stage has them, which may still be learning beside this one. A
+spoken question is a recording of stage 6a whose sentence the question generators happen to draw,
+so its right reply is known.
 """
 
 import random
@@ -20,8 +21,13 @@ from tiny.thinker import Batch, Conversation
 from tiny.training import Plan, Trainer
 from tiny.weights import committed
 
-PLAN = Plan(steps=2_400, rate=6e-4, warmup=100, average=0.998)
-ORDER = ("spoken", "picture", "spoken", "text", "spoken scene", "film", "spoken", "heard film")
+PLAN = Plan(steps=2_000, rate=5e-4, warmup=100, average=0.998)
+ORDER = (
+    "spoken", "picture", "text", "spoken scene", "picture", "spoken", "heard film", "picture",
+    "text",
+)  # fmt: skip
+NEW_EARS = 150
+"""Steps between two looks at what the ears have learned."""
 MIX = {"spoken": 12, "spoken scene": 8, "heard film": 6}
 
 
@@ -96,18 +102,22 @@ class Asker:
 
 
 def starting_point() -> dict[str, torch.Tensor]:
-    """The Thinker with the ears of their own stage in place of its untrained ones."""
+    """The Thinker, in whose place of the ears `hear_better` puts better ones."""
     path = WORK / "thinker.pt"
     if path.exists():
-        state = torch.load(path, weights_only=True)["average"]
-    else:
-        state = committed("thinker.")
-    ears = WORK / "ears.pt"
-    if ears.exists():
-        found = torch.load(ears, weights_only=True)["average"]
-        towers = {k: v for k, v in found.items() if k.startswith("tower.")}
-        state |= {k.replace("tower.", "audio_tower.", 1): v for k, v in towers.items()}
-    return state
+        state: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["average"]
+        return state
+    return committed("thinker.")
+
+
+def hear_better(*models: thinker.Model) -> None:
+    """Gives them the ears as they are now, if work/ has any."""
+    path = WORK / "ears.pt"
+    if path.exists():
+        found = torch.load(path, weights_only=True)["average"]
+        tower = {k.removeprefix("tower."): v for k, v in found.items() if k.startswith("tower.")}
+        for model in models:
+            model.audio_tower.load_state_dict(tower)
 
 
 def held_out_score(model: thinker.Model, unseen: Asker) -> dict[str, float]:
@@ -122,9 +132,13 @@ def held_out_score(model: thinker.Model, unseen: Asker) -> dict[str, float]:
 def main() -> None:
     model = thinker.network()
     model.load_state_dict(starting_point())
+    model.audio_tower.requires_grad_(False)
     trainer = Trainer("joint", model, PLAN)
     asker, unseen = Asker("train"), Asker("test")
+    begin = trainer.step
     for step, rng in trainer.steps():
+        if step % NEW_EARS == 0 or step == begin:
+            hear_better(trainer.model, trainer.average)
         source = random.Random(int(torch.randint(1 << 30, (1,), generator=rng)))  # noqa: S311
         kind = ORDER[step % len(ORDER)]
         if kind in MIX:

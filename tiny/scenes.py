@@ -215,6 +215,24 @@ def listing(things: list[Placed], rng: random.Random) -> list[Turn]:
     return [Turn(rng.choice(ALL), g.see([p.thing for p in ordered]))]
 
 
+def finding(things: list[Placed], rng: random.Random) -> list[Turn]:
+    """One thing among others, by what only it has: whoever can find can also search and count."""
+    one = rng.choice(things)
+    others = [p.thing for p in things if p is not one]
+    asked = []
+    if all(one.thing[1] != shape for _, shape in others):
+        asked += [Turn(rng.choice(COLOR).format(x=one.thing[1]), g.color(one.thing[0]))] * 2
+    if all(one.thing[0] != color for color, _ in others):
+        question = f"What shape is the {one.thing[0]} one?"
+        asked += [Turn(question, g.shape(one.thing[1]))] * 2
+    for where, place in PLACES.items():
+        if place == (one.x, one.y):
+            asked.append(Turn(rng.choice(AT).format(x=where), g.thing_place(one.thing, where)))
+            if len(others) > 1 and one.thing not in others:  # of two it is said how they stand
+                asked += [Turn(rng.choice(PLACE).format(x=" ".join(one.thing)), g.place(where))] * 2
+    return [rng.choice(asked)] if asked else listing(things, rng)
+
+
 def attributes(thing: g.Thing, where: str, rng: random.Random) -> list[Turn]:
     name = rng.choice((thing[1], " ".join(thing)))
     turns = [
@@ -293,7 +311,7 @@ def picture(rng: random.Random, exchanges: int = 1) -> Asked:
     names = [p.thing for p in things]
     turns = rng.choice(askers)(rng)
     search = [partial(counting, names), partial(presence, names)]
-    more = [*askers, *askers, *search, *search]  # to search a picture is harder than to see it
+    more = [*askers, *askers, *search, *search, *[partial(finding, things)] * 3]
     if exchanges > 1 and rng.random() < LISTED:
         turns += listing(things, rng)
     for _ in range(exchanges - 1):

@@ -285,7 +285,7 @@ def test_the_server_reads_what_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setitem(sys.modules, "xllamacpp", fake)
     monkeypatch.setattr(rival.importlib.metadata, "version", lambda name: "0")
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
-    server = rival.llama(tmp_path / "a.gguf", 64, 1)
+    server = rival.llama(tmp_path / "a.gguf", 64 + rival.ROOM, 1)
     assert server.name == "llama.cpp (xllamacpp 0)"
     for depth in (0, 40, 40, 8):
         assert server.prefill(24, depth) == pytest.approx(0.024)

@@ -19,7 +19,7 @@ from tiny import scenes, sizes, thinker, vocabulary
 from tiny.training import Plan, Trainer, chosen, mixed
 
 PLAN = Plan(steps=3_600, rate=1.5e-3, average=0.998)
-FURTHER = Plan(steps=4_000, rate=1e-3, average=0.998)
+FURTHER = Plan(steps=7_000, rate=1e-3, average=0.998)
 PICTURES, FILMS = 6, 14
 ACROSS = scenes.SIDE // scenes.CELL
 ROWS, COLUMNS = ("top", "", "bottom"), ("left", "", "right")

@@ -2,10 +2,10 @@
 
     python -m tiny.joint
 
-Starts from the Thinker and goes on training it and the eyes, on written and on spoken questions in
-turn; the ears are as their own stage has them, which may still be learning beside this one. A
-spoken question is a recording of stage 6a whose sentence the question generators happen to draw,
-so its right reply is known.
+Starts from the Thinker and goes on training it, on written and on spoken questions in turn. Ears and
+eyes are as their own stages have them, which may still be learning beside this one: they speak the
+Thinker's own words, so it need not follow them. A spoken question is a recording of stage 6a whose
+sentence the question generators happen to draw, so its right reply is known.
 """
 
 import random
@@ -21,13 +21,13 @@ from tiny.thinker import Batch, Conversation
 from tiny.training import Plan, Trainer
 from tiny.weights import committed
 
-PLAN = Plan(steps=2_000, rate=5e-4, warmup=100, average=0.998)
+PLAN = Plan(steps=1_700, rate=5e-4, warmup=60, average=0.998)
 ORDER = (
     "spoken", "picture", "text", "spoken scene", "picture", "spoken", "heard film", "picture",
     "text",
 )  # fmt: skip
-NEW_EARS = 150
-"""Steps between two looks at what the ears have learned."""
+REFRESH = 150
+"""Steps between two looks at what ears and eyes have learned."""
 MIX = {"spoken": 12, "spoken scene": 8, "heard film": 6}
 
 
@@ -102,7 +102,7 @@ class Asker:
 
 
 def starting_point() -> dict[str, torch.Tensor]:
-    """The Thinker, in whose place of the ears `hear_better` puts better ones."""
+    """The Thinker, in whose place of ears and eyes `better_senses` puts newer ones."""
     path = WORK / "thinker.pt"
     if path.exists():
         state: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["average"]
@@ -110,14 +110,15 @@ def starting_point() -> dict[str, torch.Tensor]:
     return committed("thinker.")
 
 
-def hear_better(*models: thinker.Model) -> None:
-    """Gives them the ears as they are now, if work/ has any."""
-    path = WORK / "ears.pt"
-    if path.exists():
-        found = torch.load(path, weights_only=True)["average"]
-        tower = {k.removeprefix("tower."): v for k, v in found.items() if k.startswith("tower.")}
-        for model in models:
-            model.audio_tower.load_state_dict(tower)
+def better_senses(*models: thinker.Model) -> None:
+    """Gives them the ears and eyes as they are now, as far as work/ has any."""
+    for stage, inside in (("ears", "tower."), ("eyes", "")):
+        path = WORK / f"{stage}.pt"
+        if path.exists():
+            found = torch.load(path, weights_only=True)["average"]
+            tower = {k.removeprefix(inside): v for k, v in found.items() if k.startswith(inside)}
+            for model in models:
+                (model.audio_tower if stage == "ears" else model.visual).load_state_dict(tower)
 
 
 def held_out_score(model: thinker.Model, unseen: Asker) -> dict[str, float]:
@@ -133,12 +134,13 @@ def main() -> None:
     model = thinker.network()
     model.load_state_dict(starting_point())
     model.audio_tower.requires_grad_(False)
+    model.visual.requires_grad_(False)
     trainer = Trainer("joint", model, PLAN)
     asker, unseen = Asker("train"), Asker("test")
     begin = trainer.step
     for step, rng in trainer.steps():
-        if step % NEW_EARS == 0 or step == begin:
-            hear_better(trainer.model, trainer.average)
+        if step % REFRESH == 0 or step == begin:
+            better_senses(trainer.model, trainer.average)
         source = random.Random(int(torch.randint(1 << 30, (1,), generator=rng)))  # noqa: S311
         kind = ORDER[step % len(ORDER)]
         if kind in MIX:

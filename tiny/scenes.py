@@ -383,8 +383,12 @@ def _mannered(asked: Asked, rng: random.Random) -> Asked:
 
 
 def belongs(asked: Asked, part: str) -> bool:
-    """Held out are pairs of a question and its answer: no turn of training is one of them."""
-    held = [g.held_out(f"{turn.question} {turn.answer}") for turn in asked.turns]
+    """Held out are questions by their sentence: no turn of training has one of them.
+
+    Not pairs of question and answer: if "Is there a star?" could only be answered no in training,
+    that is what would be learned.
+    """
+    held = [g.held_out(turn.question) for turn in asked.turns]
     return held[0] if part == "test" else not any(held)
 
 

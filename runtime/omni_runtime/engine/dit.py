@@ -70,6 +70,13 @@ class Dit:
         self._modulation = modulation
         self._frequencies = np.array(config.rotary_frequencies, np.float32)
 
+    def single(self, guidance: float) -> "Dit":
+        """The same graph with a solver of one step, to time it: a chunk is then one evaluation."""
+        step = SpeechPreset(
+            solver="euler", steps=1, sway=0.0, guidance=guidance, summary="one evaluation"
+        )
+        return Dit(self.session, self.config, step, self.code_table, self._modulation)
+
     def modulation(self, evaluation: int) -> tuple[FloatArray, FloatArray]:
         """Rows (layers, 6, hidden) and (2, hidden) of one evaluation."""
         rows = self._modulation[self._row_of[evaluation]]

@@ -45,6 +45,11 @@ def evaluation_times(preset: SpeechPreset) -> Array:
     return np.stack(by_solver[preset.solver], axis=1).reshape(-1)
 
 
+def passes(preset: SpeechPreset) -> int:
+    """How often a preset runs the DiT over a frame: a guided evaluation counts twice."""
+    return len(evaluation_times(preset)) * (2 if preset.guidance > 0 else 1)
+
+
 def integrate(preset: SpeechPreset, noise: Array, velocity: Velocity) -> Array:
     """Follow the flow from `noise` to t = 1."""
     grid = time_grid(preset)

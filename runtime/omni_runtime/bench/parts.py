@@ -215,8 +215,7 @@ def dit(model: Model) -> Iterator[Work]:
             stream = MelStream(part, voice(model), seeded_noise(0, speech.dit))
             stream.chunk(codes, COMMIT_BLOCKS)
 
-        times = "twice" if part.branches > 1 else "once"
-        note = f"{part.evaluations} evaluations, {times}; {AHEAD_BLOCKS} of "
+        note = f"{part.evaluations} evaluations, {sum(part.branches)} passes; {AHEAD_BLOCKS} of "
         note += f"{COMMIT_BLOCKS + AHEAD_BLOCKS} blocks is look-ahead"
         yield duration(f"DiT, {name}", chunk, note, unit="s/s", per=made)
 

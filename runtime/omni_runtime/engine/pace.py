@@ -25,7 +25,9 @@ MOST = 16
 SAFETY = 1.5
 """Work may take so much longer than estimated before a listener hears a gap."""
 HORIZON = 10.0
-"""Seconds of speech for which a machine just too slow gathers a lead: answers are not longer."""
+"""Seconds of speech for which a machine that is a little too slow gathers a lead."""
+BRISK = 0.95
+"""Share of its own length that a chunk may take, so that no lead leaks away unforeseen."""
 PATIENCE = 4.0
 """Seconds of speech that may be gathered before any is heard; who needs more can't be fluent."""
 CRUDE = 1.5
@@ -88,8 +90,9 @@ class Live:
     """Chunks for somebody who is listening.
 
     The first chunk is the smallest. It is heard as soon as what is in hand lasts, and from then
-    on each chunk is as large as what is still to be heard allows. Where no reasonable lead makes
-    speech fluent, it is heard at once and chunks double: the pauses can only be made few.
+    on each chunk is as large as what is still to be heard allows, but not so small that it takes
+    longer than it lasts. Where no reasonable lead makes speech fluent, it is heard at once and
+    chunks double: the pauses can only be made few.
     """
 
     def __init__(
@@ -123,11 +126,11 @@ class Live:
         self._first = self._first or self._chunks[0][1]
         self._size = blocks
         self._held += seconds
-        if not self._playing(now):
+        if self._lasts_until is None:
             lead = self._lead(self._costs())
             if lead is not None and self._held < lead:
                 return False
-        if self._lasts_until is not None and self._lasts_until < now:
+        elif self._lasts_until < now:  # late is late: holding it back would lengthen the pause
             self.pauses += 1
             self.paused += now - self._lasts_until
         self._lasts_until = max(now, self._lasts_until or 0.0) + self._held
@@ -144,9 +147,6 @@ class Live:
             return None
         return Slow(realtime=speech / costs.turn(MOST), codes=self._block / costs.draw)
 
-    def _playing(self, now: float) -> bool:
-        return self._lasts_until is not None and now <= self._lasts_until
-
     def _wanted(self, now: float, ready: int, missing: int) -> int:
         """Blocks that the next chunk should have at least."""
         if not self._size:
@@ -155,13 +155,13 @@ class Live:
         lead = self._lead(costs)
         if lead is None:
             return min(most, GROWING[-1])
-        if not self._playing(now):
+        if self._lasts_until is None:
             lacking = math.ceil((lead - self._held) / self._block)
             return min(max(costs.best, lacking), most)
         if ready < min(costs.best, most):
             return ready + 1  # less takes longer to make than to hear: the lead would shrink
         more = missing * costs.draw / self._codes_per_block + costs.synthesis(ready + 1)
-        late = now + SAFETY * more > (self._lasts_until or now)
+        late = now + SAFETY * more > self._lasts_until
         return ready if late or ready >= most else ready + 1
 
     def _lead(self, costs: "_Costs") -> float | None:
@@ -222,7 +222,7 @@ class _Costs:
     def lead(self, blocks: int) -> float:
         """Speech to have in hand so that chunks of this size follow in time."""
         turn = self.turn(blocks)
-        return SAFETY * turn + HORIZON * max(0.0, turn / (blocks * self.length) - 1)
+        return SAFETY * turn + HORIZON * max(0.0, turn / (blocks * self.length) - BRISK)
 
     @property
     def best(self) -> int:

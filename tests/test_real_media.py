@@ -35,7 +35,6 @@ def test_reply_equals_reference(
     parts: Callable[[], list[Part]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("omni_runtime.engine.code2wav.COMMIT_BLOCKS", (40,))
     recorder = Recorder(default_twin, monkeypatch)
     events, tokens = reply(Conversation(default_twin.model), parts(), recorder)
     sound = parts is film_with_sound

@@ -1,7 +1,6 @@
 """The small trained checkpoint answers, sees and speaks, in int4 as in float32."""
 
 import io
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from tiny import judges
 from conftest import export_to
 from inputs.samples import write_media
 from omni_runtime.conversation import Conversation
-from omni_runtime.engine import code2wav
+from omni_runtime.engine.pace import PaceName
 from omni_runtime.events import AudioDelta, TextDelta, TurnDone
 from omni_runtime.inputs.messages import Audio, Image, Message, Part, Text, Video
 from omni_runtime.inputs.pixels import Patches
@@ -136,8 +135,8 @@ def test_a_second_turn(model: Model) -> None:
     assert done.text == "It is red."
 
 
-def spoken(model: Model, question: str, voice: str) -> np.ndarray:
-    options = ReplyOptions(SpeechOptions(voice))
+def spoken(model: Model, question: str, voice: str, pace: PaceName) -> np.ndarray:
+    options = ReplyOptions(SpeechOptions(voice, pace=pace))
     events = list(Conversation(model).send(question, options))
     assert isinstance(events[-1], TurnDone)
     assert events[-1].speech_complete
@@ -145,15 +144,11 @@ def spoken(model: Model, question: str, voice: str) -> np.ndarray:
     return np.concatenate([e.samples for e in events if isinstance(e, AudioDelta)])
 
 
-@pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
+@pytest.mark.parametrize("pace", ["steady", "live", "whole"])
 @pytest.mark.parametrize("voice", ["Joe", "Ada"])
-def test_the_reply_is_understood(
-    model: Model, voice: str, streamed: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_reply_is_understood(model: Model, voice: str, pace: PaceName) -> None:
     """By a recogniser that knows the model's sentences; streamed and whole speech alike."""
-    if not streamed:
-        monkeypatch.setattr(code2wav, "COMMIT_BLOCKS", (sys.maxsize,))
     for question in ("What is seven plus five?", "What comes after nine?"):
-        sound = spoken(model, question, voice)
+        sound = spoken(model, question, voice, pace)
         assert 0.02 < np.sqrt(np.mean(sound**2)) < 0.5
         assert judges.words(judges.sphinx(sound)) == judges.words(ANSWERS[question])

@@ -10,7 +10,6 @@ import argparse
 import io
 import itertools
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -21,8 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 
 from omni_runtime.conversation import Conversation
-from omni_runtime.engine.code2wav import Code2Wav
-from omni_runtime.engine.dit import Noise
+from omni_runtime.engine.pace import PaceName
 from omni_runtime.events import AudioDelta, TextDelta
 from omni_runtime.inputs.messages import Audio, Image, Message, Part, Text, Video
 from omni_runtime.model import Model
@@ -36,20 +34,11 @@ PRESETS = ("faithful", "balanced", "fast")
 RESULTS = WORK / "compare.json"
 
 
-class Whole(Model):
-    """Speaks only when all codes are there, as the reference does."""
-
-    def code2wav(self, voice: str, preset: str, noise: Noise) -> Code2Wav:
-        made = super().code2wav(voice, preset, noise)
-        made.commit_blocks = (sys.maxsize,)
-        return made
-
-
 class Bundle:
     """A bundle as an examinee."""
 
-    def __init__(self, model: Model, preset: str = "balanced") -> None:
-        self._model, self._preset = model, preset
+    def __init__(self, model: Model, preset: str = "balanced", pace: PaceName = "steady") -> None:
+        self._model, self._preset, self._pace = model, preset, pace
 
     def answer(self, item: exam.Item, turn: int) -> str:
         conversation = Conversation(self._model)
@@ -64,7 +53,7 @@ class Bundle:
         return "".join(e.text for e in events if isinstance(e, TextDelta)).strip()
 
     def say(self, question: str, voice: str, seed: int) -> tuple[str, Samples]:
-        options = ReplyOptions(SpeechOptions(voice, self._preset), seed=seed)
+        options = ReplyOptions(SpeechOptions(voice, self._preset, pace=self._pace), seed=seed)
         text, sound = "", [np.zeros(0, np.float32)]
         for event in Conversation(self._model).send(question, options):
             match event:
@@ -133,8 +122,8 @@ def measure(recipe: str, cell: tuple[str, str, str], count: int) -> dict[str, fl
     name, preset, how = cell
     if name != "speech":
         return exam.sit(name, Bundle(Model(bundle(recipe))), count)
-    model = Whole(bundle(recipe)) if how == "whole" else Model(bundle(recipe))
-    return exam.speak(Bundle(model, preset), count, f"{recipe}-{preset}-{how}")
+    examinee = Bundle(Model(bundle(recipe)), preset, "whole" if how == "whole" else "steady")
+    return exam.speak(examinee, count, f"{recipe}-{preset}-{how}")
 
 
 def main() -> None:

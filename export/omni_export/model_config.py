@@ -44,19 +44,21 @@ VIDEO_MAX_FRAMES = 768
 TALKER_SAMPLING = {"temperature": 0.9, "top_k": 40, "top_p": 0.8, "repetition_penalty": 1.05}
 TALKER_MAX_CODES = 4096
 
+# Any solver goes with guidance on all, on the first few or on no evaluation.
 PRESETS = {
     "faithful": SpeechPreset(
         solver="rk4",
         steps=9,
         sway=-1.0,
         guidance=0.5,
-        summary="the reference: 36 evaluations, twice",
+        guided=36,
+        summary="the reference",
     ),
     "balanced": SpeechPreset(
-        solver="ab2", steps=8, sway=-1.0, guidance=0.5, summary="8 multistep evaluations, twice"
+        solver="ab2", steps=8, sway=-1.0, guidance=0.5, guided=8, summary="multistep"
     ),
     "fast": SpeechPreset(
-        solver="ab2", steps=5, sway=-1.0, guidance=0.0, summary="5 multistep evaluations, once"
+        solver="ab2", steps=5, sway=-1.0, guidance=0.0, guided=0, summary="multistep, unguided"
     ),
 }
 DEFAULT_PRESET = "balanced"

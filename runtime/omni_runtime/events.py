@@ -27,6 +27,36 @@ class AudioDelta:
 
 
 @dataclass(frozen=True)
+class PresetChosen:
+    """The preset that "auto" stands for here. Comes with every reply that asks for it.
+
+    `realtime` gives for each preset of the bundle the seconds of speech for a second of work that
+    a trial on this machine promises; text and listening to the question are not in it.
+    """
+
+    preset: str
+    realtime: dict[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SpeechSlow:
+    """Speech that is heard while it is made paused, and will again. Comes once a reply at most.
+
+    Seconds of speech for a second of work: `realtime` with everything counted, `codes` if making
+    sound of the codes were free, so that no preset can reach more. `preset` is the one in use,
+    `faster` those of the bundle with fewer evaluations, the best sounding first. `seconds` since
+    the turn began.
+    """
+
+    realtime: float
+    codes: float
+    preset: str
+    faster: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Timings:
     """Seconds since the turn began, and what was made. None where nothing was."""
 
@@ -72,4 +102,4 @@ class TurnDone:
     peak_memory: int
 
 
-Event = TextDelta | AudioDelta | TurnDone
+Event = TextDelta | AudioDelta | PresetChosen | SpeechSlow | TurnDone

@@ -1,5 +1,6 @@
 """A loaded bundle: its sessions and tables, each opened when it is first needed."""
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
@@ -13,7 +14,10 @@ from omni_runtime.engine.code2wav import Code2Wav
 from omni_runtime.engine.decoder import Decoder
 from omni_runtime.engine.dit import Dit, Noise
 from omni_runtime.engine.encoders import AudioEncoder, VisionEncoder
+from omni_runtime.engine.pace import Pace, PaceName, Steady, pace
 from omni_runtime.engine.session import SessionOptions, open_session
+from omni_runtime.engine.solver import passes
+from omni_runtime.engine.speed import SpeechSpeed, trial
 from omni_runtime.engine.talker import Talker
 from omni_runtime.engine.thinker import Thinker
 from omni_runtime.engine.vocoder import Vocoder
@@ -107,10 +111,33 @@ class Model:
             )
         return self._dits[preset]
 
-    def code2wav(self, voice: str, preset: str, noise: Noise) -> Code2Wav:
-        """A fresh utterance in a voice."""
+    @cached_property
+    def speech_speed(self) -> SpeechSpeed:
+        """How fast this machine speaks, by a trial when it is first asked."""
+        voice = np.asarray(self.bundle.voice(self.speech.default_voice), np.float32)
+        dit = self.dit(self.speech.default_preset)
+        return trial(self.talker, dit, self.vocoder, voice)
+
+    @property
+    def passes(self) -> dict[str, int]:
+        """For each preset, how often it runs the DiT over a frame."""
+        return {name: passes(preset) for name, preset in self.speech.presets.items()}
+
+    def faster_presets(self, preset: str) -> tuple[str, ...]:
+        """Presets that run the DiT less often than this one, from the most passes to the least."""
+        cost = self.passes
+        faster = [name for name in cost if cost[name] < cost[preset]]
+        return tuple(sorted(faster, key=lambda name: -cost[name]))
+
+    def code2wav(self, voice: str, preset: str, noise: Noise, pace: Pace | None = None) -> Code2Wav:
+        """A fresh utterance in a voice, by default in chunks of the sizes of `Steady`."""
         condition = np.asarray(self.bundle.voice(voice), np.float32)
-        return Code2Wav(self.dit(preset), self.vocoder, condition, noise)
+        return Code2Wav(self.dit(preset), self.vocoder, condition, noise, pace or Steady())
+
+    def pace(self, name: PaceName, clock: Callable[[], float]) -> Pace:
+        """A fresh pace for one utterance; `clock` is that of `Live`."""
+        codes = self.speech.dit.block_frames // self.speech.dit.frames_per_code
+        return pace(name, codes / self.codes_per_second, codes, clock)
 
     def session(self, graph: str) -> ort.InferenceSession:
         """Open one graph and check it against its contract."""

@@ -7,7 +7,7 @@ to stop asking is to stop all work.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 import numpy as np
@@ -16,15 +16,25 @@ import numpy.typing as npt
 from omni_runtime.engine.code2wav import Code2Wav
 from omni_runtime.engine.dit import seeded_noise
 from omni_runtime.engine.kv_cache import KVCache
+from omni_runtime.engine.pace import Pace
 from omni_runtime.engine.sampling import sample
 from omni_runtime.engine.talker import Speech, SpeechSettings
 from omni_runtime.engine.thinker import ThinkerOutput
-from omni_runtime.events import AudioDelta, FinishReason, TextDelta, Timings
+from omni_runtime.events import (
+    AudioDelta,
+    FinishReason,
+    PresetChosen,
+    SpeechSlow,
+    TextDelta,
+    Timings,
+)
 from omni_runtime.inputs.tokenizer import StreamDecoder
 from omni_runtime.model import Model
-from omni_runtime.options import ReplyOptions, ResolvedSpeech
+from omni_runtime.options import AUTO, ReplyOptions, ResolvedSpeech
 
 FloatArray = npt.NDArray[np.float32]
+SpeechEvent = AudioDelta | PresetChosen | SpeechSlow
+ReplyEvent = TextDelta | SpeechEvent
 
 TEXT_STREAM, TALKER_STREAM = 0, 1
 """Independent random streams of one seed, so that speech never changes the text."""
@@ -71,6 +81,9 @@ class Reply:
         self._decoder = StreamDecoder(model.tokenizer)
         self._speech: Speech | None = None
         self._sound: Code2Wav | None = None
+        self._pace: Pace | None = None
+        self._slow_told = False
+        self._idle = 0.0  # seconds for which nobody asked for more
         self._reason: FinishReason = "interrupted"
 
     @property
@@ -83,8 +96,14 @@ class Reply:
         """Position of the token that would follow the reply."""
         return self._position + len(self.state.tokens)
 
-    def stream(self, logits: FloatArray) -> Iterator[TextDelta | AudioDelta]:
+    def stream(self, logits: FloatArray) -> Iterator[ReplyEvent]:
         """The reply after a prefill that ended with `logits`."""
+        for event in self._events(logits):
+            left = perf_counter()
+            yield event
+            self._idle += perf_counter() - left
+
+    def _events(self, logits: FloatArray) -> Iterator[ReplyEvent]:
         state = self.state
         while (token := self._next_token(logits)) is not None:
             output = self._think(token)
@@ -121,21 +140,32 @@ class Reply:
         self.state.tokens.append(token)  # last: whoever interrupts here finds a row for each token
         return output
 
-    def _speak(self, row: FloatArray) -> Iterator[AudioDelta]:
+    def _speak(self, row: FloatArray) -> Iterator[SpeechEvent]:
         if self._speech_options is None:
             return
         if self._speech is None or self._sound is None:
+            if self._speech_options.preset == AUTO:
+                yield self._choose_preset(self._speech_options)
             self._begin_speech(self._speech_options, row)
             return
         self._speech.feed(row)
         if self._speech.ready:
             yield from self._next_code(self._speech, self._sound)
 
+    def _choose_preset(self, options: ResolvedSpeech) -> PresetChosen:
+        speed, passes = self._model.speech_speed, self._model.passes
+        preset = speed.affordable(passes)
+        self._speech_options = replace(options, preset=preset)
+        realtime = {name: speed.realtime(count) for name, count in passes.items()}
+        return PresetChosen(preset, realtime, self._elapsed())
+
     def _begin_speech(self, options: ResolvedSpeech, first_row: FloatArray) -> None:
         model, seed = self._model, self._options.seed
         assert self._talker_cache is not None
         noise = options.noise or seeded_noise(seed, model.speech.dit)
-        self._sound = model.code2wav(options.voice, options.preset, noise)
+        # What the caller does between two events is no work: it must not look like a slow machine.
+        self._pace = model.pace(options.pace, lambda: perf_counter() - self._idle)
+        self._sound = model.code2wav(options.voice, options.preset, noise, self._pace)
         self._speech = model.talker.start(
             self._talker_cache,
             model.speech.voices[options.voice],
@@ -146,11 +176,12 @@ class Reply:
             ),
         )
 
-    def _next_code(self, speech: Speech, sound: Code2Wav) -> Iterator[AudioDelta]:
+    def _next_code(self, speech: Speech, sound: Code2Wav) -> Iterator[SpeechEvent]:
         code = speech.step()
         if code is not None:
             self.state.codes += 1
             yield from self._audio(sound.push(code))
+            yield from self._slow()
 
     def _text(self, delta: str) -> TextDelta:
         seconds = self._elapsed()
@@ -168,6 +199,16 @@ class Reply:
             self.state.first_audio = seconds
         self.state.samples += len(samples)
         yield AudioDelta(samples, self._model.speech.vocoder.sample_rate, seconds)
+
+    def _slow(self) -> Iterator[SpeechSlow]:
+        """Once, when a listener has heard that this machine can't keep up."""
+        slow = self._pace.slow if self._pace is not None and not self._slow_told else None
+        if slow is None or self._speech_options is None:
+            return
+        self._slow_told = True
+        preset = self._speech_options.preset
+        faster = self._model.faster_presets(preset)
+        yield SpeechSlow(slow.realtime, slow.codes, preset, faster, self._elapsed())
 
     def _elapsed(self) -> float:
         return perf_counter() - self._started

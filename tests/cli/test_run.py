@@ -5,14 +5,17 @@ import json
 import sys
 import types
 import wave
+from dataclasses import replace
 from pathlib import Path
 from time import sleep
 
 import numpy as np
 import pytest
 
-from omni_runtime.cli import outlet
+from omni_runtime.cli import outlet, ui
+from omni_runtime.cli.answer import Style, deliver
 from omni_runtime.cli.speaker import Loudspeaker
+from omni_runtime.events import PresetChosen, SpeechSlow, TextDelta, Timings, TurnDone
 
 SHORT = ("--max-tokens", "4")
 
@@ -149,3 +152,80 @@ def test_a_stopped_answer_falls_silent_at_once() -> None:
     speaker.write(np.ones(100, np.float32), 24000)
     speaker.close(keep=False)
     assert device.aborted and not len(device.heard)
+
+
+SLOW = SpeechSlow(realtime=0.62, codes=2.0, preset="balanced", faster=("fast",), seconds=3.0)
+
+
+@pytest.mark.parametrize(
+    ("event", "wanted"),
+    [
+        (
+            SLOW,
+            "speech paused: it is made at 0.62x real time here; try --preset fast, or --whole, "
+            "which waits for all of it",
+        ),
+        (
+            replace(SLOW, preset="fast", faster=()),
+            "speech paused: it is made at 0.62x real time here, and no preset is faster than "
+            "fast; --whole waits for all of it",
+        ),
+        (
+            replace(SLOW, realtime=0.3, codes=0.4),
+            "speech paused: it is made at 0.3x real time here, since its codes come at 0.4x, "
+            "which no preset changes; --whole waits for all of it",
+        ),
+        (
+            PresetChosen("balanced", {"faithful": 0.71, "balanced": 1.64, "fast": 2.0}, 1.0),
+            "preset balanced: 1.6x real time here (faithful 0.71x, fast 2x)",
+        ),
+    ],
+)
+def test_what_is_said_about_speech(
+    event: PresetChosen | SpeechSlow, wanted: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Below the text and its numbers; as a record at once."""
+    assert ui.speech_line(event) == wanted
+    timings = Timings(1.0, 0.1, 0.2, 0.3, 0.4, 3, 2, 5, 0.1)
+    done = TurnDone("Hello", "stop", True, timings, 5, 10, 100, 1000)
+
+    def shown(*, as_json: bool) -> tuple[str, str]:
+        style = Style(as_json, quiet=False, speech_to_stdout=False, load=0.0, threads=1)
+        deliver(
+            (e for e in (TextDelta("Hel", 0.1), event, TextDelta("lo", 0.2), done)), None, style
+        )
+        return capsys.readouterr()
+
+    out, err = shown(as_json=False)
+    assert out == "Hello\n" and err.splitlines()[1:] == [wanted]
+    out, err = shown(as_json=True)
+    kind = "slow" if isinstance(event, SpeechSlow) else "preset"
+    assert [json.loads(line)["type"] for line in out.splitlines()] == ["text", kind, "text", "done"]
+    assert not err
+
+
+def test_only_who_may_listen_sets_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    def listened(output: str | None, *, play: bool = True) -> bool:
+        return outlet.Outlet(output, play=play, quiet=True).listened
+
+    monkeypatch.setattr(outlet, "loudspeaker", lambda: Loudspeaker(Device()))
+    assert listened(None) and listened("-") and listened("-", play=False)
+    assert not listened("a.wav") and not listened(None, play=False)
+    monkeypatch.setattr(outlet, "loudspeaker", lambda: "no audio device: none")
+    assert not listened(None)
+
+
+def test_whole_speech_and_a_preset_that_is_told(omni, bundle: Path) -> None:
+    words = ("run", bundle, "Hello", "--no-play", "--json", "--preset", "auto", "--whole", *SHORT)
+    events = [json.loads(line) for line in omni(*words).out.splitlines()]
+    kinds = [event["type"] for event in events if event["type"] != "text"]
+    assert kinds == ["preset", "audio", "done"]
+    (chosen,) = (event for event in events if event["type"] == "preset")
+    assert chosen["preset"] in chosen["realtime"]
+    assert set(chosen["realtime"]) == {"faithful", "balanced", "fast"}
+
+
+def test_show_counts_the_work_of_each_preset(omni, bundle: Path) -> None:
+    out = omni("show", bundle).out
+    for work in ("36 rk4 evaluations, 72 passes", "8 ab2 evaluations, 16", "5 ab2 evaluations, 5"):
+        assert work in out

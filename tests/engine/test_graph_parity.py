@@ -1,11 +1,12 @@
 """Each graph against the reference's own module, in float32, for every shape."""
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 
 from conftest import Twin, relative
-from omni_runtime.engine.dit import MelStream
+from omni_runtime.engine.dit import Dit, MelStream, seeded_noise
 from omni_runtime.engine.vocoder import WaveStream
 from omni_runtime.inputs.pixels import Patches
 
@@ -129,3 +130,30 @@ def test_vocoder_whole_and_streamed(twin: Twin) -> None:
             new, ahead = mel[start : start + size], mel[start + size :]
             pieces.append(stream.push(new, ahead, last=not len(ahead)))
         assert relative(np.concatenate(pieces), wanted) < TOLERANCE, size
+
+
+def test_guidance_on_some_evaluations(twin: Twin) -> None:
+    """On all it is the preset itself, on none it is guidance 0, on some it is neither."""
+    model = twin.model
+    codes = np.random.default_rng(2).integers(0, model.speech.dit.codes - 1, 36)
+    balanced = model.dit("balanced")
+    assert balanced.branches == [2] * 8
+
+    def mel(guided: int, guidance: float = 0.5) -> np.ndarray:
+        preset = msgspec.structs.replace(balanced.preset, guided=guided, guidance=guidance)
+        dit = Dit(
+            balanced.session,
+            balanced.config,
+            preset,
+            balanced.code_table,
+            model.bundle.modulation("balanced"),
+        )
+        stream = MelStream(dit, model.bundle.voice("Ethan"), seeded_noise(0, dit.config))
+        chunks = [stream.chunk(codes[:24], 1).mel, stream.chunk(codes[12:], 2).mel]
+        return np.concatenate(chunks)
+
+    some, none = mel(6), mel(0)
+    assert relative(mel(8, 0.0), none) < TOLERANCE
+    assert relative(some, none) > TOLERANCE and relative(some, mel(8)) > TOLERANCE
+    # Where the null branch is computed but not added, and where it is not computed at all.
+    assert relative(mel(6, 0.0), none) < TOLERANCE

@@ -7,6 +7,7 @@ import torch
 from conftest import Twin, relative
 from omni_runtime.engine import code2wav
 from omni_runtime.engine.dit import MelStream, seeded_noise
+from omni_runtime.engine.pace import Pace, Steady
 from omni_runtime.engine.vocoder import Vocoder, WaveStream
 
 CODES = 96
@@ -149,3 +150,51 @@ def test_chunks_grow_from_the_smallest(default_twin: Twin) -> None:
     assert rest is not None
     assert sum(codes for _, codes in ready) + len(rest) // 480 == 200
     assert code2wav.LOOK_AHEAD_BLOCKS == 1
+
+
+class Script(Steady):
+    """Chunks of given sizes, the sound of which is let out with the last but held before."""
+
+    def __init__(self, sizes: tuple[int, ...], held: int) -> None:
+        super().__init__(sizes)
+        self._hold = held
+
+    def made(self, blocks: int, seconds: float) -> bool:
+        super().made(blocks, seconds)
+        self._hold -= 1
+        return self._hold < 0
+
+
+def spoken(twin: Twin, pace: Pace, count: int = 200) -> list[np.ndarray]:
+    """What comes out of `count` codes, piece by piece."""
+    model = twin.model
+    sound = model.code2wav("Ethan", "fast", seeded_noise(0, model.speech.dit), pace)
+    pieces = [sound.push(int(code)) for code in some_codes(twin, count)]
+    return [piece for piece in [*pieces, sound.finish()] if piece is not None]
+
+
+def test_holding_sound_back_changes_none_of_it(default_twin: Twin) -> None:
+    at_once = spoken(default_twin, Steady((1, 2, 3)))
+    held = spoken(default_twin, Script((1, 2, 3), held=3))
+    assert len(held) == len(at_once) - 3
+    assert np.array_equal(np.concatenate(held), np.concatenate(at_once))
+
+
+def test_a_chunk_is_the_same_whenever_it_is_made(default_twin: Twin) -> None:
+    """Codes beyond the look-ahead that were drawn while it waited do not change it."""
+
+    class Late(Steady):
+        def commit(self, ready: int, missing: int) -> int:
+            return super().commit(ready, missing) if missing == 5 else 0
+
+    on_time, late = spoken(default_twin, Steady((2,))), spoken(default_twin, Late((2,)))
+    assert len(on_time) == len(late)
+    assert all(np.array_equal(a, b) for a, b in zip(on_time, late, strict=True))
+
+
+def test_a_live_pace_on_a_clock_that_stands_still(default_twin: Twin) -> None:
+    """Work that costs nothing: nothing is held, chunks double, and nothing is slow."""
+    pace = default_twin.model.pace("live", lambda: 0.0)
+    codes = [len(piece) // 480 for piece in spoken(default_twin, pace, 700)]
+    assert codes == [12, 24, 48, 96, 192, 192, 136]
+    assert pace.slow is None

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from omni_runtime.bench.rows import Quantity, Work, duration, rate, seconds
-from omni_runtime.bundle.config import SpeechConfig, SpeechPreset
+from omni_runtime.bundle.config import SpeechConfig
 from omni_runtime.engine.dit import Dit, MelStream, seeded_noise
 from omni_runtime.engine.kv_cache import KVCache
 from omni_runtime.engine.sampling import Sampling
@@ -181,17 +181,6 @@ def frame_seconds(speech: SpeechConfig) -> float:
     return speech.vocoder.samples_per_frame / speech.vocoder.sample_rate
 
 
-def one_evaluation(model: Model, guidance: float) -> Dit:
-    """The DiT with a solver of a single step: a chunk is then one evaluation of its graph."""
-    speech = model.speech
-    step = SpeechPreset(
-        solver="euler", steps=1, sway=0.0, guidance=guidance, summary="one evaluation"
-    )
-    any_preset = model.dit(speech.default_preset)
-    modulation = model.bundle.modulation(speech.default_preset)
-    return Dit(any_preset.session, speech.dit, step, any_preset.code_table, modulation)
-
-
 def voice(model: Model) -> FloatArray:
     """The default voice, (2, hidden)."""
     return np.asarray(model.bundle.voice(model.speech.default_voice), np.float32)
@@ -200,7 +189,8 @@ def voice(model: Model) -> FloatArray:
 def dit_evaluation(model: Model) -> Work:
     """One evaluation with guidance over a whole chunk, for each second of mel computed."""
     speech = model.speech
-    dit, blocks = one_evaluation(model, guidance=0.5), COMMIT_BLOCKS + AHEAD_BLOCKS
+    dit = model.dit(speech.default_preset).single(guidance=0.5)
+    blocks = COMMIT_BLOCKS + AHEAD_BLOCKS
     codes, noise = some_codes(speech, blocks), seeded_noise(0, speech.dit)
     own = blocks * speech.dit.block_frames * frame_seconds(speech)
     return duration(
@@ -225,8 +215,7 @@ def dit(model: Model) -> Iterator[Work]:
             stream = MelStream(part, voice(model), seeded_noise(0, speech.dit))
             stream.chunk(codes, COMMIT_BLOCKS)
 
-        times = "twice" if part.branches > 1 else "once"
-        note = f"{part.evaluations} evaluations, {times}; {AHEAD_BLOCKS} of "
+        note = f"{part.evaluations} evaluations, {sum(part.branches)} passes; {AHEAD_BLOCKS} of "
         note += f"{COMMIT_BLOCKS + AHEAD_BLOCKS} blocks is look-ahead"
         yield duration(f"DiT, {name}", chunk, note, unit="s/s", per=made)
 

@@ -43,7 +43,7 @@ def options(model: Model) -> ReplyOptions:
     if model.config.speech is None:
         return ReplyOptions(speech=None, max_tokens=MAX_TOKENS)
     codes = int(MAX_SPEECH * model.codes_per_second)
-    return ReplyOptions(speech=SpeechOptions(max_codes=codes), max_tokens=MAX_TOKENS)
+    return ReplyOptions(SpeechOptions(max_codes=codes, pace="live"), max_tokens=MAX_TOKENS)
 
 
 def ask(model: Model, parts: Sequence[Part]) -> Timings:

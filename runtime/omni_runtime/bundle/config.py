@@ -155,13 +155,14 @@ class SpeechPreset(_Record, frozen=True):
 
     `steps` intervals of [0, 1], stretched by `sway` (0: even), are crossed with the solver named
     "euler", "midpoint", "ab2" or "rk4"; `guidance` is the strength of classifier-free guidance,
-    0 for none, which halves the work.
+    which doubles the work of an evaluation, `guided` how many evaluations have it, the first ones.
     """
 
     solver: str
     steps: int
     sway: float
     guidance: float
+    guided: int
     summary: str
 
 

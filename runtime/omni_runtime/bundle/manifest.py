@@ -14,7 +14,7 @@ from omni_runtime.bundle.config import ModelConfig
 from omni_runtime.bundle.contracts import GraphContract
 from omni_runtime.errors import BundleError
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever an older runtime could misread a newer bundle, or the other way round."""
 
 FILE_NAME = "manifest.json"

@@ -14,7 +14,14 @@ from typing import TextIO
 
 from omni_runtime.cli import ui
 from omni_runtime.cli.speaker import Sink, WavFile
-from omni_runtime.events import AudioDelta, Event, TextDelta, TurnDone
+from omni_runtime.events import (
+    AudioDelta,
+    Event,
+    PresetChosen,
+    SpeechSlow,
+    TextDelta,
+    TurnDone,
+)
 from omni_runtime.model import Model
 
 
@@ -48,14 +55,17 @@ class Style:
 def deliver(events: Generator[Event], sink: Sink | None, style: Style) -> TurnDone | None:
     """Show and play an answer to its end; gives its last event."""
     done, shown = None, None
+    notes: list[str] = []  # told below the text, which they would tear apart
     try:
         with closing(events):
             for event in events:
                 if isinstance(event, AudioDelta) and sink is not None:
                     sink.write(event.samples, event.rate)
                 done = event if isinstance(event, TurnDone) else None
+                if isinstance(event, PresetChosen | SpeechSlow):
+                    notes.append(ui.speech_line(event))
                 _show(event, style)
-                shown = shown if isinstance(event, AudioDelta) else event
+                shown = event if isinstance(event, TextDelta | TurnDone) else shown
         if sink is not None:
             sink.close(keep=True)
     except BaseException as error:
@@ -67,6 +77,8 @@ def deliver(events: Generator[Event], sink: Sink | None, style: Style) -> TurnDo
     if done is not None and not style.quiet and not style.as_json:
         speech = sink.path.name if isinstance(sink, WavFile) and sink.kept else None
         ui.note(ui.turn_line(done, speech))
+        for line in notes:
+            ui.note(line)
     return done
 
 
@@ -94,6 +106,18 @@ def as_json(event: Event, load: float, threads: int) -> dict[str, object]:
             return {"type": "text", "text": text, "at": round(seconds, 4)}
         case AudioDelta(samples, rate, seconds):
             return {"type": "audio", "seconds": len(samples) / rate, "at": round(seconds, 4)}
+        case PresetChosen(preset, realtime, seconds):
+            at = round(seconds, 4)
+            return {"type": "preset", "preset": preset, "realtime": realtime, "at": at}
+        case SpeechSlow():
+            return {
+                "type": "slow",
+                "realtime": event.realtime,
+                "codes": event.codes,
+                "preset": event.preset,
+                "faster": event.faster,
+                "at": round(event.seconds, 4),
+            }
         case TurnDone():
             timings = event.timings
             return {

@@ -15,7 +15,7 @@ from omni_runtime.conversation import Conversation
 from omni_runtime.engine.sampling import Sampling
 from omni_runtime.errors import UsageError
 from omni_runtime.inputs.messages import Audio, Text
-from omni_runtime.options import SpeechOptions
+from omni_runtime.options import AUTO, SpeechOptions
 
 if TYPE_CHECKING:
     from omni_runtime.cli.repl import Repl
@@ -99,7 +99,7 @@ def _choose(repl: "Repl", what: str, name: str) -> None:
         repl.speech = options
         return
     now = getattr(options.resolved(speech), what)
-    known = speech.voices if what == "voice" else speech.presets
+    known = speech.voices if what == "voice" else [*speech.presets, AUTO]
     ui.say("\n".join(f"{'*' if name == now else ' '} {name}" for name in known))
 
 

@@ -146,7 +146,7 @@ def _run_flags(run: argparse.ArgumentParser) -> None:
     media.add_argument("--no-video-sound", action="store_true", help="look at videos only")
     speech = run.add_argument_group("speech")
     speech.add_argument("--voice", help="who speaks (omni show lists the voices)")
-    speech.add_argument("--preset", help="faithful, balanced or fast")
+    speech.add_argument("--preset", help="faithful, balanced, fast, or auto: what keeps up here")
     speech.add_argument("--no-speech", action="store_true", help="answer in text only")
     speech.add_argument(
         "-o", "--output", metavar="FILE", help="write the speech to a wav file; - for stdout"
@@ -155,6 +155,9 @@ def _run_flags(run: argparse.ArgumentParser) -> None:
         "--max-speech", type=_seconds, metavar="SECONDS", help="speak no longer than this"
     )
     speech.add_argument("--no-play", action="store_true", help="do not play the speech")
+    speech.add_argument(
+        "--whole", action="store_true", help="speak only when all of the speech is made: no pauses"
+    )
     text = run.add_argument_group("text")
     text.add_argument("--system", help="replace the system prompt (speech may suffer)")
     text.add_argument("--max-tokens", type=_positive, default=1024, metavar="N")

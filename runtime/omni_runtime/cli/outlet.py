@@ -30,6 +30,13 @@ class Outlet:
         self._opened = 0
         self._reason = ""
 
+    @property
+    def listened(self) -> bool:
+        """Whether somebody may listen while speech is made: it goes to a device or a pipe."""
+        if self._output:
+            return self._output == "-"
+        return self._play and not isinstance(loudspeaker(), str)
+
     def open(self) -> Sink | None:
         """The sink of the next answer. Raises OmniError when it can't be written to."""
         self._opened += 1

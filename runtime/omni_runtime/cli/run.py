@@ -71,7 +71,9 @@ def reply_options(options: argparse.Namespace, model: Model) -> ReplyOptions:
     named = options.voice or options.preset or options.output
     if not options.no_speech and (model.config.speech is not None or named):
         limit = options.max_speech and math.ceil(options.max_speech * model.codes_per_second)
-        speech = SpeechOptions(options.voice, options.preset, max_codes=limit)
+        listened = Outlet.of(options).listened
+        pace = "whole" if options.whole else "live" if listened else "steady"
+        speech = SpeechOptions(options.voice, options.preset, max_codes=limit, pace=pace)
         speech.resolved(model.speech)
     return ReplyOptions(
         speech=speech,

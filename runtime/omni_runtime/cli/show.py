@@ -8,6 +8,7 @@ import msgspec
 from omni_runtime.bundle.manifest import GraphError, Manifest, Quality
 from omni_runtime.bundle.store import Bundle
 from omni_runtime.cli import ui
+from omni_runtime.engine.solver import evaluations, passes
 
 
 def main(options: argparse.Namespace) -> int:
@@ -33,7 +34,11 @@ def describe(manifest: Manifest) -> str:
         f"can do    {', '.join(manifest.capabilities)}",
     ]
     if (speech := manifest.model.speech) is not None:
-        presets = [f"{name} ({preset.summary})" for name, preset in speech.presets.items()]
+        presets = [
+            f"{name} ({preset.summary}: {evaluations(preset)} {preset.solver} evaluations, "
+            f"{passes(preset)} passes)"
+            for name, preset in speech.presets.items()
+        ]
         lines.append(f"voices    {', '.join(speech.voices)}; {speech.default_voice} by default")
         lines.append(f"presets   {'; '.join(presets)}; {speech.default_preset} by default")
     if (measured := manifest.measured) is not None:

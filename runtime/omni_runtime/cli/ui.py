@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import TextIO
 
 from omni_runtime.errors import OmniError
-from omni_runtime.events import TurnDone
+from omni_runtime.events import PresetChosen, SpeechSlow, TurnDone
 
 GIB, MIB = 2**30, 2**20
 
@@ -43,6 +43,28 @@ def turn_line(done: TurnDone, speech: str | None = None) -> str:
     if speech:
         parts.append(f"speech: {speech}")
     return " · ".join(parts)
+
+
+def speech_line(event: PresetChosen | SpeechSlow) -> str:
+    """What was chosen for speech, or why it paused and what to do about it."""
+    return _chosen_line(event) if isinstance(event, PresetChosen) else _slow_line(event)
+
+
+def _chosen_line(chosen: PresetChosen) -> str:
+    reached = {name: f"{factor:.2g}x" for name, factor in chosen.realtime.items()}
+    here = reached.pop(chosen.preset)
+    others = ", ".join(f"{name} {factor}" for name, factor in reached.items())
+    return f"preset {chosen.preset}: {here} real time here" + (f" ({others})" if others else "")
+
+
+def _slow_line(slow: SpeechSlow) -> str:
+    line = f"speech paused: it is made at {slow.realtime:.2g}x real time here"
+    if slow.codes < 1:
+        line += f", since its codes come at {slow.codes:.2g}x, which no preset changes"
+        return f"{line}; --whole waits for all of it"
+    if not slow.faster:
+        return f"{line}, and no preset is faster than {slow.preset}; --whole waits for all of it"
+    return f"{line}; try --preset {' or '.join(slow.faster)}, or --whole, which waits for all of it"
 
 
 def context_line(used: int, limit: int, cache_bytes: int) -> str:

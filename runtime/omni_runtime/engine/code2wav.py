@@ -1,51 +1,60 @@
-"""Codes to sound while they are being drawn: decides how much the DiT and the vocoder take at once.
+"""Codes to sound while they are being drawn: the DiT and the vocoder, at the pace of one utterance.
 
-The first chunk is the smallest possible: one block and one block of look-ahead. Later chunks
-grow, since larger ones cost less for each second of speech, and somebody is already listening.
+What is made of how many codes at once, and when it may be heard, a `Pace` decides.
 """
-
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from omni_runtime.engine.dit import Dit, MelStream, Noise
+from omni_runtime.engine.pace import Pace
 from omni_runtime.engine.vocoder import Vocoder, WaveStream
 
 FloatArray = npt.NDArray[np.float32]
 
 LOOK_AHEAD_BLOCKS = 1
-COMMIT_BLOCKS = (1, 2, 4, 8)
-"""Blocks committed by the first chunk, the second and so on; the last number then stays."""
 
 
 class Code2Wav:
     """The sound of one utterance. A block is as many codes as the DiT attends to at once."""
 
-    def __init__(self, dit: Dit, vocoder: Vocoder, voice: FloatArray, noise: Noise) -> None:
-        self.commit_blocks: Sequence[int] = COMMIT_BLOCKS
+    def __init__(
+        self, dit: Dit, vocoder: Vocoder, voice: FloatArray, noise: Noise, pace: Pace
+    ) -> None:
         self._mel = MelStream(dit, voice, noise)
         self._wave = WaveStream(vocoder, dit.config.mel_dim)
+        self._pace = pace
+        self._rate = vocoder.config.sample_rate
         self._codes: list[int] = []
-        self._chunks = 0
+        self._held: list[FloatArray] = []
 
     def push(self, code: int) -> FloatArray | None:
-        """Add a code; samples when a chunk became ready."""
+        """Add a code; samples when some may be heard."""
         self._codes.append(code)
-        commit = self.commit_blocks[min(self._chunks, len(self.commit_blocks) - 1)]
-        if len(self._codes) < (commit + LOOK_AHEAD_BLOCKS) * self._mel.codes_per_block:
+        block = self._mel.codes_per_block
+        blocks, more = divmod(len(self._codes), block)
+        commit = self._pace.commit(blocks - LOOK_AHEAD_BLOCKS, block - more)
+        if not commit:
             return None
-        return self._synthesize(commit, last=False)
+        # Not the codes of a block that is still short: a chunk is the same whenever it is made.
+        chunk = self._mel.chunk(
+            np.array(self._codes[: (commit + LOOK_AHEAD_BLOCKS) * block], np.int64), commit
+        )
+        del self._codes[: commit * block]
+        self._held.append(self._wave.push(chunk.mel, chunk.provisional, last=False))
+        heard = self._pace.made(commit, len(self._held[-1]) / self._rate)
+        return self._let_out() if heard else None
 
     def finish(self) -> FloatArray | None:
         """All that is left, as one last chunk; None when nothing is."""
-        if not self._codes:
-            return None
-        blocks = -(-len(self._codes) // self._mel.codes_per_block)
-        return self._synthesize(blocks, last=True)
+        if self._codes:
+            blocks = -(-len(self._codes) // self._mel.codes_per_block)
+            chunk = self._mel.chunk(np.array(self._codes, np.int64), blocks)
+            self._codes.clear()
+            self._held.append(self._wave.push(chunk.mel, chunk.provisional, last=True))
+        return self._let_out() if self._held else None
 
-    def _synthesize(self, commit: int, *, last: bool) -> FloatArray:
-        chunk = self._mel.chunk(np.array(self._codes, np.int64), commit)
-        del self._codes[: commit * self._mel.codes_per_block]
-        self._chunks += 1
-        return self._wave.push(chunk.mel, chunk.provisional, last=last)
+    def _let_out(self) -> FloatArray:
+        samples = np.concatenate(self._held)
+        self._held.clear()
+        return samples

@@ -17,7 +17,7 @@ import onnxruntime as ort
 from omni_runtime.bundle.config import DitConfig, SpeechPreset
 from omni_runtime.bundle.contracts import MODULATION_ROWS
 from omni_runtime.bundle.tables import Table
-from omni_runtime.engine.solver import evaluation_times, integrate
+from omni_runtime.engine.solver import branches, evaluation_times, integrate
 
 FloatArray = npt.NDArray[np.float32]
 Noise = Callable[[int, int], FloatArray]
@@ -65,10 +65,22 @@ class Dit:
         self.code_table = code_table
         times = evaluation_times(preset)
         self.evaluations = len(times)
-        self.branches = 2 if preset.guidance > 0 else 1
+        self.branches = branches(preset)
         _, self._row_of = np.unique(times, return_inverse=True)
         self._modulation = modulation
         self._frequencies = np.array(config.rotary_frequencies, np.float32)
+
+    def single(self, guidance: float) -> "Dit":
+        """The same graph with one guided step, to time it: a chunk is then one evaluation."""
+        step = SpeechPreset(
+            solver="euler",
+            steps=1,
+            sway=0.0,
+            guidance=guidance,
+            guided=1,
+            summary="one evaluation",
+        )
+        return Dit(self.session, self.config, step, self.code_table, self._modulation)
 
     def modulation(self, evaluation: int) -> tuple[FloatArray, FloatArray]:
         """Rows (layers, 6, hidden) and (2, hidden) of one evaluation."""
@@ -89,14 +101,16 @@ class MelStream:
     def __init__(self, dit: Dit, voice: FloatArray, noise: Noise) -> None:
         config = dit.config
         self._dit = dit
-        self._voice = voice[: dit.branches]
+        self._voice = voice[: max(dit.branches)]
         self._noise = noise
         self.blocks_done = 0
         inner = config.heads * config.head_dim
-        shape = (config.look_back_layers, dit.branches, config.block_frames, inner)
+        shapes = [
+            (config.look_back_layers, branches, config.block_frames, inner)
+            for branches in dit.branches
+        ]
         self._left = [
-            (np.zeros(shape, np.float32), np.zeros(shape, np.float32))
-            for _ in range(dit.evaluations)
+            (np.zeros(shape, np.float32), np.zeros(shape, np.float32)) for shape in shapes
         ]
 
     @property
@@ -137,6 +151,7 @@ class MelStream:
     ) -> FloatArray:
         rows, final = self._dit.modulation(evaluation)
         key, value = self._left[evaluation]
+        branches = self._dit.branches[evaluation]
         outputs = self._dit.session.run(
             None,
             {
@@ -146,11 +161,12 @@ class MelStream:
                 "past_key": key,
                 "past_value": value,
                 **fixed,
+                "condition": fixed["condition"][:branches],
             },
         )
         velocity, key, value = (np.asarray(output, np.float32) for output in outputs)
         self._left[evaluation] = (key, value)
-        if self._dit.branches == 1:
+        if branches == 1:
             return velocity[0]
         guided, null = velocity
         return guided + (guided - null) * np.float32(self._dit.preset.guidance)

@@ -45,6 +45,21 @@ def evaluation_times(preset: SpeechPreset) -> Array:
     return np.stack(by_solver[preset.solver], axis=1).reshape(-1)
 
 
+def evaluations(preset: SpeechPreset) -> int:
+    """How often a preset's solver asks for a velocity."""
+    return len(evaluation_times(preset))
+
+
+def branches(preset: SpeechPreset) -> list[int]:
+    """For each evaluation 2 where it is guided, with a null branch beside the voice's, else 1."""
+    return [2 if index < preset.guided else 1 for index in range(evaluations(preset))]
+
+
+def passes(preset: SpeechPreset) -> int:
+    """How often a preset runs the DiT over a frame."""
+    return sum(branches(preset))
+
+
 def integrate(preset: SpeechPreset, noise: Array, velocity: Velocity) -> Array:
     """Follow the flow from `noise` to t = 1."""
     grid = time_grid(preset)

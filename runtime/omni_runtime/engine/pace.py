@@ -1,0 +1,230 @@
+"""When codes become sound, and when the sound is let out: decisions only, nothing runs here.
+
+Speech is made in chunks of blocks. A small chunk is early, a large one costs less for each second
+of speech, since the look-ahead and the vocoder's context are paid once a chunk. `Steady` takes the
+same sizes on every machine, so that a seed gives the same samples everywhere; `Live` looks at what
+a listener still has to hear.
+"""
+
+import math
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Literal, Protocol
+
+PaceName = Literal["steady", "live", "whole"]
+
+GROWING = (1, 2, 4, 8)
+"""Blocks of the first chunk, the second and so on; the last number then stays."""
+WHOLE = (sys.maxsize,)
+"""No chunk before the speech is over."""
+MOST = 16
+"""Blocks of the largest chunk that is worth waiting for: the rest of the cost hardly shrinks."""
+SAFETY = 1.5
+"""Work may take so much longer than estimated before a listener hears a gap."""
+HORIZON = 10.0
+"""Seconds of speech for which a machine that is a little too slow gathers a lead."""
+BRISK = 0.95
+"""Share of its own length that a chunk may take, so that no lead leaks away unforeseen."""
+PATIENCE = 4.0
+"""Seconds of speech that may be gathered before any is heard; who needs more can't be fluent."""
+CRUDE = 1.5
+"""How much more patience there is while a single chunk is all that was measured."""
+RECENT_DRAWS, RECENT_CHUNKS = 24, 8
+"""What the estimates of the present speed look back on."""
+
+
+class Pace(Protocol):
+    """Decides for one utterance."""
+
+    @property
+    def slow(self) -> "Slow | None":
+        """Why a listener who heard a pause will hear more of them; None while all is well."""
+        ...
+
+    def commit(self, ready: int, missing: int) -> int:
+        """After each code: how many blocks to make sound of now; 0 is to wait.
+
+        `ready` blocks have their codes and look-ahead, one more will in `missing` codes.
+        """
+        ...
+
+    def made(self, blocks: int, seconds: float) -> bool:
+        """A chunk of `seconds` of speech is done: may all that is held be heard now?"""
+        ...
+
+
+class Steady:
+    """Chunks of fixed sizes, heard at once. Knows nothing of a listener."""
+
+    slow = None
+
+    def __init__(self, sizes: Sequence[int] = GROWING) -> None:
+        self._sizes = sizes
+        self._chunks = 0
+
+    def commit(self, ready: int, missing: int) -> int:  # noqa: ARG002 - part of the protocol
+        size = self._sizes[min(self._chunks, len(self._sizes) - 1)]
+        return size if ready >= size else 0
+
+    def made(self, blocks: int, seconds: float) -> bool:  # noqa: ARG002 - part of the protocol
+        self._chunks += 1
+        return True
+
+
+@dataclass(frozen=True)
+class Slow:
+    """Speech that can't be fluent on this machine, in seconds of speech for a second of work.
+
+    `realtime` is what the largest chunks reach, all work counted, `codes` what drawing codes
+    reaches, text included, if making sound of them cost nothing.
+    """
+
+    realtime: float
+    codes: float
+
+
+class Live:
+    """Chunks for somebody who is listening.
+
+    The first chunk is the smallest. It is heard as soon as what is in hand lasts, and from then
+    on each chunk is as large as what is still to be heard allows, but not so small that it takes
+    longer than it lasts. Where no reasonable lead makes speech fluent, it is heard at once and
+    chunks double: the pauses can only be made few.
+    """
+
+    def __init__(
+        self,
+        block_seconds: float,
+        codes_per_block: int,
+        clock: Callable[[], float] = perf_counter,
+    ) -> None:
+        """`clock` gives seconds; it should stand still while nobody asks for more speech."""
+        self._block = block_seconds
+        self._codes_per_block = codes_per_block
+        self._clock = clock
+        self._since = clock()
+        self._draws: deque[float] = deque(maxlen=RECENT_DRAWS)
+        self._chunks: deque[tuple[int, float]] = deque(maxlen=RECENT_CHUNKS)
+        self._first = 0.0  # seconds that the first chunk took
+        self._size = 0  # blocks of the last chunk
+        self._held = 0.0  # seconds of speech that nobody could hear yet
+        self._lasts_until: float | None = None  # when all that was let out has been heard
+        self.pauses = 0
+        self.paused = 0.0
+
+    def commit(self, ready: int, missing: int) -> int:
+        now = self._lap(self._draws.append)
+        if ready < 1:
+            return 0
+        return min(ready, MOST) if ready >= self._wanted(now, ready, missing) else 0
+
+    def made(self, blocks: int, seconds: float) -> bool:
+        now = self._lap(lambda spent: self._chunks.append((blocks, spent)))
+        self._first = self._first or self._chunks[0][1]
+        self._size = blocks
+        self._held += seconds
+        if self._lasts_until is None:
+            lead = self._lead(self._costs())
+            if lead is not None and self._held < lead:
+                return False
+        elif self._lasts_until < now:  # late is late: holding it back would lengthen the pause
+            self.pauses += 1
+            self.paused += now - self._lasts_until
+        self._lasts_until = max(now, self._lasts_until or 0.0) + self._held
+        self._held = 0.0
+        return True
+
+    @property
+    def slow(self) -> Slow | None:
+        """Why a listener who heard a pause will hear more of them; None while all is well."""
+        if not self.pauses:
+            return None
+        speech, costs = MOST * self._block, self._costs()
+        if costs.turn(MOST) <= speech:
+            return None
+        return Slow(realtime=speech / costs.turn(MOST), codes=self._block / costs.draw)
+
+    def _wanted(self, now: float, ready: int, missing: int) -> int:
+        """Blocks that the next chunk should have at least."""
+        if not self._size:
+            return 1
+        costs, most = self._costs(), min(2 * self._size, MOST)  # what more would cost is a guess
+        lead = self._lead(costs)
+        if lead is None:
+            return min(most, GROWING[-1])
+        if self._lasts_until is None:
+            lacking = math.ceil((lead - self._held) / self._block)
+            return min(max(costs.best, lacking), most)
+        if ready < min(costs.best, most):
+            return ready + 1  # less takes longer to make than to hear: the lead would shrink
+        more = missing * costs.draw / self._codes_per_block + costs.synthesis(ready + 1)
+        late = now + SAFETY * more > self._lasts_until
+        return ready if late or ready >= most else ready + 1
+
+    def _lead(self, costs: "_Costs") -> float | None:
+        """Seconds of speech to have in hand before any is heard; None if patience is of no use."""
+        lead = costs.lead(costs.best)
+        patience = PATIENCE * (CRUDE if len(self._chunks) == 1 else 1.0)
+        return lead if lead <= patience else None
+
+    def _costs(self) -> "_Costs":
+        """What was measured of late, as a cost of each chunk and one of each block."""
+        draw = self._codes_per_block * sum(self._draws) / len(self._draws)
+        # Chunks of one size tell nothing of another. The first is half look-ahead: a point at 0.
+        points = [(0, self._first / 2), *self._chunks]
+        mean = sum(n for n, _ in points) / len(points)
+        cost = sum(seconds for _, seconds in points) / len(points)
+        spread = sum((n - mean) ** 2 for n, _ in points)
+        slope = sum((n - mean) * (seconds - cost) for n, seconds in points) / spread
+        slope = min(max(slope, 0.0), cost / mean)  # neither of the two costs is negative
+        return _Costs(self._block, draw, chunk=cost - slope * mean, block=slope)
+
+    def _lap(self, note: Callable[[float], object]) -> float:
+        """Note the seconds since the last lap; the time now."""
+        now = self._clock()
+        note(now - self._since)
+        self._since = now
+        return now
+
+
+def pace(
+    name: PaceName,
+    block_seconds: float,
+    codes_per_block: int,
+    clock: Callable[[], float] = perf_counter,
+) -> Pace:
+    """The pace of that name for one utterance; what it needs to know is as for `Live`."""
+    if name == "live":
+        return Live(block_seconds, codes_per_block, clock)
+    return Steady(WHOLE if name == "whole" else GROWING)
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """Seconds: a block of speech lasts `length`, drawing its codes takes `draw`, making sound of
+    n blocks `chunk` + n `block`."""
+
+    length: float
+    draw: float
+    chunk: float
+    block: float
+
+    def synthesis(self, blocks: int) -> float:
+        return self.chunk + blocks * self.block
+
+    def turn(self, blocks: int) -> float:
+        """From one chunk of this size to the next, whose codes are drawn between."""
+        return blocks * self.draw + self.synthesis(blocks)
+
+    def lead(self, blocks: int) -> float:
+        """Speech to have in hand so that chunks of this size follow in time."""
+        turn = self.turn(blocks)
+        return SAFETY * turn + HORIZON * max(0.0, turn / (blocks * self.length) - BRISK)
+
+    @property
+    def best(self) -> int:
+        """The size that needs the least lead, in blocks."""
+        return min(range(1, MOST + 1), key=self.lead)

@@ -1,0 +1,204 @@
+"""The pace of speech on simulated machines, heard by a simulated listener. No clock, no model."""
+
+import random
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import pytest
+
+from omni_runtime.engine.pace import GROWING, MOST, WHOLE, Live, Pace, Steady
+
+BLOCK, CODES = 0.24, 12
+"""Seconds and codes of a block, as published checkpoints have them."""
+CODE = BLOCK / CODES
+FULL = 8
+"""Blocks of the chunks at which a machine reaches its nominal speed."""
+DRAWING = 0.3
+"""Share of drawing codes in the work of such a chunk."""
+
+
+@dataclass
+class Machine:
+    """Makes `speed` seconds of speech a second in large chunks.
+
+    Each chunk costs `fixed` seconds and a block of look-ahead besides its own blocks; all work
+    varies by `jitter` (lognormal). The first `written` codes take `writing` times as long: their
+    text is still being written.
+    """
+
+    speed: float
+    fixed: float = 0.02
+    jitter: float = 0.0
+    seed: int = 0
+    written: int = 0
+    writing: float = 1.0
+    now: float = 0.0
+    drawn: int = 0
+
+    def __post_init__(self) -> None:
+        self._random = random.Random(self.seed)
+        work = FULL * BLOCK / self.speed
+        self._draw = DRAWING * work / (FULL * CODES)
+        self._block = ((1 - DRAWING) * work - self.fixed) / (FULL + 1)
+
+    def clock(self) -> float:
+        return self.now
+
+    def draw(self) -> None:
+        slower = self.writing if self.drawn < self.written else 1.0
+        self.drawn += 1
+        self._work(self._draw * slower)
+
+    def make(self, blocks: int) -> None:
+        self._work(self.fixed + self._block * (blocks + 1))
+
+    def _work(self, seconds: float) -> None:
+        self.now += seconds * self._random.lognormvariate(0, self.jitter)
+
+
+@dataclass
+class Heard:
+    """What a listener got: when the first sound came, each pause, and the chunks' sizes."""
+
+    first: float | None = None
+    gaps: list[float] = field(default_factory=list)
+    chunks: list[int] = field(default_factory=list)
+    seconds: float = 0.0
+    until: float = 0.0
+
+    def hear(self, now: float, seconds: float) -> None:
+        if self.first is None:
+            self.first = self.until = now
+        if now > self.until + 1e-9:
+            self.gaps.append(now - self.until)
+            self.until = now
+        self.until += seconds
+        self.seconds += seconds
+
+
+def speak(machine: Machine, pace: Pace, codes: int = 750) -> Heard:
+    """Draw all codes, make sound of them as Code2Wav does, and listen."""
+    heard, waiting, held = Heard(), 0, 0.0
+    for _ in range(codes):
+        machine.draw()
+        waiting += 1
+        commit = pace.commit(waiting // CODES - 1, CODES - waiting % CODES)
+        if not commit:
+            continue
+        assert commit <= waiting // CODES - 1, "look-ahead is part of every chunk"
+        machine.make(commit)
+        waiting -= commit * CODES
+        held += commit * BLOCK
+        heard.chunks.append(commit)
+        if pace.made(commit, commit * BLOCK):
+            heard.hear(machine.now, held)
+            held = 0.0
+    if waiting:
+        machine.make(-(-waiting // CODES) - 1)
+        heard.chunks.append(-(-waiting // CODES))
+    heard.hear(machine.now, held + waiting * CODE)
+    assert heard.seconds == pytest.approx(codes * CODE)
+    return heard
+
+
+def live(machine: Machine) -> Live:
+    return Live(BLOCK, CODES, machine.clock)
+
+
+def listen(machine: Machine, codes: int = 750) -> Heard:
+    """At the live pace."""
+    return speak(machine, live(machine), codes)
+
+
+def smallest(speed: float) -> float:
+    """When a machine without jitter has its first chunk."""
+    machine = Machine(speed)
+    for _ in range(2 * CODES):
+        machine.draw()
+    machine.make(1)
+    return machine.now
+
+
+JITTERS = [(0.0, 0), (0.05, 1), (0.05, 2), (0.05, 3), (0.05, 4)]
+FIXED = [0.0, 0.05]
+
+
+@pytest.mark.parametrize("fixed", FIXED)
+@pytest.mark.parametrize(("jitter", "seed"), JITTERS)
+@pytest.mark.parametrize(("speed", "wait"), [(1.05, 3.5), (1.3, 1.6), (2.0, 0.8), (5.0, 0.15)])
+def test_a_machine_that_is_fast_enough_never_pauses(
+    speed: float, wait: float, jitter: float, seed: int, fixed: float
+) -> None:
+    machine = Machine(speed, fixed, jitter, seed)
+    pace = live(machine)
+    heard = speak(machine, pace)
+    assert not heard.gaps and pace.slow is None
+    assert (pace.pauses, pace.paused) == (0, 0.0)
+    assert heard.first is not None and heard.first < wait
+    assert heard.chunks[0] == 1 and max(heard.chunks[:-1]) <= MOST
+    assert all(b <= 2 * a for a, b in pairwise(heard.chunks[:-1]))
+
+
+def test_the_first_sound_of_a_fast_machine_is_the_first_chunk() -> None:
+    """Nothing is held back where nothing is gained by it."""
+    for speed in (3.0, 5.0):
+        assert listen(Machine(speed)).first == smallest(speed)
+
+
+def test_a_large_buffer_is_used_for_large_chunks() -> None:
+    fast, steady = listen(Machine(5.0)), speak(Machine(5.0), Steady())
+    assert fast.chunks[:-1][-1] == MOST
+    assert len(fast.chunks) < len(steady.chunks)
+
+
+@pytest.mark.parametrize("speed", [1.05, 1.3])
+def test_fixed_sizes_pause_where_live_ones_do_not(speed: float) -> None:
+    """What the clock is for; without this the tests above would prove nothing."""
+    assert len(speak(Machine(speed), Steady()).gaps) >= 2
+    assert not listen(Machine(speed)).gaps
+
+
+def test_a_lead_carries_a_machine_that_is_a_little_too_slow() -> None:
+    heard = listen(Machine(0.95), codes=500)
+    assert len(heard.gaps) <= 1 and len(speak(Machine(0.95), Steady(), 500).gaps) >= 4
+
+
+@pytest.mark.parametrize(("jitter", "seed"), JITTERS)
+def test_a_slow_machine_speaks_at_once_and_says_how_slow_it_is(jitter: float, seed: int) -> None:
+    machine = Machine(0.5, jitter=jitter, seed=seed)
+    pace = live(machine)
+    heard = speak(machine, pace)
+    assert heard.chunks[:4] == list(GROWING)
+    assert heard.first == pytest.approx(smallest(0.5), rel=0.2)
+    assert len(heard.gaps) <= pace.pauses + 1  # the last comes after Live was asked
+    assert pace.paused == pytest.approx(sum(heard.gaps[: pace.pauses]))
+    assert pace.slow is not None
+    assert pace.slow.realtime == pytest.approx(0.5, rel=0.15)
+    assert pace.slow.codes == pytest.approx(0.5 / DRAWING, rel=0.15)
+
+
+def test_nothing_is_said_before_a_pause_was_heard() -> None:
+    machine = Machine(0.5)
+    pace = live(machine)
+    speak(machine, pace, codes=30)
+    assert pace.pauses == 0 and pace.slow is None
+
+
+def test_text_that_is_written_slowly_holds_up_speech_only_while_it_is_written() -> None:
+    """Codes come with the text, slower than they are heard, then by themselves."""
+    machine = Machine(1.5, written=100, writing=6.0)
+    pace = live(machine)
+    heard = speak(machine, pace)
+    assert 1 <= len(heard.gaps) <= 4
+    written = Machine(1.5, written=100, writing=6.0)
+    for _ in range(100 + 2 * CODES):
+        written.draw()
+    written.make(GROWING[-1])
+    assert heard.until - sum(heard.gaps) == pytest.approx((heard.first or 0) + heard.seconds)
+    assert pace.slow is None, "it is fast again"
+
+
+@pytest.mark.parametrize(("sizes", "wanted"), [(GROWING, [1, 2, 4, 8, 8]), (WHOLE, [])])
+def test_steady_sizes_ask_no_clock(sizes: tuple[int, ...], wanted: list[int]) -> None:
+    heard = speak(Machine(0.1), Steady(sizes), codes=25 * CODES)
+    assert heard.chunks[:-1] == wanted

@@ -1,0 +1,47 @@
+"""Which preset a machine can afford, and the trial that measures the machine."""
+
+from itertools import count
+
+import numpy as np
+import pytest
+
+from omni_runtime.engine.speed import AMPLE, SpeechSpeed, trial
+
+PASSES = {"fast": 5, "faithful": 72, "balanced": 16}
+
+
+def machine(speed: float, codes: float = 0.2, vocoder: float = 0.1) -> SpeechSpeed:
+    """Reaches `speed` with 16 passes; `codes` and `vocoder` are shares of its work."""
+    work = 1 / speed
+    return SpeechSpeed(codes * work, (1 - codes - vocoder) * work / 16, vocoder * work)
+
+
+@pytest.mark.parametrize(
+    ("speed", "wanted"),
+    [(5, "faithful"), (4.1, "balanced"), (1.3, "balanced"), (1.1, "fast"), (0.4, "fast")],
+)
+def test_the_best_that_keeps_up_is_chosen(speed: float, wanted: str) -> None:
+    found = machine(speed)
+    assert found.realtime(16) == pytest.approx(speed)
+    assert found.affordable(PASSES) == wanted
+    better = [name for name in PASSES if PASSES[name] > PASSES[wanted]]
+    assert all(found.realtime(PASSES[name]) < AMPLE for name in better)
+
+
+def test_a_slow_talker_leaves_the_cheapest() -> None:
+    """Passes that cost nothing do not help where codes alone come late."""
+    assert SpeechSpeed(codes=1.5, one_pass=0.0, vocoder=0.0).affordable(PASSES) == "fast"
+
+
+def test_a_trial_measures_every_part(default_twin) -> None:
+    """On a clock that moves on by a second a look: both tries of each part take one."""
+    model = default_twin.model
+    voice = np.asarray(model.bundle.voice("Ethan"), np.float32)
+    dits, ticks = [model.dit(name) for name in ("fast", "faithful")], count()
+    fast, faithful = (
+        trial(model.talker, dit, model.vocoder, voice, lambda: float(next(ticks))) for dit in dits
+    )
+    assert fast == faithful, "one pass is the same, whatever preset it was taken from"
+    assert fast.codes == pytest.approx(50 / 8)  # eight codes in a second
+    assert fast.one_pass == pytest.approx(1 / 2 / 0.48 * 9 / 8)  # two branches, 48 frames
+    assert fast.vocoder > 1 / 0.48

@@ -60,9 +60,7 @@ def footprint_of(twin: Twin) -> Footprint:
 
 def test_a_released_encoder_comes_back_and_nothing_changes(default_twin: Twin) -> None:
     full = Footprint.of(default_twin.model.bundle.manifest)
-    model = model_within(
-        default_twin, full.needed(LEAST_CONTEXT, speech=True, encoders=ENCODERS)
-    )
+    model = model_within(default_twin, full.needed(LEAST_CONTEXT, speech=True, encoders=ENCODERS))
     free, bound = Conversation(default_twin.model), Conversation(model)
     assert bound.context_limit == LEAST_CONTEXT
     eyes: weakref.ref[object] | None = None

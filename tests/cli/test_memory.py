@@ -57,6 +57,7 @@ def test_a_machine_too_small_is_one_error(omni, bundle: Path, monkeypatch) -> No
     room(monkeypatch, 90 * MIB, 100 * MIB)
     ran = omni("run", bundle, "Hello")
     ran.refused("90.0 MB of 100.0 MB available", 1)
+    assert "to try it all the same" in ran.err
 
 
 def test_a_budget_is_the_users_own_word(omni, bundle: Path, monkeypatch) -> None:
@@ -79,7 +80,9 @@ def test_little_memory_is_warned_of(omni, bundle: Path, monkeypatch) -> None:
 def test_a_long_context_counts(omni, bundle: Path, monkeypatch) -> None:
     footprint = Footprint.of(Bundle(bundle).manifest)
     room(monkeypatch, GIB, footprint.needed(LEAST_CONTEXT, speech=False) + 1)
-    omni("run", bundle, "Hello", *WRITTEN, "--context", str(2 * LEAST_CONTEXT)).refused("2048", 1)
+    ran = omni("run", bundle, "Hello", *WRITTEN, "--context", str(2 * LEAST_CONTEXT))
+    ran.refused("with a context of 2048 tokens", 1)
+    assert "a shorter --context" in ran.err
 
 
 @pytest.mark.parametrize("size", ["4", "4T", "G", "-1G", "nan", "1,5G"])

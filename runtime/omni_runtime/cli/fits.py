@@ -7,7 +7,7 @@ from omni_runtime import machine
 from omni_runtime.cli import ui
 from omni_runtime.cli.check import Check
 from omni_runtime.conversation import Conversation
-from omni_runtime.errors import OmniError
+from omni_runtime.errors import OmniError, UsageError
 from omni_runtime.inputs.messages import Part, Text, Video, kind_of
 from omni_runtime.memory import LEAST_CONTEXT, Footprint, as_flag
 from omni_runtime.model import Model
@@ -47,7 +47,10 @@ def memory(
     if needed <= min(limit, available):
         return Check("ok", NAME, found)
     fails = needed > limit
-    repairs = [f"--memory {as_flag(needed)}" if fails else "close other programs"]
+    insist = "" if budget else " to try it all the same"
+    repairs = [f"--memory {as_flag(needed)}{insist}" if fails else "close other programs"]
+    if tokens > LEAST_CONTEXT:
+        repairs.append("a shorter --context")
     if speech and written <= min(limit, available):
         repairs.append(f"--no-speech, which needs {ui.size(written)}")
     return Check("fail" if fails else "warn", NAME, found, ", or ".join([*repairs, SMALLER]))
@@ -56,7 +59,10 @@ def memory(
 def or_error(
     model: Model, parts: Sequence[Part], reply: ReplyOptions, options: argparse.Namespace
 ) -> None:
-    """Raise OmniError when the question and its reply don't fit, warn where it will be tight."""
+    """Raise UsageError when the question and its reply exceed the budget.
+
+    Raises OmniError when they exceed the machine; warns when they exceed what is free.
+    """
     found = memory(
         model.budget.footprint,
         model.options.memory,
@@ -65,7 +71,8 @@ def or_error(
         context=options.context,
     )
     if found.status == "fail":
-        raise OmniError(f"the bundle {found.found}", fix=found.fix)
+        kind = UsageError if model.options.memory else OmniError
+        raise kind(f"the bundle {found.found}", fix=found.fix)
     if found.status == "warn" and not options.quiet:
         ui.note(f"warning: the bundle {found.found} ({found.fix})")
 

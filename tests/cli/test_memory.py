@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import psutil
 import pytest
 
 from omni_runtime import machine
@@ -58,6 +59,14 @@ def test_a_machine_too_small_is_one_error(omni, bundle: Path, monkeypatch) -> No
     ran = omni("run", bundle, "Hello")
     ran.refused("90.0 MB of 100.0 MB available", 1)
     assert "to try it all the same" in ran.err
+
+
+def test_a_container_is_the_machine(monkeypatch) -> None:
+    found = {"/sys/fs/cgroup/memory.max": str(64 * MIB)}
+    monkeypatch.setattr(machine, "_linux_value", lambda path, pattern: found.get(path))
+    assert machine.total_memory() == 64 * MIB >= machine.available_memory()
+    found.clear()
+    assert machine.total_memory() == psutil.virtual_memory().total
 
 
 def test_a_budget_is_the_users_own_word(omni, bundle: Path, monkeypatch) -> None:

@@ -85,13 +85,12 @@ class Budget:
         if self.limit is None:
             return asked
         footprint = self.footprint
-        tokens = min(asked or math.inf, footprint.config.thinker.decoder.max_context)
-        if asked is None:
+        tokens = asked
+        if tokens is None:
             speech = footprint.config.speech is not None
             rest = self.limit - footprint.needed(0, speech=speech, encoders=ENCODERS)
-            affordable = rest // footprint.context(1, speech=speech)
-            tokens = min(tokens, max(affordable, LEAST_CONTEXT))
-        tokens = int(tokens)
+            tokens = max(rest // footprint.context(1, speech=speech), LEAST_CONTEXT)
+        tokens = min(tokens, footprint.config.thinker.decoder.max_context)
         self._check(f"a context of {tokens} tokens", footprint.needed(tokens, speech=False))
         self._tokens = max(self._tokens, tokens)
         return tokens
@@ -103,15 +102,18 @@ class Budget:
         """
         if self.limit is None:
             return []
+        speaks = graph in VOICE
+        coming = VOICE if speaks else (graph,)  # or a reply would end where its first sound is due
+        fixed = {*coming, *(name for name in self.open if name not in ENCODERS)}
+        what = "speech" if speaks else f"the {graph.replace('_', ' ')}"
+        self._check(what, self._bytes(fixed))
         idle = [name for name in self.open if name in ENCODERS]
-        fixed = [name for name in self.open if name not in ENCODERS]
-        self._check(graph, self._bytes([*fixed, graph]))
         gone = 0
-        while self._bytes([*fixed, *idle[gone:], graph]) > self.limit:
+        while self._bytes({*fixed, *idle[gone:]}) > self.limit:
             gone += 1
         return idle[:gone]
 
-    def _bytes(self, graphs: list[str]) -> int:
+    def _bytes(self, graphs: set[str]) -> int:
         context = self.footprint.context(self._tokens, speech="talker" in graphs)
         return self.footprint.besides + context + sum(self.footprint.graphs[n] for n in graphs)
 

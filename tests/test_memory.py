@@ -166,7 +166,7 @@ def test_a_saved_conversation_needs_its_room(default_twin: Twin, tmp_path) -> No
     tight = model_within(default_twin, full.needed(LEAST_CONTEXT, speech=False))
     with pytest.raises(ContextFullError, match="room for 1024"):
         Conversation.load(tmp_path / "talk", tight)
-    roomy = model_within(default_twin, full.needed(4 * LEAST_CONTEXT, speech=True))
+    roomy = model_within(default_twin, full.needed(2 * talk.context_used, speech=True))
     loaded = Conversation.load(tmp_path / "talk", roomy)
     assert loaded.context_used == talk.context_used < loaded.context_limit
 
@@ -179,8 +179,6 @@ def test_a_measured_reply_is_taken_at_its_word(default_twin: Twin) -> None:
     )  # fmt: skip
     found = Footprint.of(msgspec.structs.replace(manifest, measured=measured))
     assert found.needed(FIRST_CAPACITY, speech=True) == 3 * 2**30
-    larger = found.graphs["vision_encoder"] - found.graphs["audio_encoder"]
-    assert larger != 0
     for encoder in ENCODERS:
         added = found.needed(FIRST_CAPACITY, speech=True, encoders=[encoder]) - 3 * 2**30
         assert added == found.graphs[encoder] > manifest.graphs[encoder].bytes

@@ -123,7 +123,7 @@ class Model:
     def _opened(self, graph: str) -> ort.InferenceSession:
         """A session that stays open. Raises UsageError when the budget has no room for it."""
         for idle in self.budget.displaced_by(graph):
-            vars(self).pop(idle)  # the property of that name makes it again
+            vars(self).pop(idle, None)  # the property of that name makes it again
             self.budget.open.remove(idle)
         session = self.session(graph)
         self.budget.open.append(graph)

@@ -24,6 +24,7 @@ RUNTIME_LAYERS = [
     {"bundle"},
     {"inputs"},
     {"engine"},
+    {"memory"},
     {"model", "options", "events"},
     {"reply"},
     {"conversation", "saved"},

@@ -16,6 +16,7 @@ from omni_runtime import machine
 from omni_runtime.bundle.manifest import Manifest, Measured
 from omni_runtime.cli import ui
 from omni_runtime.errors import OmniError
+from omni_runtime.memory import LEAST_CONTEXT, Footprint
 
 PROMPT = "Hello! Who are you, and what can you do?"
 MAX_TOKENS = 48
@@ -25,21 +26,11 @@ SECONDS_ALLOWED = 1800
 COMMAND = "from omni_runtime.cli.main import main; sys.exit(main())"
 
 
-MAPPED_AND_PACKED = 1.5
-"""Memory over the size of the graphs: their files are mapped, and most weights are held once more
-as the kernels want them. random:3b in int4 takes 1.3."""
-
-UNUSED = ("audio_encoder", "vision_encoder")
-"""Graphs that a written question does not load."""
-
-BESIDES = 2**29
-"""Bytes of Python, its libraries, activations and caches."""
-
-
 def obstacle(manifest: Manifest) -> str | None:
     """Why no reply can be tried on this machine now; None when there is room for one."""
-    graphs = sum(g.bytes for name, g in manifest.graphs.items() if name not in UNUSED)
-    needed, free = MAPPED_AND_PACKED * graphs + BESIDES, machine.available_memory()
+    speech = manifest.model.speech is not None
+    needed = Footprint.of(manifest).needed(LEAST_CONTEXT, speech=speech)
+    free = machine.available_memory()
     if needed <= free:
         return None
     return f"a reply may need {ui.size(needed)} of memory, {ui.size(free)} were free"

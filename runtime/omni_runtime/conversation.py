@@ -51,12 +51,17 @@ class Conversation:
     def __init__(
         self, model: Model, *, system: str | None = None, context: int | None = None
     ) -> None:
-        """`system` replaces the model's own system prompt; `context` lowers its context length."""
+        """`system` replaces the model's own system prompt; `context` lowers its context length.
+
+        Under a memory budget the context is as long as fits, unless `context` says how long.
+        Raises UsageError when that does not fit.
+        """
         self.model = model
         self.messages: list[Message] = [
             Message("system", [Text(system or model.config.system_prompt)])
         ]
-        self._cache = model.thinker.new_cache(context)
+        self._limit = model.budget.context(context)
+        self._cache = model.thinker.new_cache(self._limit)
         self._context = context
         self._talker_cache: KVCache | None = None
         self._unread = _Unread(model.config.thinker.decoder.hidden_size)
@@ -237,7 +242,7 @@ class Conversation:
 
     def _talker(self) -> KVCache:
         if self._talker_cache is None:
-            self._talker_cache = self.model.talker.new_cache(self._context)
+            self._talker_cache = self.model.talker.new_cache(self._limit)
         return self._talker_cache
 
     def _catch_up(self) -> None:

@@ -21,13 +21,15 @@ def peak_memory() -> int:
 
 
 def total_memory() -> int:
-    """Bytes of memory in this machine."""
-    return psutil.virtual_memory().total
+    """Bytes of memory in this machine, or in the container that we run in."""
+    total = psutil.virtual_memory().total
+    limit = _linux_value("/sys/fs/cgroup/memory.max", r"(\d+)")
+    return min(total, int(limit)) if limit else total
 
 
 def available_memory() -> int:
     """Bytes that could be had without swapping."""
-    return psutil.virtual_memory().available
+    return min(psutil.virtual_memory().available, total_memory())
 
 
 def processor() -> str:

@@ -1,4 +1,8 @@
-"""A loaded bundle: its sessions and tables, each opened when it is first needed."""
+"""A loaded bundle: its sessions and tables, each opened when it is first needed.
+
+Under a memory budget the encoders are released when something else needs their room, and opened
+again by the next medium.
+"""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -24,6 +28,7 @@ from omni_runtime.engine.vocoder import Vocoder
 from omni_runtime.errors import UsageError
 from omni_runtime.inputs.prompt import PromptBuilder
 from omni_runtime.inputs.tokenizer import Tokenizer
+from omni_runtime.memory import Budget, Footprint
 
 
 class Model:
@@ -35,6 +40,7 @@ class Model:
         self.config = self.bundle.config
         self.options = options or SessionOptions()
         self._contracts = contracts(self.config)
+        self.budget = Budget(Footprint.of(self.bundle.manifest), self.options.memory)
         self._dits: dict[str, Dit] = {}
 
     @cached_property
@@ -49,7 +55,7 @@ class Model:
     def thinker(self) -> Thinker:
         return Thinker(
             self.config.thinker,
-            Decoder(self.session("thinker")),
+            Decoder(self._opened("thinker")),
             self.bundle.table("thinker_embedding"),
             lambda: self.audio_encoder,
             lambda: self.vision_encoder,
@@ -57,13 +63,15 @@ class Model:
 
     @cached_property
     def audio_encoder(self) -> AudioEncoder:
+        """Ask for it anew each time: one that is kept elsewhere can't be released."""
         assert self.config.audio is not None
-        return AudioEncoder(self.session("audio_encoder"), self.config.audio)
+        return AudioEncoder(self._opened("audio_encoder"), self.config.audio)
 
     @cached_property
     def vision_encoder(self) -> VisionEncoder:
+        """Ask for it anew each time: one that is kept elsewhere can't be released."""
         assert self.config.vision is not None
-        return VisionEncoder(self.session("vision_encoder"), self.config.vision)
+        return VisionEncoder(self._opened("vision_encoder"), self.config.vision)
 
     @property
     def speech(self) -> SpeechConfig:
@@ -85,7 +93,7 @@ class Model:
     def talker(self) -> Talker:
         return Talker(
             self.speech.talker,
-            Decoder(self.session("talker")),
+            Decoder(self._opened("talker")),
             self.bundle.table("talker_embedding"),
             self.bundle.table("thinker_embedding"),
             self.speech.dit.codes,
@@ -93,11 +101,11 @@ class Model:
 
     @cached_property
     def vocoder(self) -> Vocoder:
-        return Vocoder(self.session("vocoder"), self.speech.vocoder)
+        return Vocoder(self._opened("vocoder"), self.speech.vocoder)
 
     @cached_property
     def _dit_session(self) -> ort.InferenceSession:
-        return self.session("dit")
+        return self._opened("dit")
 
     def dit(self, preset: str) -> Dit:
         """The DiT with the constants of a preset."""
@@ -138,6 +146,15 @@ class Model:
         """A fresh pace for one utterance; `clock` is that of `Live`."""
         codes = self.speech.dit.block_frames // self.speech.dit.frames_per_code
         return pace(name, codes / self.codes_per_second, codes, clock)
+
+    def _opened(self, graph: str) -> ort.InferenceSession:
+        """A session that stays open. Raises UsageError when the budget has no room for it."""
+        for idle in self.budget.displaced_by(graph):
+            vars(self).pop(idle, None)  # the property of that name makes it again
+            self.budget.open.remove(idle)
+        session = self.session(graph)
+        self.budget.open.append(graph)
+        return session
 
     def session(self, graph: str) -> ort.InferenceSession:
         """Open one graph and check it against its contract."""

@@ -4,30 +4,31 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import perf_counter
 
-from omni_runtime import machine
 from omni_runtime.bundle.config import SpeechConfig
 from omni_runtime.bundle.manifest import EXPORT_AGAIN, Manifest
 from omni_runtime.bundle.store import Bundle
-from omni_runtime.cli import processor_features, ui
+from omni_runtime.cli import fits, processor_features, ui
 from omni_runtime.cli.check import Check
 from omni_runtime.errors import BundleError, OmniError
+from omni_runtime.memory import ENCODERS, Footprint
 from omni_runtime.model import Model
 
-ROOM = 1.1
-"""The measured peak is of a short talk: a longer one needs a little more."""
 
+def examine(folder: Path, budget: int | None = None) -> Iterator[Check]:
+    """Findings about the bundle. Raises BundleError when it can't even be opened.
 
-def examine(folder: Path) -> Iterator[Check]:
-    """Findings about the bundle. Raises BundleError when it can't even be opened."""
+    The graphs of one that does not fit in the machine, or in `budget` bytes, stay closed.
+    """
     bundle = Bundle(folder)
     manifest = bundle.manifest
     total = sum(entry.bytes for entry in manifest.files.values())
     yield Check("ok", "bundle", f"{manifest.name}, recipe {manifest.recipe}, {ui.size(total)}")
     yield _target(manifest)
-    if manifest.measured is not None:
-        yield _memory(manifest.measured.peak_memory)
+    speaks = manifest.model.speech is not None
+    room = fits.memory(Footprint.of(manifest), budget, speech=speaks, encoders=ENCODERS)
+    yield room
     model = Model(bundle)
-    for name in manifest.graphs:
+    for name in manifest.graphs if room.status != "fail" else ():
         yield _opened(f"graph {name}", lambda name=name: model.session(name))
     yield _opened("tables", lambda: [bundle.table(name) for name in manifest.tables])
     yield _opened("chat template", lambda: model.prompts)
@@ -45,18 +46,6 @@ def _target(manifest: Manifest) -> Check:
             "export it again: python export/run.py --model CHECKPOINT --target native",
         )
     return Check("ok", "target", f"made for {manifest.target}")
-
-
-def _memory(peak: int) -> Check:
-    available, total = machine.available_memory(), machine.total_memory()
-    found = f"{ui.size(available)} available, a spoken reply took {ui.size(peak)} where it was made"
-    if total < peak:
-        return Check(
-            "fail", "memory for it", found, "use a smaller bundle: export with --quant int4"
-        )
-    if available < ROOM * peak:
-        return Check("warn", "memory for it", found, "close other programs, or --context 4096")
-    return Check("ok", "memory for it", found)
 
 
 def _opened(name: str, make: Callable[[], object], content: str = "") -> Check:

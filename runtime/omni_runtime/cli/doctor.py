@@ -37,7 +37,7 @@ TALK = 'pip install "pocket-omni[talk]"'
 def main(options: argparse.Namespace) -> int:
     """Print all findings; returns 1 when a check failed, 0 with warnings only."""
     failed = False
-    for check in checks(options.bundle):
+    for check in checks(options.bundle, options.memory):
         fix = f"  ->  {check.fix}" if check.fix else ""
         sys.stdout.write(f"{check.status:<5} {check.name:<20} {check.found}{fix}\n")
         sys.stdout.flush()
@@ -45,8 +45,11 @@ def main(options: argparse.Namespace) -> int:
     return int(failed)
 
 
-def checks(bundle: str | None) -> Iterator[Check]:
-    """All findings about this machine, then about a bundle on it, as they are made."""
+def checks(bundle: str | None, budget: int | None = None) -> Iterator[Check]:
+    """All findings about this machine, then about a bundle on it, as they are made.
+
+    `budget` is how many bytes of memory the bundle may take; None for all of the machine's.
+    """
     machine: list[Callable[[], Iterator[Check]]] = [
         _python,
         _packages,
@@ -63,7 +66,7 @@ def checks(bundle: str | None) -> Iterator[Check]:
         def examined() -> Iterator[Check]:
             from omni_runtime.cli.checkup import examine  # noqa: PLC0415 - imports onnxruntime
 
-            return examine(Path(bundle))
+            return examine(Path(bundle), budget)
 
         yield from _guarded("bundle", examined)
 

@@ -6,6 +6,7 @@ import importlib
 import io
 import math
 import os
+import re
 import signal
 import sys
 import threading
@@ -131,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
         made[name].add_argument("bundle", help="folder of the bundle")
     made["show"].add_argument("--json", action="store_true", help="print the whole manifest")
     made["doctor"].add_argument("bundle", nargs="?", help="folder of a bundle to try here")
+    _memory_flag(made["doctor"])
     _bench_flags(made["bench"])
     return parser
 
@@ -170,8 +172,15 @@ def _run_flags(run: argparse.ArgumentParser) -> None:
     text.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same reply")
     text.add_argument("--context", type=_positive, metavar="N", help="tokens to keep at most")
     run.add_argument("-t", "--threads", type=_positive, default=0, metavar="N")
+    _memory_flag(run)
     run.add_argument("--json", action="store_true", help="print every event as a line of JSON")
     run.add_argument("-q", "--quiet", action="store_true", help="print the reply and nothing else")
+
+
+def _memory_flag(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--memory", type=_bytes, metavar="SIZE", help="keep within it, as 4G or 800M"
+    )
 
 
 def _bench_flags(bench: argparse.ArgumentParser) -> None:
@@ -224,6 +233,13 @@ def _seconds(text: str) -> float:
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError("must be above 0")
     return number
+
+
+def _bytes(text: str) -> int:
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([MG])(?:i?B)?", text, re.IGNORECASE)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size, as 4G or 800M")
+    return int(float(found[1]) * 2 ** {"M": 20, "G": 30}[found[2].upper()])
 
 
 def _positive(text: str) -> int:

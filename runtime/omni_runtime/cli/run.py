@@ -7,6 +7,7 @@ from pathlib import Path
 from time import perf_counter
 
 from omni_runtime.bundle.config import ModelConfig
+from omni_runtime.cli import fits
 from omni_runtime.cli.answer import Style, deliver
 from omni_runtime.cli.attach import medium
 from omni_runtime.cli.outlet import Outlet
@@ -22,10 +23,12 @@ from omni_runtime.options import ReplyOptions, SpeechOptions
 def main(options: argparse.Namespace) -> int:
     """Answer once when there is a prompt or a file, else start a conversation."""
     started = perf_counter()
-    model = Model(options.bundle, SessionOptions(options.threads))
+    model = Model(options.bundle, SessionOptions(options.threads, options.memory))
     parts = question(options, model.config)
     wanted = reply_options(options, model)
+    fits.or_error(model, parts, wanted, options)
     conversation = Conversation(model, system=options.system, context=options.context)
+    fits.tell_context(conversation, options)
     load = perf_counter() - started
     if not parts:
         from omni_runtime.cli.repl import Repl  # noqa: PLC0415 - only a conversation needs it

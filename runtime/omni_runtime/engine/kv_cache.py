@@ -65,6 +65,12 @@ class KVCache:
         """Bytes of all buffers."""
         return sum(array.nbytes for array in (*self.states, self.cos, self.sin))
 
+    @staticmethod
+    def bytes_for(config: DecoderConfig, tokens: int) -> int:
+        """Bytes of all buffers when the capacity is `tokens` tokens."""
+        states = 2 * config.layers * config.kv_heads * config.head_dim
+        return np.dtype(np.float32).itemsize * tokens * (states + 2 * (config.head_dim // 2))
+
     @property
     def room(self) -> int:
         """Tokens that can still be appended."""
@@ -119,7 +125,11 @@ class KVCache:
 
     @classmethod
     def load(cls, path: Path, config: DecoderConfig, *, limit: int | None = None) -> "KVCache":
-        """Read what `save` wrote. Raises OmniError for another model's cache or a damaged file."""
+        """Read what `save` wrote.
+
+        Raises OmniError for another model's cache or a damaged file, ContextFullError for one
+        that is longer than `limit`.
+        """
         fix = "start a new conversation"
         try:
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
@@ -130,8 +140,13 @@ class KVCache:
         cache = cls(config, limit=limit)
         length = len(cos)
         expected = (2 * config.layers, config.kv_heads, length, config.head_dim)
-        if version != FORMAT or states.shape != expected or length > cache.limit:
+        if version != FORMAT or states.shape != expected:
             raise OmniError(f"{path} was saved by another model or version", fix=fix)
+        if length > cache.limit:
+            raise ContextFullError(
+                f"{path} holds {length} tokens, the context has room for {cache.limit}",
+                fix="a larger --context or --memory",
+            )
         if length > cache.capacity:
             cache._grow(length)
         cache._copy_from([state[None] for state in states], cos, sin, length)

@@ -17,10 +17,13 @@ DTYPES = {"tensor(float)": "float32", "tensor(int32)": "int32", "tensor(int64)":
 class SessionOptions:
     """How graphs run. `threads` 0 means one for each core that this process may use.
 
+    `memory` is how many bytes the process may come to take, as far as can be told beforehand:
+    encoders are released, and the context kept short, to stay within it. None sets no limit.
     `profile` is where ONNX Runtime writes what each node costs: the beginning of a file's name.
     """
 
     threads: int = 0
+    memory: int | None = None
     profile: Path | None = None
 
     def resolved_threads(self) -> int:

@@ -1,0 +1,93 @@
+"""Does a bundle fit in the memory there is? Said before anything of it is loaded."""
+
+import argparse
+from collections.abc import Collection, Sequence
+
+from omni_runtime import machine
+from omni_runtime.cli import ui
+from omni_runtime.cli.check import Check
+from omni_runtime.conversation import Conversation
+from omni_runtime.errors import OmniError, UsageError
+from omni_runtime.inputs.messages import Part, Text, Video, kind_of
+from omni_runtime.memory import LEAST_CONTEXT, Footprint, as_flag
+from omni_runtime.model import Model
+from omni_runtime.options import ReplyOptions
+
+NAME = "memory for it"
+SMALLER = "a bundle of a smaller recipe: python export/run.py --quant int4"
+
+
+def memory(
+    footprint: Footprint,
+    budget: int | None,
+    *,
+    speech: bool,
+    encoders: Collection[str],
+    context: int | None = None,
+) -> Check:
+    """Compare what a conversation takes with the budget, or with the machine where there is none.
+
+    `context` is its tokens; None counts a short one and names what the longest would take.
+    A budget is the user's own word: within it a machine that seems too small is only warned of.
+    """
+    longest = footprint.config.thinker.decoder.max_context
+    tokens = min(context or LEAST_CONTEXT, longest)
+    needed = footprint.needed(tokens, speech=speech, encoders=encoders)
+    written = footprint.needed(tokens, speech=False, encoders=encoders)
+    available, total = machine.available_memory(), machine.total_memory()
+    limit = total if budget is None else budget
+    found = f"needs about {ui.size(needed)} with a context of {tokens} tokens"
+    if tokens < longest:
+        full = needed + footprint.context(longest, speech=speech)
+        full -= footprint.context(tokens, speech=speech)
+        found += f", {ui.size(full)} with {longest}"
+    found += f"; {ui.size(available)} of {ui.size(total)} available"
+    if budget is not None:
+        found += f", the budget is {ui.size(budget)}"
+    if needed <= min(limit, available):
+        return Check("ok", NAME, found)
+    fails = needed > limit
+    insist = "" if budget else " to try it all the same"
+    repairs = [f"--memory {as_flag(needed)}{insist}" if fails else "close other programs"]
+    if tokens > LEAST_CONTEXT:
+        repairs.append("a shorter --context")
+    if speech and written <= min(limit, available):
+        repairs.append(f"--no-speech, which needs {ui.size(written)}")
+    return Check("fail" if fails else "warn", NAME, found, ", or ".join([*repairs, SMALLER]))
+
+
+def or_error(
+    model: Model, parts: Sequence[Part], reply: ReplyOptions, options: argparse.Namespace
+) -> None:
+    """Raise UsageError when the question and its reply exceed the budget.
+
+    Raises OmniError when they exceed the machine; warns when they exceed what is free.
+    """
+    found = memory(
+        model.budget.footprint,
+        model.options.memory,
+        speech=reply.speech is not None,
+        encoders={name for part in parts for name in _encoders(part)},
+        context=options.context,
+    )
+    if found.status == "fail":
+        kind = UsageError if model.options.memory else OmniError
+        raise kind(f"the bundle {found.found}", fix=found.fix)
+    if found.status == "warn" and not options.quiet:
+        ui.note(f"warning: the bundle {found.found} ({found.fix})")
+
+
+def tell_context(conversation: Conversation, options: argparse.Namespace) -> None:
+    """Say how much shorter a budget has made the context, unless that was asked for."""
+    longest = conversation.model.config.thinker.decoder.max_context
+    here = conversation.context_limit
+    if options.memory and not options.context and here < longest and not options.quiet:
+        ui.note(f"--memory leaves a context of {here} of {longest} tokens")
+
+
+def _encoders(part: Part) -> list[str]:
+    if isinstance(part, Text):
+        return []
+    seen = [] if kind_of(part) == "audio" else ["vision_encoder"]
+    heard = kind_of(part) == "audio" or (isinstance(part, Video) and part.use_audio)
+    return seen + (["audio_encoder"] if heard else [])

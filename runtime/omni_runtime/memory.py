@@ -1,0 +1,134 @@
+"""What a bundle takes of memory, told from its manifest alone, and what a budget has room for.
+
+Opens nothing. A budget counts one conversation; of several with one model, the longest.
+"""
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+from omni_runtime.bundle.config import DecoderConfig, ModelConfig
+from omni_runtime.bundle.manifest import Manifest
+from omni_runtime.engine.kv_cache import FIRST_CAPACITY, KVCache
+from omni_runtime.errors import UsageError
+
+ENCODERS = ("audio_encoder", "vision_encoder")
+VOICE = ("talker", "dit", "vocoder")
+
+MAPPED_AND_PACKED = 1.5
+"""At most: memory over the size of a graph. Its file is mapped, and weights are held once more as
+the kernels want them. Measured: 1.4 in 4 bits and blocks of 32, 1.1 in int8, 1.0 in float32."""
+
+BESIDES = 2**29
+"""Bytes of Python, its libraries and activations, where no reply was measured at the export."""
+
+LEAST_BESIDES = 2**27
+"""Where one was: Python and its libraries alone take nearly this much."""
+
+LEAST_CONTEXT = 1024
+"""Tokens of a conversation that is worth having: a picture and some turns."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes that a bundle takes: each open graph, the context, and all that is neither."""
+
+    config: ModelConfig
+    graphs: dict[str, int]
+    besides: int
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> "Footprint":
+        """An estimate: sizes of files, and the reply that was measured, if one was."""
+        graphs = {n: int(MAPPED_AND_PACKED * graph.bytes) for n, graph in manifest.graphs.items()}
+        found = cls(manifest.model, graphs, BESIDES)
+        if manifest.measured is None:
+            return found
+        speech = manifest.model.speech is not None
+        known = found.needed(FIRST_CAPACITY, speech=speech) - found.besides
+        return replace(found, besides=max(manifest.measured.peak_memory - known, LEAST_BESIDES))
+
+    def needed(self, tokens: int, *, speech: bool, encoders: Collection[str] = ()) -> int:
+        """Bytes of a conversation of `tokens` tokens, when only one encoder is open at a time."""
+        names = ["thinker", *(VOICE if speech else ())]
+        largest = max((self.graphs.get(name, 0) for name in encoders), default=0)
+        weights = sum(self.graphs[name] for name in names) + largest
+        return self.besides + weights + self.context(tokens, speech=speech)
+
+    def context(self, tokens: int, *, speech: bool) -> int:
+        """Bytes of what `tokens` tokens take in the caches of Thinker and, to speak, Talker."""
+        decoders: list[DecoderConfig] = [self.config.thinker.decoder]
+        if speech and self.config.speech is not None:
+            decoders.append(self.config.speech.talker.decoder)
+        return sum(KVCache.bytes_for(d, min(tokens, d.max_context)) for d in decoders)
+
+
+class Budget:
+    """The graphs that are open, and those that must go before another one comes.
+
+    Without a limit nothing ever goes.
+    """
+
+    def __init__(self, footprint: Footprint, limit: int | None) -> None:
+        """`limit` in bytes; None for none."""
+        self.footprint = footprint
+        self.limit = limit
+        self.open: list[str] = []
+        self._tokens = min(LEAST_CONTEXT, footprint.config.thinker.decoder.max_context)
+
+    def context(self, asked: int | None) -> int | None:
+        """Tokens that a conversation may hold; the memory for them is kept free from now on.
+
+        Where none are asked for: what the bundle leaves when it hears, sees and speaks, but at
+        least LEAST_CONTEXT. Raises UsageError when they don't fit beside the Thinker.
+        """
+        if self.limit is None:
+            return asked
+        footprint = self.footprint
+        tokens = asked
+        if tokens is None:
+            speech = footprint.config.speech is not None
+            rest = self.limit - footprint.needed(0, speech=speech, encoders=ENCODERS)
+            tokens = max(rest // footprint.context(1, speech=speech), LEAST_CONTEXT)
+        tokens = min(tokens, footprint.config.thinker.decoder.max_context)
+        self._check(f"a context of {tokens} tokens", footprint.needed(tokens, speech=False))
+        self._tokens = max(self._tokens, tokens)
+        return tokens
+
+    def displaced_by(self, graph: str) -> list[str]:
+        """Encoders to release before `graph` is opened, the one opened first first.
+
+        Raises UsageError when it would not fit even without them.
+        """
+        if self.limit is None:
+            return []
+        speaks = graph in VOICE
+        coming = VOICE if speaks else (graph,)  # or a reply would end where its first sound is due
+        fixed = {*coming, *(name for name in self.open if name not in ENCODERS)}
+        what = "speech" if speaks else f"the {graph.replace('_', ' ')}"
+        self._check(what, self._bytes(fixed))
+        idle = [name for name in self.open if name in ENCODERS]
+        gone = 0
+        while self._bytes({*fixed, *idle[gone:]}) > self.limit:
+            gone += 1
+        return idle[:gone]
+
+    def _bytes(self, graphs: set[str]) -> int:
+        context = self.footprint.context(self._tokens, speech="talker" in graphs)
+        return self.footprint.besides + context + sum(self.footprint.graphs[n] for n in graphs)
+
+    def _check(self, what: str, needed: int) -> None:
+        if self.limit is not None and needed > self.limit:
+            raise UsageError(
+                f"{what} does not fit: about {as_flag(needed)} of memory are needed, "
+                f"the budget is {as_flag(self.limit)}",
+                fix=f"--memory {as_flag(needed)}, a shorter --context, --no-speech for text only, "
+                "or a bundle of a smaller recipe (--quant int4)",
+            )
+
+
+def as_flag(count: int) -> str:
+    """Bytes as --memory takes them, rounded up: 4.2G, 140M."""
+    if count >= 2**30:
+        return f"{math.ceil(count / 2**30 * 10) / 10:.1f}G"
+    return f"{math.ceil(count / 2**20)}M"

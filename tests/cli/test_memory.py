@@ -1,0 +1,130 @@
+"""What the command line says of memory, and that it says so before anything is loaded."""
+
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image as Picture
+
+from omni_runtime import machine
+from omni_runtime.bundle.store import Bundle
+from omni_runtime.memory import ENCODERS, LEAST_CONTEXT, Footprint
+from omni_runtime.model import Model
+
+GIB, MIB = 2**30, 2**20
+WRITTEN = ("--no-speech", "--max-tokens", "2")
+
+
+def flag(count: int) -> str:
+    """So many bytes, and a few more that are lost in decimals."""
+    return f"{(count + 8) / MIB:.6f}M"
+
+
+def room(monkeypatch: pytest.MonkeyPatch, available: float, total: float) -> None:
+    monkeypatch.setattr(machine, "available_memory", lambda: int(available))
+    monkeypatch.setattr(machine, "total_memory", lambda: int(total))
+
+
+@pytest.fixture
+def closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No graph may be opened."""
+    monkeypatch.setattr(Model, "session", lambda _, graph: pytest.fail(f"{graph} was opened"))
+
+
+@pytest.mark.usefixtures("closed")
+def test_a_budget_below_the_least_is_one_error(omni, bundle: Path) -> None:
+    for words in (("Hello", "--memory", "100M"), ("Hello", *WRITTEN, "--memory", "0.1g")):
+        ran = omni("run", bundle, *words)
+        ran.refused("needs about", 2)
+        assert "--memory " in ran.err and "--quant int4" in ran.err
+    assert "no-speech" not in ran.err  # it's without already
+
+
+@pytest.mark.usefixtures("closed")
+def test_text_only_is_a_repair_where_it_would_do(omni, bundle: Path) -> None:
+    footprint = Footprint.of(Bundle(bundle).manifest)
+    written = footprint.needed(LEAST_CONTEXT, speech=False)
+    ran = omni("run", bundle, "Hello", "--memory", flag(written))
+    ran.refused("--no-speech, which needs", 2)
+
+
+@pytest.mark.usefixtures("closed")
+def test_what_is_attached_counts(omni, bundle: Path) -> None:
+    Picture.new("RGB", (56, 56)).save("a.png")
+    footprint = Footprint.of(Bundle(bundle).manifest)
+    budget = ("--memory", flag(footprint.needed(LEAST_CONTEXT, speech=False)))
+    omni("run", bundle, "What?", *WRITTEN, *budget, "--image", "a.png").refused("needs about", 2)
+
+
+def test_text_only_within_the_budget_that_it_named(omni, bundle: Path) -> None:
+    footprint = Footprint.of(Bundle(bundle).manifest)
+    written = footprint.needed(LEAST_CONTEXT, speech=False)
+    ran = omni("run", bundle, "Hello", *WRITTEN, "--memory", flag(written))
+    assert ran.code == 0
+    assert "--memory leaves a context of" in ran.err
+    ran = omni("run", bundle, "Hello", *WRITTEN, "-q", "--memory", flag(written))
+    assert ran.code == 0 and not ran.err
+
+
+@pytest.mark.usefixtures("closed")
+def test_a_machine_too_small_is_one_error(omni, bundle: Path, monkeypatch) -> None:
+    room(monkeypatch, 90 * MIB, 100 * MIB)
+    ran = omni("run", bundle, "Hello")
+    ran.refused("90.0 MB of 100.0 MB available", 1)
+    assert "to try it all the same" in ran.err
+
+
+def test_a_container_is_the_machine(monkeypatch) -> None:
+    found = {"/sys/fs/cgroup/memory.max": str(64 * MIB)}
+    monkeypatch.setattr(machine, "_linux_value", lambda path, pattern: found.get(path))
+    assert machine.total_memory() == 64 * MIB >= machine.available_memory()
+    found.clear()
+    assert machine.total_memory() == psutil.virtual_memory().total
+
+
+def test_a_budget_is_the_users_own_word(omni, bundle: Path, monkeypatch) -> None:
+    room(monkeypatch, 90 * MIB, 100 * MIB)
+    ran = omni("run", bundle, "Hello", *WRITTEN, "--memory", "4G")
+    assert ran.code == 0 and "warning: the bundle needs about" in ran.err
+    assert "the budget is 4.0 GB" in ran.err
+
+
+def test_little_memory_is_warned_of(omni, bundle: Path, monkeypatch) -> None:
+    room(monkeypatch, 90 * MIB, 64 * GIB)
+    ran = omni("run", bundle, "Hello", *WRITTEN)
+    assert ran.code == 0 and "warning: the bundle needs about" in ran.err
+    assert "close other programs" in ran.err
+    ran = omni("run", bundle, "Hello", *WRITTEN, "-q")
+    assert ran.code == 0 and not ran.err
+
+
+@pytest.mark.usefixtures("closed")
+def test_a_long_context_counts(omni, bundle: Path, monkeypatch) -> None:
+    footprint = Footprint.of(Bundle(bundle).manifest)
+    room(monkeypatch, GIB, footprint.needed(LEAST_CONTEXT, speech=False) + 1)
+    ran = omni("run", bundle, "Hello", *WRITTEN, "--context", str(2 * LEAST_CONTEXT))
+    ran.refused("with a context of 2048 tokens", 1)
+    assert "a shorter --context" in ran.err
+
+
+@pytest.mark.parametrize("size", ["4", "4T", "G", "-1G", "nan", "1,5G"])
+def test_sizes_that_are_none(omni, bundle: Path, size: str) -> None:
+    omni("run", bundle, "Hello", f"--memory={size}").refused("is not a size, as 4G or 800M", 2)
+
+
+@pytest.mark.usefixtures("closed")
+def test_the_doctor_knows_the_budget_and_opens_nothing_beyond_it(omni, bundle: Path) -> None:
+    ran = omni("doctor", bundle, "--memory", "100M")
+    (line,) = [line for line in ran.out.splitlines() if "memory for it" in line]
+    assert ran.code == 1 and line.startswith("fail")
+    assert "the budget is 100.0 MB" in line and "  ->  --memory " in line
+    assert "graph" not in ran.out and "voices" in ran.out
+
+
+def test_the_doctor_counts_everything_a_bundle_can_do(omni, bundle: Path) -> None:
+    footprint = Footprint.of(Bundle(bundle).manifest)
+    needed = footprint.needed(LEAST_CONTEXT, speech=True, encoders=ENCODERS)
+    for budget, status in ((needed, "ok"), (needed - 99, "fail")):
+        ran = omni("doctor", bundle, "--memory", flag(budget))
+        (line,) = [line for line in ran.out.splitlines() if "memory for it" in line]
+        assert line.startswith(status), line

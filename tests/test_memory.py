@@ -1,0 +1,197 @@
+"""A memory budget: what is counted, what is released for it, and that nothing else changes."""
+
+import io
+import weakref
+from collections.abc import Sequence
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image as Picture
+
+from conftest import Twin
+from omni_runtime.bundle.manifest import Measured
+from omni_runtime.conversation import Conversation
+from omni_runtime.engine.kv_cache import FIRST_CAPACITY
+from omni_runtime.engine.session import SessionOptions
+from omni_runtime.errors import ContextFullError, UsageError
+from omni_runtime.events import AudioDelta, TurnDone
+from omni_runtime.inputs.messages import Audio, Image, Part, Text
+from omni_runtime.memory import ENCODERS, LEAST_CONTEXT, Budget, Footprint, as_flag
+from omni_runtime.model import Model
+from omni_runtime.options import ReplyOptions, SpeechOptions
+
+MIB = 2**20
+BRIEF = ReplyOptions(SpeechOptions(preset="fast", max_codes=30), max_tokens=8)
+WRITTEN = ReplyOptions(speech=None, max_tokens=4)
+
+
+def picture() -> list[Part]:
+    pixels = np.random.default_rng(1).integers(0, 255, (60, 80, 3), np.uint8)
+    file = io.BytesIO()
+    Picture.fromarray(pixels).save(file, "png")
+    return [Image(file.getvalue()), Text("What is this?")]
+
+
+def sound() -> list[Part]:
+    noise = np.random.default_rng(2).normal(0, 0.1, 16000).astype(np.float32)
+    return [Audio((noise, 16000))]
+
+
+def model_within(twin: Twin, limit: int | None) -> Model:
+    return Model(twin.bundle, SessionOptions(threads=1, memory=limit))
+
+
+def said(talk: Conversation, parts: Sequence[Part] | str) -> tuple[str, np.ndarray]:
+    """Text and sound of a reply."""
+    *events, done = talk.send(parts, BRIEF)
+    assert isinstance(done, TurnDone)
+    pieces = [event.samples for event in events if isinstance(event, AudioDelta)]
+    return done.text, np.concatenate([np.zeros(0, np.float32), *pieces])
+
+
+def footprint_of(twin: Twin) -> Footprint:
+    """Round numbers: 10 MiB besides and for the vocoder, 20 for any other, 30 for the eyes."""
+    graphs = dict.fromkeys(twin.model.bundle.manifest.graphs, 20 * MIB)
+    graphs |= {"vocoder": 10 * MIB, "vision_encoder": 30 * MIB}
+    return Footprint(twin.model.config, graphs, besides=10 * MIB)
+
+
+def test_a_released_encoder_comes_back_and_nothing_changes(default_twin: Twin) -> None:
+    full = Footprint.of(default_twin.model.bundle.manifest)
+    model = model_within(default_twin, full.needed(LEAST_CONTEXT, speech=True, encoders=ENCODERS))
+    free, bound = Conversation(default_twin.model), Conversation(model)
+    assert bound.context_limit == LEAST_CONTEXT
+    eyes: weakref.ref[object] | None = None
+    for parts, there in (
+        (picture(), "vision_encoder"),
+        (sound(), "audio_encoder"),
+        (picture(), "vision_encoder"),
+    ):
+        wanted, found = said(free, parts), said(bound, parts)
+        assert found[0] == wanted[0]
+        assert np.array_equal(found[1], wanted[1])
+        assert [name for name in model.budget.open if name in ENCODERS] == [there]
+        if there == "audio_encoder":
+            assert eyes is not None and eyes() is None  # not only forgotten: gone
+        else:
+            eyes = weakref.ref(model.vision_encoder)
+
+
+def test_without_a_budget_nothing_is_released(default_twin: Twin) -> None:
+    model = model_within(default_twin, None)
+    eyes, ears = model.vision_encoder, model.audio_encoder
+    assert (model.vision_encoder, model.audio_encoder) == (eyes, ears)
+    assert Conversation(model).context_limit == model.config.thinker.decoder.max_context
+
+
+def test_what_goes_is_as_little_as_will_do(default_twin: Twin) -> None:
+    footprint = footprint_of(default_twin)
+    context = footprint.context(LEAST_CONTEXT, speech=True)
+    for limit, opened, gone in (
+        (130, ("vision_encoder", "audio_encoder"), []),
+        (129, ("vision_encoder", "audio_encoder"), ["vision_encoder"]),
+        (110, ("audio_encoder", "vision_encoder"), ["audio_encoder"]),
+        (109, ("audio_encoder", "vision_encoder"), ["audio_encoder", "vision_encoder"]),
+    ):
+        budget = Budget(footprint, limit * MIB + context)
+        budget.open = ["thinker", *opened]
+        assert budget.displaced_by("talker") == gone, limit
+        assert budget.open == ["thinker", *opened]
+    budget = Budget(footprint, 109 * MIB + context)
+    budget.open = ["thinker", "talker", "dit", "vocoder"]
+    assert budget.displaced_by("audio_encoder") == []
+    with pytest.raises(UsageError, match=r"the vision encoder does not fit: about .*\(--memory"):
+        budget.displaced_by("vision_encoder")
+
+
+def test_the_context_is_what_the_parts_leave(default_twin: Twin) -> None:
+    footprint = footprint_of(default_twin)
+    everything = footprint.needed(0, speech=True, encoders=ENCODERS)
+    for tokens in (2000, 5000):
+        limit = everything + footprint.context(tokens, speech=True)
+        assert Budget(footprint, limit).context(None) == tokens
+    tight = footprint.needed(LEAST_CONTEXT, speech=False)
+    assert Budget(footprint, tight).context(None) == LEAST_CONTEXT
+    assert Budget(footprint, tight).context(700) == 700
+    with pytest.raises(UsageError, match="a context of 1025 tokens does not fit"):
+        Budget(footprint, tight).context(LEAST_CONTEXT + 1)
+    with pytest.raises(UsageError, match="a shorter --context, --no-speech"):
+        Budget(footprint, tight - 1).context(None)
+
+
+def test_a_long_context_leaves_less_for_the_encoders(default_twin: Twin) -> None:
+    footprint = footprint_of(default_twin)
+    budget = Budget(footprint, footprint.needed(LEAST_CONTEXT, speech=False, encoders=ENCODERS))
+    budget.open = ["thinker"]
+    assert budget.displaced_by("vision_encoder") == []
+    budget.context(2 * LEAST_CONTEXT)
+    with pytest.raises(UsageError, match="vision encoder"):
+        budget.displaced_by("vision_encoder")
+
+
+def test_a_budget_too_small_opens_nothing(
+    default_twin: Twin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = model_within(default_twin, 50 * MIB)
+    monkeypatch.setattr(model, "session", lambda graph: pytest.fail(f"{graph} was opened"))
+    with pytest.raises(UsageError, match=r"about \d+M of memory are needed, the budget is 50M"):
+        Conversation(model)
+
+
+def test_a_turn_without_room_leaves_the_conversation_as_it_was(default_twin: Twin) -> None:
+    """It fails before its first event; what is said afterwards is what would have been said."""
+    full = Footprint.of(default_twin.model.bundle.manifest)
+    *_, wanted = Conversation(default_twin.model).send("Hello", WRITTEN)
+    assert isinstance(wanted, TurnDone)
+    turns: list[tuple[int, Sequence[Part] | str, ReplyOptions, str]] = [
+        (full.needed(LEAST_CONTEXT, speech=False), picture(), WRITTEN, "the vision encoder does"),
+        (full.needed(LEAST_CONTEXT, speech=True) - 1, "Hello", BRIEF, "speech does"),
+    ]
+    for limit, parts, options, words in turns:
+        talk = Conversation(model_within(default_twin, limit))
+        with pytest.raises(UsageError, match=words):
+            next(talk.send(parts, options))
+        assert len(talk.messages) == 1 and talk.context_used == 0
+        *_, found = talk.send("Hello", WRITTEN)
+        assert isinstance(found, TurnDone) and found.text == wanted.text
+
+
+def test_a_saved_conversation_needs_its_room(default_twin: Twin, tmp_path) -> None:
+    talk = Conversation(default_twin.model)
+    list(talk.send("count " * LEAST_CONTEXT, WRITTEN))
+    talk.save(tmp_path / "talk")
+    full = Footprint.of(default_twin.model.bundle.manifest)
+    tight = model_within(default_twin, full.needed(LEAST_CONTEXT, speech=False))
+    with pytest.raises(ContextFullError, match="room for 1024"):
+        Conversation.load(tmp_path / "talk", tight)
+    roomy = model_within(default_twin, full.needed(2 * talk.context_used, speech=True))
+    loaded = Conversation.load(tmp_path / "talk", roomy)
+    assert loaded.context_used == talk.context_used < loaded.context_limit
+
+
+def test_a_measured_reply_is_taken_at_its_word(default_twin: Twin) -> None:
+    manifest = default_twin.model.bundle.manifest
+    measured = Measured(
+        machine="", onnxruntime="", threads=1, peak_memory=3 * 2**30, load=0.0, first_text=0.0,
+        first_audio=None, realtime_factor=None,
+    )  # fmt: skip
+    found = Footprint.of(msgspec.structs.replace(manifest, measured=measured))
+    assert found.needed(FIRST_CAPACITY, speech=True) == 3 * 2**30
+    for encoder in ENCODERS:
+        added = found.needed(FIRST_CAPACITY, speech=True, encoders=[encoder]) - 3 * 2**30
+        assert added == found.graphs[encoder] > manifest.graphs[encoder].bytes
+
+
+def test_the_context_is_counted_as_the_caches_count_it(twin: Twin) -> None:
+    talk = Conversation(twin.model)
+    footprint = Footprint.of(twin.model.bundle.manifest)
+    assert footprint.context(FIRST_CAPACITY, speech=False) == talk.cache_bytes
+    list(talk.send("Hello", replace(BRIEF, max_tokens=2)))
+    assert footprint.context(FIRST_CAPACITY, speech=True) == talk.cache_bytes
+
+
+def test_sizes_are_rounded_up_to_what_suffices() -> None:
+    assert as_flag(140 * MIB) == "140M" and as_flag(140 * MIB + 1) == "141M"
+    assert as_flag(4 * 2**30) == "4.0G" and as_flag(4 * 2**30 + 1) == "4.1G"

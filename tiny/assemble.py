@@ -2,8 +2,9 @@
 
     python -m tiny.assemble
 
-One safetensors shard a part, in 16 bits, so a part that is trained again replaces its own shard
-alone. A part without new weights in work/ keeps the shard it has, or gets its random start.
+One safetensors shard a part, so a part that is trained again replaces its own shard alone, in
+bfloat16, which takes a fifth less of the repository's history than float16. A part without new
+weights in work/ keeps the shard it has, or gets its random start.
 """
 
 import json
@@ -19,7 +20,7 @@ from tiny import dit, scenes, sizes, vocabulary
 from tiny.codec import encoded
 from tiny.paths import CHECKPOINT, WORK
 from tiny.speech import SPEAKERS
-from tiny.weights import PARTS, SOURCES, Source, committed, shard
+from tiny.weights import PARTS, SOURCES, Source, shard, stored
 
 
 def trained() -> Iterator[tuple[Source, dict[str, torch.Tensor]]]:
@@ -34,18 +35,19 @@ def trained() -> Iterator[tuple[Source, dict[str, torch.Tensor]]]:
             )
 
 
-def weights() -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Every weight of the model, and the stages that have nothing in work/."""
+def weights() -> tuple[dict[str, torch.Tensor], set[str]]:
+    """Every weight of the model, and the stages that have something in work/."""
     torch.manual_seed(0)
     model = Qwen2_5OmniForConditionalGeneration(sizes.omni(vocabulary.special()))
     state = {key: value.detach().clone() for key, value in model.state_dict().items()}
-    kept = {k: v for k, v in committed("").items() if k in state and state[k].shape == v.shape}
+    kept = {k: v for k, v in stored("").items() if k in state and state[k].shape == v.shape}
     fresh: dict[str, torch.Tensor] = {}
-    missing = {source.stage for source in SOURCES}
+    stages: set[str] = set()
     for source, found in trained():
         fresh |= found
-        missing.discard(source.stage)
-    return {**state, **kept, **fresh}, sorted(missing)
+        stages.add(source.stage)
+    state = {key: value.bfloat16() for key, value in {**state, **fresh}.items()}
+    return {**state, **{k: v for k, v in kept.items() if k not in fresh}}, stages
 
 
 def write_voices() -> None:
@@ -66,7 +68,7 @@ def write_settings() -> None:
     special = vocabulary.special()
     config = sizes.omni(special).to_dict()
     config["architectures"] = ["Qwen2_5OmniModel"]
-    config["torch_dtype"] = "float16"
+    config["torch_dtype"] = "bfloat16"
     config.pop("dtype", None)
     _write("config.json", config)
     _write(
@@ -125,10 +127,10 @@ def same(path: str, part: dict[str, torch.Tensor]) -> bool:
 
 def main() -> None:
     CHECKPOINT.mkdir(exist_ok=True)
-    state, missing = weights()
+    state, stages = weights()
     places: dict[str, str] = {}
     for name, prefixes in PARTS.items():
-        part = {k: v.half().contiguous() for k, v in state.items() if k.startswith(prefixes)}
+        part = {k: v.contiguous() for k, v in state.items() if k.startswith(prefixes)}
         places |= dict.fromkeys(part, shard(name))
         if not same(shard(name), part):
             save_file(part, CHECKPOINT / shard(name), {"format": "pt"})
@@ -141,7 +143,7 @@ def main() -> None:
     if (WORK / "encoded.pt").exists():
         write_voices()
     size = sum(path.stat().st_size for path in CHECKPOINT.iterdir()) / 2**20
-    print(f"{CHECKPOINT}: {size:.2f} MiB; not in work/: {', '.join(missing) or 'nothing'}")  # noqa: T201
+    print(f"{CHECKPOINT}: {size:.2f} MiB; in work/: {', '.join(sorted(stages)) or 'nothing'}")  # noqa: T201
 
 
 if __name__ == "__main__":

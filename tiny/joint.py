@@ -2,7 +2,7 @@
 
     python -m tiny.joint
 
-Starts from the Thinker and goes on training it, on written and on spoken questions in turn. Ears and
+Starts from the Thinker and goes on training it, on written and spoken questions in turn. Ears and
 eyes are as their own stages have them, which may still be learning beside this one: they speak the
 Thinker's own words, so it need not follow them. A spoken question is a recording of stage 6a whose
 sentence the question generators happen to draw, so its right reply is known.
@@ -21,7 +21,7 @@ from tiny.thinker import Batch, Conversation
 from tiny.training import Plan, Trainer
 from tiny.weights import committed
 
-PLAN = Plan(steps=1_700, rate=5e-4, warmup=60, average=0.998)
+PLAN = Plan(steps=2_000, rate=5e-4, warmup=60, average=0.998)
 ORDER = (
     "spoken", "picture", "text", "spoken scene", "picture", "spoken", "heard film", "picture",
     "text",

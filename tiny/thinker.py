@@ -37,6 +37,8 @@ LENGTH = 240
 """Tokens after which a conversation about nothing seen takes no further exchange."""
 CHAINED = 0.6
 """Share of the text batches that are conversations of several exchanges."""
+EASY = 0.05
+"""Least weight of a reply's token; the greatest is 1."""
 QUESTIONS = 0.2
 """Weight of the questions' tokens in the loss."""
 Model = Qwen2_5OmniThinkerForConditionalGeneration
@@ -261,7 +263,10 @@ def answer_loss(model: Model, batch: Batch) -> tuple[torch.Tensor, float]:
         logits = model.lm_head(forward(model, batch)[:, :-1][told]).float()
     losses = functional.cross_entropy(logits, wanted[told], reduction="none")
     reply_token = learned[told]
-    loss = losses[reply_token].mean() + QUESTIONS * losses[~reply_token].mean()
+    # Most tokens of a reply follow from the ones before: the few that need looking count for more.
+    weight = (1 - (-losses.detach()).exp()).clamp(min=EASY)[reply_token]
+    loss = (weight * losses[reply_token]).sum() / weight.sum()
+    loss = loss + QUESTIONS * losses[~reply_token].mean()
     wrong = (logits.argmax(1) != wanted[told])[reply_token]
     begins = learned & ~functional.pad(learned, (1, 0))[:, :-1]
     reply = begins.ravel().cumsum(0)[learned.ravel()] - 1  # which reply each learned token is of

@@ -45,14 +45,19 @@ def shard(part: str) -> str:
     return f"model-{part}.safetensors"
 
 
-def committed(prefix: str) -> dict[str, torch.Tensor]:
-    """The weights under `prefix` of the checkpoint as it stands, for a stage to start from."""
+def stored(prefix: str) -> dict[str, torch.Tensor]:
+    """The weights under `prefix` of the checkpoint as it stands, in the bits that they have."""
     found: dict[str, torch.Tensor] = {}
     for part in PARTS:
         path = CHECKPOINT / shard(part)
         if path.exists():
-            found |= {k: v.float() for k, v in load_file(path).items() if k.startswith(prefix)}
-    return {key.removeprefix(prefix): value for key, value in found.items()}
+            found |= {k: v for k, v in load_file(path).items() if k.startswith(prefix)}
+    return found
+
+
+def committed(prefix: str) -> dict[str, torch.Tensor]:
+    """The same without the prefix and in float32, for a stage to start from."""
+    return {key.removeprefix(prefix): value.float() for key, value in stored(prefix).items()}
 
 
 def continue_from(stage: str, model: nn.Module) -> None:

@@ -15,6 +15,7 @@ from inputs.samples import write_media
 from omni_runtime.conversation import Conversation
 from omni_runtime.engine.pace import PaceName
 from omni_runtime.events import AudioDelta, TextDelta, TurnDone
+from omni_runtime.inputs.media import load_audio
 from omni_runtime.inputs.messages import Audio, Image, Message, Part, Text, Video
 from omni_runtime.inputs.pixels import Patches
 from omni_runtime.model import Model
@@ -74,12 +75,15 @@ def picture(*places: tuple[str, str, float, float]) -> Image:
     return Image(file.getvalue())
 
 
-def film(path: Path) -> Video:
-    """A blue square that goes to the left for two seconds."""
+def film(path: Path, sound: np.ndarray | None = None) -> Video:
+    """A blue square that goes to the left for two seconds, with 16 kHz sound if there is any."""
     frames = [
         np.asarray(drawn([("#2846cd", "square", 1.9 - 1.8 * i / 3, 1)], side=168)) for i in range(4)
     ]
-    return Video(write_media(path / "film.mkv", frames=frames, fps=2, video_codec="ffv1"))
+    codecs = {"video_codec": "ffv1", "audio_codec": "flac"}
+    return Video(
+        write_media(path / "film.mkv", sound=sound, rate=16_000, frames=frames, fps=2, **codecs)
+    )
 
 
 @pytest.fixture(scope="module", params=["fp32", "int4"])
@@ -101,8 +105,8 @@ def test_a_picture(model: Model) -> None:
 
 def test_a_count(model: Model) -> None:
     three = [("#2846cd", "circle", x, y) for x, y in ((0, 0), (2, 0), (1, 2))]
-    asked = [picture(*three, ("#cd2323", "square", 0, 2)), Text("How many circles are there?")]
-    assert answer(model, asked) == "There are three circles."
+    asked = [picture(*three, ("#cd2323", "square", 0, 2)), Text("How many shapes are there?")]
+    assert answer(model, asked) == "There are four shapes."
 
 
 def test_a_film(model: Model, tmp_path: Path) -> None:
@@ -121,6 +125,12 @@ def test_a_film(model: Model, tmp_path: Path) -> None:
 def test_a_spoken_question(model: Model, name: str, question: str) -> None:
     """By a voice (flite's rms, with noise) that training never heard."""
     assert answer(model, [Audio((DATA / f"{name}.flac").read_bytes())]) == ANSWERS[question]
+
+
+def test_a_film_with_sound(model: Model, tmp_path: Path) -> None:
+    voice = load_audio(DATA / "ten.flac", 16_000)
+    asked = [film(tmp_path, voice), Text("What does the voice say?")]
+    assert answer(model, asked) == "The voice says ten."
 
 
 def test_a_second_turn(model: Model) -> None:

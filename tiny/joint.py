@@ -21,7 +21,7 @@ from tiny.thinker import Batch, Conversation
 from tiny.training import Plan, Trainer
 from tiny.weights import committed
 
-PLAN = Plan(steps=2_000, rate=5e-4, warmup=60, average=0.998)
+PLAN = Plan(steps=1_750, rate=5e-4, warmup=60, average=0.998)
 ORDER = (
     "spoken", "picture", "text", "spoken scene", "picture", "spoken", "heard film", "picture",
     "text",

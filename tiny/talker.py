@@ -25,7 +25,7 @@ from tiny.speech import SPEAKERS
 from tiny.training import Plan, Trainer, chosen, mixed
 
 PLAN = Plan(steps=6_000, rate=2e-3, warmup=150, decay=0.05, average=0.998)
-FURTHER = Plan(steps=560, rate=8e-4, warmup=50, decay=0.05, average=0.995)
+FURTHER = Plan(steps=1_200, rate=8e-4, warmup=50, decay=0.05, average=0.995)
 """With --continue: enough to follow a Thinker that has learned more."""
 BATCH = 12
 CORRUPTED = 0.10

@@ -18,7 +18,6 @@ from tiny.hearing import HEARING
 from tiny.paths import Corpus, Samples
 from tiny.voices import SPEECH_RATE, at_rate
 
-FRAMES_A_SECOND = 100
 UNKNOWN = -100
 PHONES = (
     "SIL", "AA", "AE", "AH", "AO", "AW", "AY", "B", "CH", "D", "DH", "EH", "ER", "EY", "F", "G",

@@ -55,7 +55,7 @@ def state(early: scenes.Placed, late: scenes.Placed, square: int) -> int:
     """The number among STATES of a thing in one of the nine squares."""
     x, y = late.x - early.x, late.y - early.y
     step = ((x > 0) - (x < 0), (y > 0) - (y < 0))
-    return square if step == (0, 0) else 9 + list(scenes.STEPS.values()).index(step)
+    return square if step == (0, 0) else ACROSS**2 + list(scenes.STEPS.values()).index(step)
 
 
 def labels(asked: scenes.Asked) -> torch.Tensor:

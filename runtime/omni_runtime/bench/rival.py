@@ -76,9 +76,7 @@ class LlamaCpp:
                 verbose=False,
             )
         except ValueError as error:  # what llama-cpp-python raises for a file of another kind
-            raise OmniError(
-                f"llama.cpp can't load {gguf}: {error}", fix="name a GGUF of a text model"
-            ) from None
+            raise unloadable(gguf, error) from None
         self.name = f"llama.cpp ({llama_version()})"
         self.detail = gguf.name
         self._random = np.random.default_rng(0)
@@ -125,9 +123,7 @@ class LlamaServer:
         try:
             self._server = server.Server(params)
         except RuntimeError as error:
-            raise OmniError(
-                f"llama.cpp can't load {gguf}: {error}", fix="name a GGUF of a text model"
-            ) from None
+            raise unloadable(gguf, error) from None
         self.name = f"llama.cpp (xllamacpp {importlib.metadata.version('xllamacpp')})"
         self.detail = gguf.name
         self._random = np.random.default_rng(0)
@@ -138,7 +134,10 @@ class LlamaServer:
         """Read `count` tokens at once behind `depth` others."""
         timings = self._run([*self._to(depth), *self._tokens(count)], 1)
         if timings["prompt_n"] != count:
-            raise OmniError(f"llama.cpp read {timings['prompt_n']} tokens instead of {count}")
+            raise OmniError(
+                f"llama.cpp read {timings['prompt_n']} tokens instead of {count}",
+                fix="pip install llama-cpp-python, which needs no server's cache",
+            )
         return float(timings["prompt_ms"]) / 1000
 
     def decode(self, count: int, depth: int = 0) -> float:
@@ -172,15 +171,17 @@ class LlamaServer:
         return self._random.integers(3, SAFE_IDS, count).tolist()
 
 
+def unloadable(gguf: Path, why: object) -> OmniError:
+    return OmniError(f"llama.cpp can't load {gguf}: {why}", fix="name a GGUF of a text model")
+
+
 def readable(gguf: Path) -> Path:
     """The file, if its first bytes are a GGUF's. Raises OmniError."""
     if not gguf.is_file():
         raise OmniError(f"there is no file {gguf}", fix="--gguf FILE, or leave it out")
     with gguf.open("rb") as file:
         if file.read(4) != b"GGUF":
-            raise OmniError(
-                f"llama.cpp can't load {gguf}: not a GGUF", fix="name a GGUF of a text model"
-            )
+            raise unloadable(gguf, "not a GGUF")
     return gguf
 
 

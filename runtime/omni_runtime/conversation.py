@@ -3,6 +3,9 @@
 Each turn appends its prompt to the caches, streams a reply, and leaves them holding the reply's
 tokens, whether it ended or was stopped. Media are encoded once. A turn that fails leaves the
 conversation as it was before; so does one that is interrupted before its reply begins.
+
+A prompt may be read before it is complete (`read_ahead`): the caches then hold its beginning, and
+the turn reads what is missing. Whatever else touches the caches forgets that beginning first.
 """
 
 from collections.abc import Generator, Sequence
@@ -16,6 +19,7 @@ from omni_runtime import saved
 from omni_runtime.engine.kv_cache import KVCache
 from omni_runtime.errors import UsageError
 from omni_runtime.events import Event, TurnDone
+from omni_runtime.inputs import prefix
 from omni_runtime.inputs.prompt import Message, Part, Prompt, Text
 from omni_runtime.machine import peak_memory
 from omni_runtime.model import Model
@@ -68,11 +72,13 @@ class Conversation:
         self._position = 0
         self._turns: list[Turn] = []
         self._last_tokens: list[int] = []
+        self._ahead: Prompt | None = None
+        """What the caches hold behind the last turn."""
 
     @property
     def context_used(self) -> int:
-        """Tokens in the Thinker's cache."""
-        return self._cache.length
+        """Tokens of the turns so far."""
+        return self._mark().length
 
     @property
     def context_limit(self) -> int:
@@ -104,6 +110,28 @@ class Conversation:
             raise UsageError("the message is empty", fix="give a prompt, a file, or both")
         return self._turn(Message("user", content), options, speech)
 
+    def read_ahead(
+        self, parts: Sequence[Part] = (), *, more: bool = False, speech: bool = True
+    ) -> None:
+        """Read the beginning of a message that is still being made; `send` then takes less time.
+
+        Without parts it is the system prompt. With `more` a recording at the end of `parts` is
+        still going on: its finished blocks are read. What is sent in the end need not be what was
+        announced: only what both share counts as read. `speech`: the reply will be spoken. Not
+        while a reply is being streamed. Raises as `send` does, and then nothing is read ahead.
+        """
+        start = self._mark()
+        try:
+            prompt = self._build(Message("user", [*parts]))
+            count = prefix.certain(prompt, self._block_frames) if more else len(prompt.ids)
+            if count:
+                self._read(prefix.split(prompt, count)[0], whole=False)
+            if speech and self.model.config.speech is not None:
+                self._catch_up()
+        except BaseException:
+            self._return_to(start)
+            raise
+
     def regenerate(self, options: ReplyOptions | None = None) -> Generator[Event]:
         """Take back the last reply and stream another one to the same question.
 
@@ -112,16 +140,19 @@ class Conversation:
         options, speech = self._resolved(options)
         if not self._turns:
             raise UsageError("there is no reply to make anew", fix="say something first")
+        self._forget_ahead()
         return self._again(self._turns[-1], options, speech)
 
     def undo(self) -> None:
         """Take back the last turn, question and reply. Raises UsageError if there is none."""
         if not self._turns:
             raise UsageError("there is no turn to take back", fix="say something first")
+        self._forget_ahead()
         self._return_to(self._turns.pop().start)
 
     def save(self, folder: str | Path) -> None:
         """Write the conversation into a folder, whole or not at all. Raises OmniError."""
+        self._forget_ahead()
         saved.write(
             Path(folder),
             Saved(
@@ -232,13 +263,43 @@ class Conversation:
 
     def _prefill(self, prompt: Prompt, speech: bool) -> FloatArray:
         """Append the prompt to the Thinker's cache, and to the Talker's if it is to speak."""
-        output = self.model.thinker.prefill(self._cache, prompt)
+        logits = self._read(prompt, whole=True)
+        self._ahead = None
         self._position = prompt.next_position
-        if self.model.config.speech is not None:
-            self._unread.add(output.talker_rows, prompt.positions)
         if speech:
             self._catch_up()
+        return logits
+
+    def _read(self, prompt: Prompt, *, whole: bool) -> FloatArray:
+        """Let the caches hold this prompt behind the last turn. Returns the last row's logits.
+
+        What was read ahead of it is kept. Of a `whole` prompt at least the last token is read, for
+        its logits; of a beginning nothing may be left to read, and its logits mean nothing.
+        """
+        start, known = self._mark().length, 0
+        if self._ahead is not None:
+            known = prefix.shared(self._ahead, prompt, self._block_frames)
+            known = min(known, len(prompt.ids) - 1) if whole else known
+            self._truncate(start + known)
+        if known == len(prompt.ids):
+            return np.zeros(0, np.float32)
+        rest = prefix.split(prompt, known)[1] if known else prompt
+        self._ahead = prefix.split(prompt, known)[0] if known else None
+        output = self.model.thinker.prefill(self._cache, rest)
+        self._ahead = prompt
+        if self.model.config.speech is not None:
+            self._unread.add(output.talker_rows, rest.positions)
         return output.logits
+
+    @property
+    def _block_frames(self) -> int:
+        """Frames of sound that are encoded by themselves; any number where nothing is heard."""
+        audio = self.model.config.audio
+        return audio.block_frames if audio is not None else 1
+
+    def _forget_ahead(self) -> None:
+        self._truncate(self._mark().length)
+        self._ahead = None
 
     def _talker(self) -> KVCache:
         if self._talker_cache is None:
@@ -273,15 +334,21 @@ class Conversation:
         self.messages.append(Message("assistant", [Text(state.text)]))
 
     def _mark(self) -> Mark:
-        return Mark(len(self.messages), self._cache.length, self._position)
+        ahead = len(self._ahead.ids) if self._ahead is not None else 0
+        return Mark(len(self.messages), self._cache.length - ahead, self._position)
 
     def _return_to(self, mark: Mark) -> None:
         del self.messages[mark.messages :]
         self._position = mark.position
-        self._cache.truncate(mark.length)
+        self._ahead = None
+        self._truncate(mark.length)
+
+    def _truncate(self, length: int) -> None:
+        """Forget all but the first `length` tokens."""
+        self._cache.truncate(length)
         read = 0
         if self._talker_cache is not None:
-            read = min(self._talker_cache.length, mark.length)
+            read = min(self._talker_cache.length, length)
             self._talker_cache.truncate(read)
         # Talker's cache and unread rows together are as long as the Thinker's cache, always.
-        self._unread.keep(mark.length - read)
+        self._unread.keep(length - read)

@@ -35,6 +35,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PROMPT", "STEPS"):
         monkeypatch.setattr(rival, name, getattr(parts, name))
     monkeypatch.setattr(replies, "MAX_TOKENS", 4)
+    monkeypatch.setattr(replies, "sleep", lambda seconds: None)
 
 
 EXPECTED = [
@@ -43,6 +44,8 @@ EXPECTED = [
     "code2wav, faithful", "code2wav, balanced", "code2wav, fast",
     "first text, typed", "first sound, typed", "real time, typed",
     "first text, spoken 4 s", "first sound, spoken 4 s", "real time, spoken 4 s",
+    "first text, spoken 4 s, heard live", "first sound, spoken 4 s, heard live",
+    "real time, spoken 4 s, heard live",
     "load, cold", "load, warm", "peak memory",
 ]  # fmt: skip
 
@@ -107,6 +110,7 @@ def test_what_a_bundle_lacks_is_left_out(omni, copied: Path) -> None:
     assert [row["test"] for row in report["rows"]] == [
         "first text, typed",
         "first text, spoken 4 s",
+        "first text, spoken 4 s, heard live",
     ]
     assert report["left_out"] == {"image": "it can't see", "talker": "it has no voice"}
     silent = omni("bench", copied, *FAST, "--only", "image")

@@ -3,6 +3,7 @@
 import io
 import shlex
 import sys
+import threading
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from omni_runtime.cli import attach, commands, lines, outlet
+from omni_runtime.cli import attach, commands, lines, microphone, outlet
 from omni_runtime.cli.main import _parser
 from omni_runtime.cli.repl import Repl
 from omni_runtime.cli.run import reply_options
@@ -18,13 +19,18 @@ from omni_runtime.conversation import Conversation
 from omni_runtime.inputs.messages import Audio, Image, Text
 from omni_runtime.model import Model
 
+Said = str | type[BaseException] | Callable[[], str]
+
 
 class Person:
-    """Types prepared lines; an exception among them is what happens at that prompt."""
+    """Types prepared lines; an exception among them is what happens at that prompt.
+
+    A function is called there and gives the line.
+    """
 
     interactive = True
 
-    def __init__(self, *said: str | type[BaseException]) -> None:
+    def __init__(self, *said: Said) -> None:
         self.said = list(said)
         self.prompts: list[str] = []
 
@@ -33,7 +39,9 @@ class Person:
         line = self.said.pop(0) if self.said else EOFError
         if isinstance(line, str):
             return line
-        raise line
+        if isinstance(line, type):
+            raise line
+        return line()
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +56,7 @@ Talk = Callable[..., Repl]
 def talk(model: Model, here: Path, monkeypatch: pytest.MonkeyPatch) -> Talk:
     monkeypatch.setattr(outlet, "loudspeaker", lambda: "no audio device: none")
 
-    def make(*said: str | type[BaseException], flags: str = "--max-tokens 3") -> Repl:
+    def make(*said: Said, flags: str = "--max-tokens 3") -> Repl:
         options = _parser().parse_args(["run", "bundle", *shlex.split(flags)])
         conversation = Conversation(model, system=options.system, context=options.context)
         repl = Repl(conversation, reply_options(options, model), options, lines=Person(*said))
@@ -271,7 +279,18 @@ def test_mic(talk: Talk, monkeypatch, capsys) -> None:
         'error: recording needs sounddevice and PortAudio (pip install "pocket-omni[talk]")'
     ]
     monkeypatch.setitem(sys.modules, "sounddevice", Recorder())
-    repl = talk("/mic", "", "Hello")
+    heard: list[tuple[int, bool]] = []
+
+    def read_ahead(_self, parts, *, more: bool, speech: bool) -> None:
+        assert speech
+        heard.append((len(parts[-1].source[0]), more))
+        ready.set()
+
+    monkeypatch.setattr(Conversation, "read_ahead", read_ahead)
+    monkeypatch.setattr(microphone, "EVERY_SECONDS", 0.01)
+    ready = threading.Event()
+    repl = talk("/mic", lambda: "" if ready.wait(20) else "never heard", "Hello")
+    assert heard == [(22050, True)], "nothing new came, so it was read once"
     (first, second) = users(repl)
     samples, rate = first[0].source
     assert rate == 44100 and samples.shape == (22050,) and second == [Text("Hello")]

@@ -1,6 +1,7 @@
 """Whole replies, as a user waits for them: first text, first sound, speech against real time."""
 
 from collections.abc import Iterator, Sequence
+from time import perf_counter, sleep
 
 import numpy as np
 
@@ -38,6 +39,14 @@ def questions(model: Model) -> Iterator[tuple[str, list[Part]]]:
         yield f"spoken {SPOKEN_SECONDS} s", spoken(model)
 
 
+def ways(model: Model) -> Iterator[tuple[str, list[Part], bool]]:
+    """The questions, and whether they are heard while they are being spoken."""
+    for name, parts in questions(model):
+        yield name, parts, False
+        if isinstance(parts[-1], Audio):
+            yield f"{name}, heard live", parts, True
+
+
 def options(model: Model) -> ReplyOptions:
     """The same short reply every time."""
     if model.config.speech is None:
@@ -46,16 +55,34 @@ def options(model: Model) -> ReplyOptions:
     return ReplyOptions(SpeechOptions(max_codes=codes, pace="live"), max_tokens=MAX_TOKENS)
 
 
-def ask(model: Model, parts: Sequence[Part]) -> Timings:
-    """The numbers of one reply in a conversation of its own."""
-    *_, done = Conversation(model).send(parts, options(model))
+def ask(model: Model, parts: Sequence[Part], *, live: bool = False) -> Timings:
+    """The numbers of one reply in a conversation of its own, from the end of the question on."""
+    conversation, wanted = Conversation(model), options(model)
+    if live:
+        _listen(conversation, parts)
+    *_, done = conversation.send(parts, wanted)
     assert isinstance(done, TurnDone)
     return done.timings
 
 
+def _listen(conversation: Conversation, parts: Sequence[Part]) -> None:
+    """Read what can be read while the question is being spoken, as from a microphone."""
+    *before, last = parts
+    assert isinstance(last, Audio) and isinstance(last.source, tuple)
+    samples, rate = last.source
+    speech = conversation.model.config.speech is not None
+    conversation.read_ahead(before, speech=speech)
+    started = perf_counter()
+    for second in range(1, SPOKEN_SECONDS + 1):
+        sleep(max(0.0, started + second - perf_counter()))
+        if second < SPOKEN_SECONDS:
+            heard = Audio((samples[: second * rate], rate))
+            conversation.read_ahead([*before, heard], more=True, speech=speech)
+
+
 def reply(model: Model) -> Iterator[Work]:
     """A reply to each kind of question, everything loaded."""
-    for name, parts in questions(model):
+    for name, parts, live in ways(model):
         limits = f"at most {MAX_TOKENS} tokens"
         quantities = [Quantity(f"first text, {name}", "s", False, limits)]
         if model.config.speech is not None:
@@ -65,8 +92,10 @@ def reply(model: Model) -> Iterator[Work]:
                 Quantity(f"real time, {name}", "x", True, "seconds of speech a second of work"),
             ]
 
-        def run(parts: list[Part] = parts, count: int = len(quantities)) -> Sequence[float | None]:
-            timings = ask(model, parts)
+        def run(
+            parts: list[Part] = parts, live: bool = live, count: int = len(quantities)
+        ) -> Sequence[float | None]:
+            timings = ask(model, parts, live=live)
             return [timings.first_text, timings.first_audio, _real_time(timings)][:count]
 
         yield Work(tuple(quantities), run)

@@ -14,6 +14,7 @@ from omni_runtime.cli.microphone import record
 from omni_runtime.conversation import Conversation
 from omni_runtime.engine.sampling import Sampling
 from omni_runtime.errors import UsageError
+from omni_runtime.inputs.media import Samples
 from omni_runtime.inputs.messages import Audio, Text
 from omni_runtime.options import AUTO, SpeechOptions
 
@@ -75,7 +76,13 @@ _register_media("video", "show a video with the next line")
 def _mic(repl: "Repl", _argument: str) -> None:
     if repl.conversation.model.config.audio is None:
         raise UsageError("this bundle can't hear", fix="omni show prints what a bundle can do")
-    sound = record(lambda: repl.lines.read("recording, Enter ends it "))
+    speech = repl.reply.speech is not None
+
+    def listen(heard: Samples) -> None:
+        parts = [*repl.attached, Audio(heard)]
+        repl.conversation.read_ahead(parts, more=True, speech=speech)
+
+    sound = record(lambda: repl.lines.read("recording, Enter ends it "), listen)
     repl.attached.append(Audio(sound))
     repl.ask("")
 

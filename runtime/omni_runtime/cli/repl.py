@@ -9,6 +9,7 @@ import argparse
 import os
 import re
 from collections.abc import Generator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from omni_runtime.cli.commands import COMMANDS, run
 from omni_runtime.cli.lines import Lines, open_lines
 from omni_runtime.cli.outlet import Outlet
 from omni_runtime.conversation import Conversation
-from omni_runtime.errors import MediaError, OmniError
+from omni_runtime.errors import ContextFullError, MediaError, OmniError
 from omni_runtime.events import Event, TurnDone
 from omni_runtime.inputs.messages import MediaPart, Part, Text, kind_of
 from omni_runtime.options import ReplyOptions, SpeechOptions
@@ -68,6 +69,9 @@ class Repl:
         interactive = self.lines.interactive
         if interactive and not self._options.quiet:
             ui.note("Say something, drop a file, or /help.")
+        if interactive:  # what loading takes, it takes before the first question
+            with suppress(ContextFullError):  # the first question says so, too
+                self.conversation.read_ahead(speech=self.reply.speech is not None)
         code, leaving = 0, False
         while not self.over:
             try:

@@ -1,0 +1,157 @@
+"""A message that was read before it was complete gives the reply that it gives anyway."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import Twin
+from omni_runtime.conversation import Conversation
+from omni_runtime.engine.thinker import Thinker
+from omni_runtime.errors import ContextFullError, MediaError
+from omni_runtime.events import AudioDelta, TextDelta
+from omni_runtime.inputs.messages import Audio, Image, Part, Text
+from omni_runtime.inputs.pixels import Patches
+from omni_runtime.options import ReplyOptions, SpeechOptions
+
+RATE = 44_100
+SPOKEN = ReplyOptions(SpeechOptions(preset="fast", max_codes=40), max_tokens=12)
+SILENT = ReplyOptions(None, max_tokens=12)
+
+
+def recording(seconds: float, *, louder: bool = False) -> np.ndarray:
+    """A tone in noise. If it grows louder, the floor below the clip's maximum rises with it."""
+    time = np.arange(round(seconds * RATE)) / RATE
+    tone = (0.01 * np.exp(time / 2) if louder else 0.1) * np.sin(2000 * time * (1 + time))
+    noise = np.random.default_rng(0).normal(0, 0.003 if louder else 0.03, len(time))
+    return (tone + noise).astype(np.float32)
+
+
+def reply(
+    conversation: Conversation, parts: Sequence[Part], options: ReplyOptions = SPOKEN
+) -> tuple[str, np.ndarray]:
+    events = list(conversation.send(parts, options))
+    text = "".join(event.text for event in events if isinstance(event, TextDelta))
+    sound = [event.samples for event in events if isinstance(event, AudioDelta)]
+    return text, np.concatenate([np.zeros(0, np.float32), *sound])
+
+
+def alike(found: tuple[str, np.ndarray], wanted: tuple[str, np.ndarray]) -> bool:
+    same = found[1].shape == wanted[1].shape
+    return found[0] == wanted[0] and same and np.allclose(found[1], wanted[1], atol=1e-4)
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Of each prefill its tokens, and the frames or patches that it encodes."""
+    seen: list[tuple[int, int]] = []
+    prefill = Thinker.prefill
+
+    def spy(self: Thinker, cache, prompt):
+        media = [slot.features for slot in prompt.media]
+        sizes = [len(m.values) if isinstance(m, Patches) else m.shape[1] for m in media]
+        seen.append((len(prompt.ids), sum(sizes)))
+        return prefill(self, cache, prompt)
+
+    monkeypatch.setattr(Thinker, "prefill", spy)
+    return seen
+
+
+@pytest.mark.parametrize("louder", [False, True])
+def test_a_recording_that_goes_on(twin: Twin, read: list[tuple[int, int]], louder: bool) -> None:
+    sound = recording(5.3, louder=louder)
+    asked: list[Part] = [Text("Listen:"), Audio((sound, RATE))]
+    wanted = reply(Conversation(twin.model), asked)
+    (whole,) = read
+    read.clear()
+    conversation = Conversation(twin.model)
+    conversation.read_ahead()
+    for seconds in (0.5, 1.4, 2.2, 2.9, 3.7, 4.6):
+        heard = sound[: round(seconds * RATE)]
+        conversation.read_ahead([Text("Listen:"), Audio((heard, RATE))], more=True)
+    before, frames = len(read), sum(frames for _, frames in read)
+    assert alike(reply(conversation, asked), wanted)
+    (last,) = read[before:]
+    if not louder:
+        assert frames == 400, "two blocks of two seconds, each encoded once"
+        assert last[1] == whole[1] - 400 and last[0] < whole[0] - 100
+    else:
+        assert frames + last[1] > whole[1], "blocks that turned out otherwise were read again"
+
+
+@pytest.mark.parametrize("options", [SPOKEN, SILENT])
+def test_something_else_is_sent(
+    twin: Twin, tmp_path: Path, options: ReplyOptions, read: list[tuple[int, int]]
+) -> None:
+    from PIL import Image as Picture  # noqa: PLC0415
+
+    Picture.new("RGB", (84, 84), "red").save(tmp_path / "red.png")
+    Picture.new("RGB", (84, 84), "blue").save(tmp_path / "blue.png")
+    red, blue = Image(tmp_path / "red.png"), Image(tmp_path / "blue.png")
+    sound, other = Audio((recording(2.5), RATE)), Audio((recording(2.5)[::-1].copy(), RATE))
+    sent: list[list[Part]] = [[red, other], [red, Text("What?")], [blue, sound], [Text("Hello")]]
+    announced: list[list[Part]] = [[red, sound], [red], [sound], [], *sent[2:]]
+    for parts in sent:
+        wanted = reply(Conversation(twin.model), parts, options)
+        for early in announced:
+            conversation = Conversation(twin.model)
+            conversation.read_ahead(early, speech=options.speech is not None)
+            read.clear()
+            assert alike(reply(conversation, parts, options), wanted)
+            if early is parts:
+                assert read == [(1, 0)], "only for the logits"
+            if early is announced[1] and parts[0] is red:
+                assert all(size in {0, 250} for _, size in read), "no picture again"
+
+
+def test_later_turns_and_going_back(twin: Twin) -> None:
+    """What else touches the caches is not disturbed by what was read ahead."""
+    plain, eager = Conversation(twin.model), Conversation(twin.model)
+    for conversation in (plain, eager):
+        reply(conversation, [Text("Hello")])
+    used = eager.context_used
+    eager.read_ahead([Audio((recording(2.6), RATE))], more=True)
+    assert eager.context_used == used < eager._cache.length
+    asked = [Text("And then?")]
+    wanted = reply(plain, asked)
+    assert alike(reply(eager, asked), wanted) and eager.context_used == plain.context_used
+    eager.read_ahead([Text("Never")])
+    again = [list(talk.regenerate(SPOKEN))[-1] for talk in (eager, plain)]
+    assert again[0].text == again[1].text  # type: ignore[union-attr]
+    eager.read_ahead([Text("Never")])
+    eager.undo()
+    assert eager.context_used == used and len(eager.messages) == 3
+
+
+def test_saved_without_what_was_read_ahead(twin: Twin, tmp_path: Path) -> None:
+    conversation = Conversation(twin.model)
+    reply(conversation, [Text("Hello")])
+    used = conversation.context_used
+    conversation.read_ahead([Text("Half a")])
+    conversation.save(tmp_path / "talk")
+    assert Conversation.load(tmp_path / "talk", twin.model).context_used == used
+
+
+def test_a_failure_reads_nothing(
+    default_twin: Twin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conversation = Conversation(default_twin.model, context=90)
+    used = conversation.context_used
+    with pytest.raises(ContextFullError):
+        conversation.read_ahead([Text("word " * 80)])
+    (tmp_path / "empty.wav").touch()
+    with pytest.raises(MediaError):
+        conversation.read_ahead([Audio(tmp_path / "empty.wav")])
+    assert conversation._cache.length == used and len(conversation.messages) == 1
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(default_twin.model.talker, "append", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            conversation.read_ahead()
+    assert conversation._cache.length == used
+    fresh = Conversation(default_twin.model, context=90)
+    assert alike(reply(conversation, [Text("Hi")]), reply(fresh, [Text("Hi")]))

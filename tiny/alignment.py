@@ -1,30 +1,33 @@
-"""Stage 6b: which phone is spoken when, in every recording of the ears' corpus.
+"""Stage 6b: which word and which phone is spoken when, in every recording of the ears' corpus.
 
     python -m tiny.alignment
 
-Pocketsphinx aligns the known words with the sound. Ears that are told the phone of every row learn
-in minutes what they would need hours to find out from the words alone.
+Pocketsphinx aligns the known words with the sound. Ears that are told word and phone of every row
+learn in minutes what they would need hours to find out from the sentence alone.
 """
 
 import json
 import re
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from pocketsphinx import Decoder
 
+from tiny import vocabulary
 from tiny.hearing import HEARING
 from tiny.paths import Corpus, Samples
 from tiny.voices import SPEECH_RATE, at_rate
 
-UNKNOWN = -100
+UNKNOWN, SILENT = -100, -1
+"""Instead of a phone or a token: nobody knows, and silence."""
 PHONES = (
     "SIL", "AA", "AE", "AH", "AO", "AW", "AY", "B", "CH", "D", "DH", "EH", "ER", "EY", "F", "G",
     "HH", "IH", "IY", "JH", "K", "L", "M", "N", "NG", "OW", "OY", "P", "R", "S", "SH", "T", "TH",
     "UH", "UW", "V", "W", "Y", "Z", "ZH",
 )  # fmt: skip
-PATH = HEARING / "phones.jsonl"
+PATH = HEARING / "alignment.jsonl"
 
 
 def plain(text: str) -> str:
@@ -32,8 +35,12 @@ def plain(text: str) -> str:
     return re.sub(r"[^a-z' ]", "", text.lower()).strip()
 
 
-def align(decoder: Decoder, text: str, samples: Samples) -> list[tuple[int, int]]:
-    """(phone, frames) from the beginning on; empty where the words don't fit the sound."""
+Spoken = tuple[str, list[tuple[int, int]]]
+"""A word, empty for silence, and its phones, each with its frames."""
+
+
+def align(decoder: Decoder, text: str, samples: Samples) -> list[Spoken]:
+    """What is spoken from the beginning on; empty where the words don't fit the sound."""
     heard = at_rate(samples, SPEECH_RATE, 16_000)
     pcm = (heard * 32767).clip(-32768, 32767).astype(np.int16).tobytes()
     if any(decoder.lookup_word(word) is None for word in text.split()):
@@ -47,9 +54,14 @@ def align(decoder: Decoder, text: str, samples: Samples) -> list[tuple[int, int]
             between()
     except RuntimeError:
         return []
-    found = [phone for word in decoder.get_alignment() for phone in word]
     silence = {"+SPN+": "SIL", "+NSN+": "SIL"}
-    return [(PHONES.index(silence.get(p.name, p.name)), p.duration) for p in found]
+    return [
+        (
+            re.sub(r"^[<\[+].*|\(\d+\)$", "", word.name),  # fillers, numbers of pronunciations
+            [(PHONES.index(silence.get(p.name, p.name)), p.duration) for p in word],
+        )
+        for word in decoder.get_alignment()
+    ]
 
 
 def main() -> None:
@@ -62,19 +74,35 @@ def main() -> None:
     PATH.write_text("\n".join(lines) + "\n")
 
 
-def tracks() -> dict[int, torch.Tensor]:
-    """For each recording, by its start in the corpus, the phone of each frame.
+@dataclass(frozen=True)
+class Track:
+    """Of each frame of a recording the phone, and the token of the text that it belongs to."""
+
+    phones: torch.Tensor
+    tokens: torch.Tensor
+
+    @classmethod
+    def of(cls, spoken: list[Spoken]) -> "Track":
+        """A word of several tokens gives each an equal share of its time."""
+        phones, tokens = [], []
+        for word, parts in spoken:
+            frames = sum(count for _, count in parts)
+            phones += [phone for phone, count in parts for _ in range(count)]
+            ids = vocabulary.load().encode(f" {word}").ids if word else [SILENT]
+            tokens += [ids[i * len(ids) // frames] for i in range(frames)]
+        return cls(torch.tensor(phones or [UNKNOWN]), torch.tensor(tokens or [UNKNOWN]))
+
+
+def tracks() -> dict[int, Track]:
+    """The track of each recording, by its start in the corpus.
 
     Half of espeak's are aligned wrongly (loud silence, silent vowels), so none of them counts.
     """
-    found = {}
     lines = PATH.read_text().splitlines()
-    for item, line in zip(Corpus(HEARING).utterances, lines, strict=True):
-        known = [] if item.voice.startswith("espeak") else json.loads(line)
-        runs = known or [(UNKNOWN, 1)]
-        phones, counts = torch.tensor(runs).T
-        found[item.start] = phones.repeat_interleave(counts)
-    return found
+    return {
+        item.start: Track.of([] if item.voice.startswith("espeak") else json.loads(line))
+        for item, line in zip(Corpus(HEARING).utterances, lines, strict=True)
+    }
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
     python -m tiny.ears
 
-Connectionist temporal classification over the text's tokens, with the Thinker's embedding table
-as the fixed last layer: what the tower puts out for a word then lies near the embedding of the
-word, and the Thinker can read it almost at once. Before the tower's pooling a second head names
-the phone of every row; it is dropped afterwards. Words alone take hours to be found by chance.
+The Thinker's embedding table is the fixed last layer: what the tower puts out for a word then lies
+near the embedding of the word, and the Thinker can read it almost at once. Each row must name the
+token that is being spoken, by the alignment, and all rows together the sentence (CTC). Before the
+tower's pooling a second head names the phone of every row; it is dropped afterwards.
 """
 
 import math
@@ -17,13 +17,13 @@ from torch.nn import functional
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAudioEncoder
 
 from tiny import sizes, thinker, vocabulary
-from tiny.alignment import PHONES, UNKNOWN, plain, tracks
+from tiny.alignment import PHONES, SILENT, UNKNOWN, plain, tracks
 from tiny.audio import Recordings, pooled, unpooled
 from tiny.hearing import HEARING
 from tiny.paths import Corpus, Utterance
 from tiny.training import Plan, Trainer, mixed
 
-PLAN = Plan(steps=5_600, rate=8e-4, warmup=300, average=0.998)
+PLAN = Plan(steps=6_500, rate=8e-4, warmup=100, average=0.998)
 BATCH = 16
 DISTANCES = (-5, -2, 0, 2, 5)
 """Rows of 20 ms that the heads of a layer begin to look at."""
@@ -94,11 +94,12 @@ class Ears(nn.Module):
 
 @dataclass(frozen=True)
 class Heard:
-    """A clip as it was played, (128, frames), its text, and the phone of each of its frames."""
+    """A clip as it was played, (128, frames), its text, and phone and token of its frames."""
 
     mel: torch.Tensor
     text: str
     phones: torch.Tensor
+    tokens: torch.Tensor
 
 
 class Listening:
@@ -112,16 +113,24 @@ class Listening:
     def hear(self, item: Utterance, rng: torch.Generator | None) -> Heard:
         mel, source = self._recordings.traced(item, rng)
         track = self._tracks[item.start]
-        inside = (source >= 0) & (source < len(track))
-        track = track[source.clamp(0, len(track) - 1)]
-        edge = UNKNOWN if (track == UNKNOWN).all() else PHONES.index("SIL")
-        return Heard(mel, item.text, torch.where(inside, track, edge))
+        length = len(track.phones)
+        inside = (source >= 0) & (source < length)
+        source = source.clamp(0, length - 1)
+        known = bool((track.phones != UNKNOWN).any())
+
+        def played(marks: torch.Tensor, silent: int) -> torch.Tensor:
+            return torch.where(inside, marks[source], silent if known else UNKNOWN)
+
+        phones = played(track.phones, PHONES.index("SIL"))
+        return Heard(mel, item.text, phones, played(track.tokens, SILENT))
 
 
 @dataclass(frozen=True)
 class Result:
+    sentence: torch.Tensor
+    """CTC loss a token."""
     words: torch.Tensor
-    """CTC loss."""
+    """Cross entropy of the token of each row, by the alignment."""
     phones: torch.Tensor
     """Cross entropy."""
     right: float
@@ -129,31 +138,39 @@ class Result:
     named: float
     """Share of rows whose likeliest phone is right."""
 
+    @property
+    def loss(self) -> torch.Tensor:
+        return self.sentence + self.words + self.phones
+
 
 def listen(model: Ears, clips: list[Heard]) -> Result:
     with mixed():
         rows = unpooled(model.tower, [c.mel for c in clips])
         heard = pooled(model.tower, rows)
-    logs = [model.spell(h.float()) for h in heard]
-    blank = logs[0].shape[1] - 1
+    lengths = [len(h) for h in heard]
+    every = model.spell(torch.cat(heard).float())
+    blank = every.shape[1] - 1
     texts = [spelled(c.text) for c in clips]
-    words = functional.ctc_loss(
-        nn.utils.rnn.pad_sequence(logs),
+    sentence = functional.ctc_loss(
+        nn.utils.rnn.pad_sequence(every.split(lengths)),
         torch.cat([torch.tensor(t) for t in texts]),
-        torch.tensor([len(x) for x in logs]),
+        torch.tensor(lengths),
         torch.tensor([len(t) for t in texts]),
         blank=blank,
         zero_infinity=True,
     )
+    marks = torch.cat([c.tokens[2::4][:n] for c, n in zip(clips, lengths, strict=True)])
+    marks = torch.where(marks == SILENT, blank, marks)
+    words = functional.nll_loss(every, marks, ignore_index=UNKNOWN)
     right = 0
-    for log, text in zip(logs, texts, strict=True):
+    for log, text in zip(every.split(lengths), texts, strict=True):
         best = torch.unique_consecutive(log.argmax(1)).tolist()
         right += [t for t in best if t != blank] == text
     scores = model.phones(torch.cat(rows).float())
     wanted = torch.cat([c.phones[::2] for c in clips])  # a row is every second frame
     phones = functional.cross_entropy(scores, wanted, ignore_index=UNKNOWN)
     named = (scores.argmax(1) == wanted)[wanted != UNKNOWN].float().mean().item()
-    return Result(words, phones, right / len(texts), named)
+    return Result(sentence, words, phones, right / len(texts), named)
 
 
 def main() -> None:
@@ -164,19 +181,20 @@ def main() -> None:
         picked = torch.randint(len(corpus.items), (BATCH,), generator=rng).tolist()
         found = listen(trainer.model, [corpus.hear(corpus.items[i], rng) for i in picked])
         trainer.log(
+            sentence=found.sentence.item(),
             words=found.words.item(),
             phones=found.phones.item(),
             named=found.named,
             right=found.right,
         )
-        trainer.update(found.words + found.phones)
+        trainer.update(found.loss)
         if step % 300 == 299:
             with torch.no_grad():
                 result = listen(
                     trainer.average, [unseen.hear(item, None) for item in unseen.items[:120]]
                 )
             print(  # noqa: T201
-                f"unseen voices words {result.words:.3f} phones {result.phones:.3f} "
+                f"unseen voices sentence {result.sentence:.3f} phones {result.phones:.3f} "
                 f"named {result.named:.3f} right {result.right:.3f}",
                 flush=True,
             )

@@ -8,6 +8,7 @@ evaluation share one wording and a reply is right only when it is right word for
 import hashlib
 import itertools
 import random
+from collections.abc import Sequence
 
 NUMBERS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
@@ -51,8 +52,8 @@ def capital(sentence: str) -> str:
     return sentence[0].upper() + sentence[1:]
 
 
-def a_thing(thing: Thing) -> str:
-    return f"a {thing[0]} {thing[1]}"
+def a_thing(thing: Sequence[str]) -> str:
+    return f"a {' '.join(thing)}"
 
 
 def the_thing(thing: Thing) -> str:
@@ -105,7 +106,8 @@ def relation(one: Thing, how: str, other: Thing) -> str:
     return f"{capital(the_thing(one))} is {how} {the_thing(other)}."
 
 
-def present(thing: Thing, yes: bool) -> str:
+def present(thing: Sequence[str], yes: bool) -> str:
+    """`thing` may be less than color and shape: just what was asked for."""
     return f"Yes, there is {a_thing(thing)}." if yes else f"No, there is no {' '.join(thing)}."
 
 

@@ -21,10 +21,10 @@ from tiny.thinker import Batch, Conversation
 from tiny.training import Plan, Trainer
 from tiny.weights import committed
 
-PLAN = Plan(steps=1_750, rate=5e-4, warmup=60, average=0.998)
+PLAN = Plan(steps=2_400, rate=3e-4, warmup=60, average=0.998)
 ORDER = (
-    "spoken", "picture", "text", "spoken scene", "picture", "spoken", "heard film", "picture",
-    "text",
+    "picture", "spoken", "picture", "text", "picture", "spoken scene", "picture", "text",
+    "heard film", "picture", "spoken",
 )  # fmt: skip
 REFRESH = 150
 """Steps between two looks at what ears and eyes have learned."""

@@ -209,6 +209,13 @@ def presence(names: list[g.Thing], rng: random.Random) -> list[Turn]:
     return [Turn(rng.choice(PRESENT).format(x=" ".join(thing)), g.present(thing, thing in names))]
 
 
+def traits(names: list[g.Thing], rng: random.Random) -> list[Turn]:
+    """Is there a star, is there a red shape: the way to asking for both at once."""
+    wanted = (rng.choice(g.SHAPES),) if rng.random() < 0.5 else (rng.choice(g.COLORS), "shape")
+    there = any(wanted[0] in name for name in names)
+    return [Turn(rng.choice(PRESENT).format(x=" ".join(wanted)), g.present(wanted, there))]
+
+
 def listing(things: list[Placed], rng: random.Random) -> list[Turn]:
     """All things in reading order: nothing teaches to see as fast as to say all that is there."""
     ordered = sorted(things, key=lambda p: (p.y, p.x))
@@ -310,8 +317,8 @@ def picture(rng: random.Random, exchanges: int = 1) -> Asked:
     things, askers = scene(rng)
     names = [p.thing for p in things]
     turns = rng.choice(askers)(rng)
-    search = [partial(counting, names), partial(presence, names)]
-    more = [*askers, *askers, *search, *search, *[partial(finding, things)] * 3]
+    search = [partial(ask, names) for ask in (counting, presence, presence, traits, traits)]
+    more = [*askers, *askers, *search, *[partial(finding, things)] * 3]
     if exchanges > 1 and rng.random() < LISTED:
         turns += listing(things, rng)
     for _ in range(exchanges - 1):

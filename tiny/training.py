@@ -7,6 +7,7 @@ stopped and resumed is the run that was never stopped.
 import copy
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import nn
 
+from tiny.muon import Muon
 from tiny.paths import WORK
 from tiny.weights import continue_from
 
@@ -55,6 +57,15 @@ def chosen(plan: Plan, further: Plan) -> Plan:
     return further if "--continue" in sys.argv else plan
 
 
+def inner(model: nn.Module) -> list[nn.Parameter]:
+    """The matrices of the layers: what Muon is for. Tables, heads and convolutions are not."""
+    return [
+        weight
+        for name, weight in model.named_parameters()
+        if weight.ndim == 2 and re.search(r"\b(layers|blocks)\.\d", name)
+    ]
+
+
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -71,9 +82,14 @@ class Trainer(Generic[Network]):
             for mean, weight in zip(self.average.parameters(), model.parameters(), strict=True)
             if weight.requires_grad
         ]
-        self._optimizer = torch.optim.AdamW(
-            self._weights, lr=plan.rate, betas=plan.betas, weight_decay=plan.decay
-        )
+        matrices = [weight for weight in inner(model) if weight.requires_grad]
+        known = {id(weight) for weight in matrices}
+        rest = [weight for weight in self._weights if id(weight) not in known]
+        self._optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(rest, lr=plan.rate, betas=plan.betas, weight_decay=plan.decay)
+        ]
+        if matrices:
+            self._optimizers.append(Muon(matrices, lr=plan.rate, weight_decay=plan.decay))
         self.path = WORK / f"{name}.pt"
         self.step = 0
         self.companions: list[Trainer[Any]] = []  # saved with this one: they step together
@@ -90,7 +106,8 @@ class Trainer(Generic[Network]):
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        for optimizer, found in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(found)
 
     def save(self) -> None:
         """Written beside and moved into place: a stop in the middle keeps the last good file."""
@@ -99,7 +116,7 @@ class Trainer(Generic[Network]):
             "step": self.step,
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
         }
         part = self.path.with_suffix(".part")
         torch.save(state, part)
@@ -131,12 +148,14 @@ class Trainer(Generic[Network]):
 
     def update(self, loss: torch.Tensor) -> None:
         """One step of the optimizer and of the average."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.plan.rate_at(self.step)
-        self._optimizer.zero_grad(set_to_none=True)
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.plan.rate_at(self.step)
+            optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self._weights, self.plan.clip)
-        self._optimizer.step()
+        for optimizer in self._optimizers:
+            optimizer.step()
         keep = min(self.plan.average, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             for mean, weight in zip(self._averaged, self._weights, strict=True):

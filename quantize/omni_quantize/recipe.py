@@ -23,7 +23,8 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     `method`: "none" keeps float32; "nbits" stores `bits` bits in blocks of `block` rows
     (MatMulNBits); "dynamic" stores int8 and quantizes activations at run time. `symmetric`
-    blocks have no zero point. `accuracy_level` 4 multiplies in int8, 0 in float32 (nbits only).
+    blocks have no zero point; of 4 bits, their scales are searched. `accuracy_level` 4 multiplies
+    in int8, 0 in float32 (nbits only).
     """
 
     match: str

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image as Picture
 from PIL import ImageDraw
-from tiny import judges
+from tiny import judges, muon
 
 from conftest import export_to
 from inputs.samples import write_media
@@ -162,3 +163,11 @@ def test_the_reply_is_understood(model: Model, voice: str, pace: PaceName) -> No
         sound = spoken(model, question, voice, pace)
         assert 0.02 < np.sqrt(np.mean(sound**2)) < 0.5
         assert judges.words(judges.sphinx(sound)) == judges.words(ANSWERS[question])
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 40), (2, 40, 16)])
+def test_muon_pushes_in_all_directions_alike(shape: tuple[int, int, int]) -> None:
+    torch.manual_seed(0)
+    steep = torch.randn(shape) * torch.logspace(0, 2, shape[2])
+    values = torch.linalg.svdvals(muon.orthogonal(steep))
+    assert values.min() > 0.3 and values.max() < 1.3

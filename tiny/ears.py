@@ -17,13 +17,13 @@ from torch.nn import functional
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAudioEncoder
 
 from tiny import sizes, thinker, vocabulary
-from tiny.alignment import PHONES, SILENT, UNKNOWN, plain, tracks
+from tiny.alignment import PHONES, SILENT, UNKNOWN, Track, plain, tracks
 from tiny.audio import Recordings, pooled, unpooled
-from tiny.hearing import HEARING
+from tiny.hearing import HEARING, THROATS
 from tiny.paths import Corpus, Utterance
 from tiny.training import Plan, Trainer, mixed
 
-PLAN = Plan(steps=6_500, rate=8e-4, warmup=100, average=0.998)
+PLAN = Plan(steps=4_050, rate=8e-4, warmup=100, average=0.998)
 BATCH = 16
 DISTANCES = (-5, -2, 0, 2, 5)
 """Rows of 20 ms that the heads of a layer begin to look at."""
@@ -102,17 +102,31 @@ class Heard:
     tokens: torch.Tensor
 
 
+@dataclass(frozen=True)
+class Clip:
+    """A recording, where it is kept, and what is spoken when in it."""
+
+    recordings: Recordings
+    item: Utterance
+    track: Track
+
+
 class Listening:
-    """The corpus with its alignment."""
+    """The corpus with its alignment; for training also as spoken by other throats."""
 
     def __init__(self, part: str) -> None:
-        self._recordings = Recordings(Corpus(HEARING), part)
-        self._tracks = tracks()
-        self.items = self._recordings.items
+        spoken, aligned = Recordings(Corpus(HEARING), part), tracks()
+        self.items = [Clip(spoken, item, aligned[item.start]) for item in spoken.items]
+        if part == "train":
+            others = Recordings(Corpus(THROATS), part)
+            self.items += [
+                Clip(others, item, clip.track)
+                for item, clip in zip(others.items, self.items, strict=True)
+            ]
 
-    def hear(self, item: Utterance, rng: torch.Generator | None) -> Heard:
-        mel, source = self._recordings.traced(item, rng)
-        track = self._tracks[item.start]
+    def hear(self, clip: Clip, rng: torch.Generator | None) -> Heard:
+        mel, source = clip.recordings.traced(clip.item, rng)
+        track = clip.track
         length = len(track.phones)
         inside = (source >= 0) & (source < length)
         source = source.clamp(0, length - 1)
@@ -122,7 +136,7 @@ class Listening:
             return torch.where(inside, marks[source], silent if known else UNKNOWN)
 
         phones = played(track.phones, PHONES.index("SIL"))
-        return Heard(mel, item.text, phones, played(track.tokens, SILENT))
+        return Heard(mel, clip.item.text, phones, played(track.tokens, SILENT))
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
     python -m tiny.hearing [sentences]
 
-Held out are sentences and voices: whoever speaks in the test part speaks nowhere in the training
-part. Blends of Kokoro's speakers and `revoice` make more throats than there are synthesizers;
-noise, gain, speed and further throats are added when a batch is drawn (ears.py).
+Every training clip comes once more from another throat, with each word at the same time. Held out
+are sentences and voices: whoever speaks in the test part speaks nowhere in the training part.
+Blends of Kokoro's speakers and `revoice` make more throats than there are synthesizers; noise,
+gain, speed and further throats are added when a batch is drawn (ears.py).
 """
 
 import random
@@ -13,9 +14,10 @@ import time
 from collections.abc import Callable
 
 from tiny import grammar, questions, scenes, voices
-from tiny.paths import WORK, CorpusWriter, Samples
+from tiny.paths import WORK, Corpus, CorpusWriter, Samples
 
 HEARING = WORK / "hearing"
+THROATS = WORK / "throats"
 NUMBERS = WORK / "numbers"
 TEST_SHARE = 18
 ROUNDS = 2
@@ -89,10 +91,23 @@ def speak(part: str, rng: random.Random, text: str, name: str | None = None) -> 
         name = rng.choices(list(speakers), [WEIGHTS.get(n, 1) for n in speakers])[0]
     samples = voices.level(speakers[name](text, rng))
     if part == "train" and rng.random() < 0.35:
-        pitch, formants = rng.uniform(0.75, 1.6), rng.uniform(0.88, 1.18)
-        samples = voices.level(voices.revoice(samples, pitch=pitch, formants=formants))
-        name = f"{name}*"
+        return f"{name}*", other_throat(samples, rng)
     return name, samples
+
+
+def other_throat(samples: Samples, rng: random.Random) -> Samples:
+    pitch, formants = rng.uniform(0.75, 1.6), rng.uniform(0.88, 1.18)
+    return voices.level(voices.revoice(samples, pitch=pitch, formants=formants))
+
+
+def change_throats() -> None:
+    """As many clips as HEARING has for training, in the same order."""
+    writer, spoken = CorpusWriter(THROATS), Corpus(HEARING)
+    training = [item for item in spoken.utterances if not item.held_out]
+    for index in range(len(writer.done), len(training)):
+        item, rng = training[index], random.Random(f"throat {index}")  # noqa: S311
+        samples = other_throat(spoken.samples(item), rng)
+        writer.add(samples, text=item.text, voice=f"{item.voice}*", held_out=False)
 
 
 def say_numbers() -> None:
@@ -120,6 +135,7 @@ def main() -> None:
         if index % 100 == 0:
             print(f"{index}/{count} {time.perf_counter() - started:.0f} s", flush=True)  # noqa: T201
     say_numbers()
+    change_throats()
 
 
 if __name__ == "__main__":

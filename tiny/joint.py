@@ -15,16 +15,16 @@ import torch
 
 from tiny import questions, scenes, thinker
 from tiny.audio import Recordings
-from tiny.hearing import HEARING, NUMBERS
+from tiny.hearing import HEARING, NUMBERS, THROATS
 from tiny.paths import WORK, Corpus, Utterance
 from tiny.thinker import Batch, Conversation
 from tiny.training import Plan, Trainer
 from tiny.weights import committed
 
-PLAN = Plan(steps=2_400, rate=3e-4, warmup=60, average=0.998)
+PLAN = Plan(steps=1_350, rate=5e-4, warmup=60, average=0.998)
 ORDER = (
-    "picture", "spoken", "picture", "text", "picture", "spoken scene", "picture", "text",
-    "heard film", "picture", "spoken",
+    "picture", "spoken", "picture", "text", "picture", "picture", "spoken scene", "picture",
+    "heard film", "picture", "spoken", "picture",
 )  # fmt: skip
 REFRESH = 150
 """Steps between two looks at what ears and eyes have learned."""
@@ -36,12 +36,14 @@ class Asker:
 
     def __init__(self, part: str) -> None:
         self._part = part
-        self._questions = Recordings(Corpus(HEARING), part)
+        corpora = [HEARING, THROATS] if part == "train" else [HEARING]
         self._numbers = Recordings(Corpus(NUMBERS), part)
-        self._asked: dict[str, list[Utterance]] = {}
+        self._asked: dict[str, list[tuple[Recordings, Utterance]]] = {}
         self._said: dict[str, list[Utterance]] = {}
-        for item in self._questions.items:
-            self._asked.setdefault(item.text, []).append(item)
+        for corpus in corpora:
+            recordings = Recordings(Corpus(corpus), part)
+            for item in recordings.items:
+                self._asked.setdefault(item.text, []).append((recordings, item))
         for item in self._numbers.items:
             self._said.setdefault(item.text, []).append(item)
 
@@ -69,7 +71,8 @@ class Asker:
         self, text: str, rng: random.Random, noise: torch.Generator | None
     ) -> torch.Tensor:
         """One of the recordings of a question, (128, frames)."""
-        return self._questions.clip(rng.choice(self._asked[text]), noise)
+        recordings, item = rng.choice(self._asked[text])
+        return recordings.clip(item, noise)
 
     def number(self, text: str, rng: random.Random, noise: torch.Generator | None) -> torch.Tensor:
         return self._numbers.clip(rng.choice(self._said[text]), noise)

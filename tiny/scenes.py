@@ -317,8 +317,8 @@ def picture(rng: random.Random, exchanges: int = 1) -> Asked:
     things, askers = scene(rng)
     names = [p.thing for p in things]
     turns = rng.choice(askers)(rng)
-    search = [partial(ask, names) for ask in (counting, presence, presence, traits, traits)]
-    more = [*askers, *askers, *search, *[partial(finding, things)] * 3]
+    search = [partial(ask, names) for ask in (counting, presence, traits)]
+    more = [*askers, *search * 3, *[partial(finding, things)] * 2]
     if exchanges > 1 and rng.random() < LISTED:
         turns += listing(things, rng)
     for _ in range(exchanges - 1):

@@ -8,28 +8,33 @@ is tried by itself while it is written.
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 
-from omni_export import external_data, probe
-from omni_quantize import dynamic, nbits
+from omni_export import calibration, external_data, probe
+from omni_export.checkpoint import Array
+from omni_quantize import dynamic, nbits, static
 from omni_quantize.products import ProductMeter
 from omni_quantize.recipe import Recipe, Rule
 from omni_runtime.bundle.config import ModelConfig
 from omni_runtime.bundle.contracts import GraphContract
 from omni_runtime.bundle.manifest import GraphEntry
 from omni_runtime.engine.session import available_cores
+from omni_runtime.errors import UsageError
 
 LARGEST_RUN_TWICE = 2**28
 """Float32 bytes of the largest graph that is run whole beside its float32 twin.
 
 ONNX Runtime needs about twice that for the twin: the file, and the weights as its kernels want
-them.
+them. A graph with static rules is run whole anyhow, for the ranges of its activations: the vocoder,
+which is half a GB at most.
 """
+
+MEL_FRAMES = 200
 
 
 @dataclass(frozen=True)
@@ -45,25 +50,32 @@ class GraphWriter:
         folder: Path,
         name: str,
         model: ir.Model,
+        rules: dict[str, Rule],
         contract: GraphContract,
         config: ModelConfig,
+        mels: Sequence[Array],
         advance: Callable[[int], None],
     ) -> GraphEntry:
-        """Write, check and measure one graph below the bundle's `folder`.
+        """Write, check and measure one graph below the bundle's `folder`, by its `rules`.
 
-        `model` is used up. `advance` is told the number of weights written since it was told
-        last. Raises UsageError for rules that contradict each other.
+        `model` is used up. `mels`, float32 (frames, mel_dim), are what the vocoder is calibrated
+        and tried with. `advance` is told the number of weights written since it was told last.
+        Raises UsageError for rules that contradict each other.
         """
         started = time.perf_counter()
-        rules = self._rules(name, model)
         quantized = any(rule.method != "none" for rule in rules.values())
+        fixed = [weight for weight, rule in rules.items() if rule.method == "static"]
         weight_bytes = 4 * weights(model)
-        twice = quantized and weight_bytes <= LARGEST_RUN_TWICE
+        twice = quantized and (bool(fixed) or weight_bytes <= LARGEST_RUN_TWICE)
         exact = self._float32(name, model) if twice else None
         productions = [
             *nbits.rewrite(model, rules),
             *dynamic.rewrite(model, rules, self.target),
         ]
+        if exact is not None and fixed:
+            inputs = (probe.inputs(name, contract, config, mel) for mel in windows(mels))
+            ranges = calibration.ranges(exact, fixed, inputs)
+            productions += static.rewrite(model, rules, ranges, self.target)
         meter = ProductMeter() if quantized and not twice else None
         final = external_data.save(
             model,
@@ -76,7 +88,8 @@ class GraphWriter:
         onnx.checker.check_model(final)
         error = meter.result() if meter else None
         if exact is not None:
-            error = probe.compare(name, exact, final, contract, config)
+            mel = next(windows(mels), None)
+            error = probe.compare(name, exact, final, contract, config, mel)
             shutil.rmtree(exact.parent)
         return GraphEntry(
             file=f"graphs/{name}/{final.name}",
@@ -88,14 +101,29 @@ class GraphWriter:
             seconds=time.perf_counter() - started,
         )
 
-    def _rules(self, name: str, model: ir.Model) -> dict[str, Rule]:
-        """The rule of each matrix that a MatMul multiplies with."""
-        found = [
-            node.inputs[1].name
-            for node in model.graph
-            if node.op_type == "MatMul" and node.inputs[1] and node.inputs[1].is_initializer()
-        ]
-        return {weight: self.recipe.rule(name, weight) for weight in found if weight}
+    def rules(self, name: str, model: ir.Model) -> dict[str, Rule]:
+        """The rule of each matrix that a MatMul multiplies with, and of static convolutions.
+
+        Raises UsageError for a static rule that no convolution has.
+        """
+        found: dict[str, Rule] = {}
+        idle = {rule.match for rule in self.recipe.graphs[name] if rule.method == "static"}
+        for node in model.graph:
+            weight = node.inputs[1] if node.op_type in ("MatMul", "Conv") else None
+            if weight is None or weight.name is None or not weight.is_initializer():
+                continue
+            rule = self.recipe.rule(name, weight.name)
+            convolution = node.op_type == "Conv"
+            if convolution == (rule.method == "static"):
+                idle.discard(rule.match)
+                if not convolution or static.wide(weight):
+                    found[weight.name] = rule
+        if idle:
+            raise UsageError(
+                f"no convolution of the {name} has the static rule for {', '.join(sorted(idle))}",
+                fix="correct the pattern: static is for weights of convolutions",
+            )
+        return found
 
     def _float32(self, name: str, model: ir.Model) -> Path:
         folder = self.scratch / name
@@ -103,6 +131,13 @@ class GraphWriter:
         path = folder / external_data.GRAPH
         ir.save(model, path, external_data=external_data.DATA)
         return path
+
+
+def windows(mels: Sequence[Array]) -> Iterator[Array]:
+    """What the vocoder runs over at once, which bounds the memory: a stretch of one mel."""
+    for mel in mels:
+        for start in range(0, len(mel), MEL_FRAMES):
+            yield mel[start : start + MEL_FRAMES]
 
 
 def weights(model: ir.Model) -> int:
@@ -120,4 +155,6 @@ def _describe(rules: dict[str, Rule]) -> str:
             kinds[f"{rule.bits} bit, block {rule.block}{zero}"] = None
         elif rule.method == "dynamic":
             kinds["int8, dynamic"] = None
+        elif rule.method == "static":
+            kinds["int8 convolutions, static"] = None
     return "; ".join(kinds) or "float32"

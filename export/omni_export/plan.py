@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from omni_export.build import build
-from omni_export.checkpoint import Checkpoint
+from omni_export.checkpoint import Array, Checkpoint
 from omni_export.graph_files import GraphWriter, weights
 from omni_export.model_config import PRESETS, model_config
 from omni_export.networks import TALKER_TABLE, networks
@@ -53,7 +53,8 @@ class Plan:
 def make(folder: Path, source: SourceConfig, writer: GraphWriter) -> Plan:
     """Plan the bundle of the checkpoint in `folder`.
 
-    Raises OmniError when the checkpoint is incomplete, damaged, or has tensors without use.
+    Raises OmniError when the checkpoint is incomplete, damaged, or has tensors without use, and
+    UsageError when a rule of the recipe can't be followed.
     """
     checkpoint = Checkpoint(folder)
     checkpoint.drop(DROPPED)
@@ -71,7 +72,7 @@ def make(folder: Path, source: SourceConfig, writer: GraphWriter) -> Plan:
         frequencies = checkpoint.claim(DIT + "rotary_embed.inv_freq", half).read()
         parts += _speech_tables(writer, checkpoint, speech, projection)
     config = model_config(folder, source, voices, frequencies)
-    parts += _graphs(writer, checkpoint, source, config)
+    parts += _graphs(writer, checkpoint, source, config, [voice.mel for voice in voices.values()])
     checkpoint.settle()
     return Plan(config, voices, tuple(parts))
 
@@ -108,19 +109,30 @@ def _speech_tables(
 
 
 def _graphs(
-    writer: GraphWriter, checkpoint: Checkpoint, source: SourceConfig, config: ModelConfig
+    writer: GraphWriter,
+    checkpoint: Checkpoint,
+    source: SourceConfig,
+    config: ModelConfig,
+    mels: list[Array],
 ) -> Iterator[Part]:
     for network in networks(source, checkpoint):
         contract = contracts(config)[network.name]
         model = build(network, contract, checkpoint)
-        yield _graph(writer, network.name, model, contract, config)
+        yield _graph(writer, network.name, model, contract, config, mels)
 
 
 def _graph(
-    writer: GraphWriter, name: str, model: ir.Model, contract: GraphContract, config: ModelConfig
+    writer: GraphWriter,
+    name: str,
+    model: ir.Model,
+    contract: GraphContract,
+    config: ModelConfig,
+    mels: list[Array],
 ) -> Part:
+    rules = writer.rules(name, model)
+
     def write(bundle: Path, advance: Advance) -> Written:
-        entry = writer.write(bundle, name, model, contract, config, advance)
+        entry = writer.write(bundle, name, model, rules, contract, config, mels, advance)
         files = (bundle / entry.file).parent.iterdir()
         names = tuple(sorted(path.relative_to(bundle).as_posix() for path in files))
         return Written(names, graph=entry)

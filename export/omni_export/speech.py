@@ -44,11 +44,12 @@ class Voice:
     """`text_bos` starts this voice's text; `condition` float32 (2, hidden) goes into the DiT.
 
     Row 0 is what voice and speaker vector add to each frame, row 1 the same for the null branch
-    of guidance.
+    of guidance. `mel` float32 (frames, mel_dim) is the reference that it was made of.
     """
 
     text_bos: int
     condition: Array
+    mel: Array
 
 
 class InputProjection:
@@ -89,7 +90,7 @@ def read_voices(
             projection.voice @ real + projection.speaker @ speaker + projection.bias,
             projection.voice @ null + projection.bias,
         ]
-        voices[name] = Voice(entry["bos_token"], np.stack(rows).astype(np.float32))
+        voices[name] = Voice(entry["bos_token"], np.stack(rows).astype(np.float32), mel[0].numpy())
     if not voices:
         raise OmniError(f"{path} holds no voice", fix=VOICE_FIX)
     return voices

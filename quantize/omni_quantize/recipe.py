@@ -22,13 +22,14 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What happens to the matrices whose name matches.
 
     `method`: "none" keeps float32; "nbits" stores `bits` bits in blocks of `block` rows
-    (MatMulNBits); "dynamic" stores int8 and quantizes activations at run time. `symmetric`
+    (MatMulNBits); "dynamic" stores int8 and quantizes activations at run time; "static" does it
+    for the vocoder's convolutions, to ranges that the export measures. `symmetric`
     blocks have no zero point; of 4 bits, their scales are searched. `accuracy_level` 4 multiplies
     in int8, 0 in float32 (nbits only).
     """
 
     match: str
-    method: Literal["none", "nbits", "dynamic"]
+    method: Literal["none", "nbits", "dynamic", "static"]
     reason: str
     bits: Literal[4, 8] = 8
     block: Literal[16, 32, 64, 128, 256] = 32
@@ -107,4 +108,9 @@ def _parse(text: bytes, where: str) -> Recipe:
     for graph, rules in recipe.graphs.items():
         if not rules or rules[-1].match != "*":
             raise OmniError(f"recipe {where}: {graph} must end with a rule for *", fix=fix)
+        if graph != "vocoder" and any(rule.method == "static" for rule in rules):
+            raise OmniError(
+                f"recipe {where}: {graph} can't be static, only the vocoder's convolutions can",
+                fix='give the rule the method "dynamic", "nbits" or "none"',
+            )
     return recipe

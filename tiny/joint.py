@@ -21,10 +21,10 @@ from tiny.thinker import Batch, Conversation
 from tiny.training import Plan, Trainer
 from tiny.weights import committed
 
-PLAN = Plan(steps=1_350, rate=5e-4, warmup=60, average=0.998)
+PLAN = Plan(steps=900, rate=2e-4, warmup=40, average=0.995)
 ORDER = (
-    "picture", "spoken", "picture", "text", "picture", "picture", "spoken scene", "picture",
-    "heard film", "picture", "spoken", "picture",
+    "spoken", "text", "picture", "spoken scene", "text", "spoken", "heard film", "picture", "text",
+    "spoken scene", "spoken",
 )  # fmt: skip
 REFRESH = 150
 """Steps between two looks at what ears and eyes have learned."""

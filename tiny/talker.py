@@ -9,6 +9,7 @@ time the history is the Talker's own and never quite right.
 """
 
 import random
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +26,10 @@ from tiny.speech import SPEAKERS
 from tiny.training import Plan, Trainer, chosen, mixed
 
 PLAN = Plan(steps=6_000, rate=2e-3, warmup=150, decay=0.05, average=0.998)
-FURTHER = Plan(steps=1_200, rate=8e-4, warmup=50, decay=0.05, average=0.995)
+FURTHER = Plan(steps=500, rate=5e-4, warmup=30, decay=0.05, average=0.995)
 """With --continue: enough to follow a Thinker that has learned more."""
+READING = ("thinker_to_talker_proj.", "model.layers.0.")
+"""What learns with --continue: how to speak stays the same when another Thinker is to be read."""
 BATCH = 12
 CORRUPTED = 0.10
 DROPOUT = 0.1
@@ -191,7 +194,11 @@ def scripts(lines: Lines, rng: random.Random, count: int = BATCH) -> list[Script
 def main() -> None:
     teacher = Teacher(thinker.trained())
     lines, unseen = Lines("train"), Lines("test")
-    trainer = Trainer("talker", network(DROPOUT), chosen(PLAN, FURTHER))
+    model = network(DROPOUT)
+    if "--continue" in sys.argv:
+        for name, weight in model.named_parameters():
+            weight.requires_grad_(name.startswith(READING))
+    trainer = Trainer("talker", model, chosen(PLAN, FURTHER))
     for step, rng in trainer.steps():
         source = random.Random(int(torch.randint(1 << 30, (1,), generator=rng)))  # noqa: S311
         loss, right = code_loss(trainer.model, teacher.rows(scripts(lines, source), rng))

@@ -1,7 +1,7 @@
 """Recording a question from the default microphone, through sounddevice."""
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
 from typing import Any
@@ -55,7 +55,7 @@ def record(wait: Callable[[], object], listen: Callable[[Samples], object]) -> S
 @contextmanager
 def _listening(
     pieces: list[npt.NDArray[np.float32]], rate: int, listen: Callable[[Samples], object]
-) -> Iterator[None]:
+) -> Generator[None]:
     over = Event()
 
     def follow() -> None:

@@ -39,9 +39,9 @@ def certain(prompt: Prompt, block_frames: int) -> int:
     Its last block may still grow, and its last frames still change: resampling and transform look
     a little ahead.
     """
-    if not prompt.media or isinstance(prompt.media[-1].features, Patches):
+    slot = prompt.media[-1] if prompt.media else None
+    if slot is None or isinstance(slot.features, Patches):
         return len(prompt.ids)
-    slot = prompt.media[-1]
     blocks = max(0, slot.features.shape[1] - UNSURE_FRAMES) // block_frames
     whole = blocks * audio_tokens(block_frames)
     end = slot.rows[whole] if whole < len(slot.rows) else slot.rows[-1] + 1
@@ -96,9 +96,10 @@ def _agreed(slot: MediaSlot, other: MediaSlot | None, block_frames: int, count: 
     if other is None or other.kind != slot.kind or other.rows[0] != start:
         return start
     ours, theirs = slot.features, other.features
-    if isinstance(ours, Patches) or isinstance(theirs, Patches):
-        alike = isinstance(ours, Patches) and isinstance(theirs, Patches)
-        return count if alike and _equal(ours, theirs) else start
+    if isinstance(ours, Patches):
+        return count if isinstance(theirs, Patches) and _equal(ours, theirs) else start
+    if isinstance(theirs, Patches):
+        return start
     tokens = audio_tokens(block_frames)
     pairs = zip(_blocks(ours, block_frames), _blocks(theirs, block_frames), strict=False)
     for index, (a, b) in enumerate(pairs):

@@ -181,11 +181,14 @@ def symmetric_blocks(values: FloatArray, size: int) -> Parts:
 
 def _nearest(blocks: FloatArray, scale: FloatArray) -> FloatArray:
     """Integers from -8 to 7, as floats."""
-    integers = blocks / np.where(scale == 0, 1, scale)[:, None]
-    return np.clip(np.rint(integers, out=integers), -8, 7, out=integers)
+    some = np.where(scale == 0, np.float32(1), scale)
+    integers: FloatArray = np.rint(blocks / some[:, None])
+    return np.clip(integers, -8, 7, out=integers)
 
 
 def _fitted(blocks: FloatArray, integers: FloatArray) -> FloatArray:
     """The scale of each block with the least squared error for these integers."""
     squares = np.einsum("bsc,bsc->bc", integers, integers)
-    return np.einsum("bsc,bsc->bc", blocks, integers) / np.maximum(squares, 1)
+    products = np.einsum("bsc,bsc->bc", blocks, integers)
+    fitted: FloatArray = products / np.maximum(squares, 1)
+    return fitted

@@ -121,10 +121,13 @@ def test_a_film(model: Model, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "question"),
-    [("seven_plus_five", "What is seven plus five?"), ("who_are_you", "Who are you?")],
+    [
+        ("seven_plus_five", "What is seven plus five?"),
+        ("color_of_the_sky", "What color is the sky?"),
+    ],
 )
 def test_a_spoken_question(model: Model, name: str, question: str) -> None:
-    """By a voice (flite's rms, with noise) that training never heard."""
+    """By voices that training never heard, with noise."""
     assert answer(model, [Audio((DATA / f"{name}.flac").read_bytes())]) == ANSWERS[question]
 
 

@@ -21,7 +21,7 @@ from tiny.thinker import Batch, Conversation
 from tiny.training import Plan, Trainer
 from tiny.weights import committed
 
-PLAN = Plan(steps=900, rate=2e-4, warmup=40, average=0.995)
+PLAN = Plan(steps=700, rate=2e-4, warmup=40, average=0.995)
 ORDER = (
     "spoken", "text", "picture", "spoken scene", "text", "spoken", "heard film", "picture", "text",
     "spoken scene", "spoken",

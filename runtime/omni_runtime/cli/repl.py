@@ -70,7 +70,7 @@ class Repl:
         if interactive and not self._options.quiet:
             ui.note("Say something, drop a file, or /help.")
         if interactive:  # what loading takes, it takes before the first question
-            with suppress(ContextFullError):  # the first question says so, too
+            with suppress(ContextFullError, KeyboardInterrupt):  # the first question says so, too
                 self.conversation.read_ahead(speech=self.reply.speech is not None)
         code, leaving = 0, False
         while not self.over:

@@ -124,6 +124,18 @@ def test_later_turns_and_going_back(twin: Twin) -> None:
     assert eager.context_used == used and len(eager.messages) == 3
 
 
+def test_an_announcement_that_becomes_shorter(twin: Twin, read: list[tuple[int, int]]) -> None:
+    sound = recording(5.3)
+    wanted = reply(Conversation(twin.model), [Audio((sound, RATE))])
+    conversation = Conversation(twin.model)
+    for seconds in (4.6, 2.2):
+        conversation.read_ahead([Audio((sound[: round(seconds * RATE)], RATE))], more=True)
+        assert conversation.context_used == 0
+    read.clear()
+    assert alike(reply(conversation, [Audio((sound, RATE))]), wanted)
+    assert read[0][1] == 530 - 200, "of the first block nothing again"
+
+
 def test_saved_without_what_was_read_ahead(twin: Twin, tmp_path: Path) -> None:
     conversation = Conversation(twin.model)
     reply(conversation, [Text("Hello")])

@@ -2,67 +2,60 @@
 
     python -m tiny.bits
 
-Each scheme rounds the matrices of the Thinker's layers as MatMulNBits would store them and reads
-the exam's conversations. Its logits are compared with those of the unrounded weights where replies
+Each scheme rounds the matrices of the Thinker's layers as the export packs them and reads the
+exam's conversations. Its logits are compared with those of the unrounded weights where replies
 are written: bits alone say little about that. Products stay in float32 here.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice, product
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 
+from omni_quantize.nbits import BlockMatrix
+from omni_quantize.recipe import Rule
 from tiny import exam, scenes, thinker
 from tiny.training import inner
 
 KINDS = {"typed": 300, "picture": 150}
-BITS = (4, 8)
 BLOCKS = (32, 64, 128)
-SHRINK = torch.linspace(1.0, 0.7, 16).tolist()
-"""Shares of a block's range that a search tries."""
 Rounding = Callable[[torch.Tensor], torch.Tensor]
 
 
-def rounded(
-    weight: torch.Tensor, bits: int, block: int, *, symmetric: bool, search: bool
-) -> torch.Tensor:
-    """`weight` (outer, inner) as it is after packing: each block of a row has its own scale."""
-    top = 2**bits - 1
-    size = weight.shape[1]
-    blocks = functional.pad(weight, (0, -size % block)).unflatten(1, (-1, block))
-    low = blocks.amin(2, keepdim=True).clamp(max=0)
-    high = blocks.amax(2, keepdim=True).clamp(min=0)
-    best = torch.zeros_like(blocks)
-    least = torch.full_like(low, torch.inf)
-    for share in SHRINK if search else (1.0,):
-        if symmetric:  # the scale's sign is free: the larger side has one step more
-            scale = torch.where(high > -low, high, low) * share / -(2 ** (bits - 1))
-            zero = torch.full_like(scale, 2 ** (bits - 1))
-        else:
-            scale = (high - low) * share / top
-            zero = (-low * share / scale.clamp(min=1e-12)).round().clamp(0, top)
-        scale = torch.where(scale == 0, 1.0, scale)
-        found = ((blocks / scale).round() + zero).clamp(0, top)
-        found = (found - zero) * scale
-        error = (found - blocks).square().sum(2, keepdim=True)
-        best = torch.where(error < least, found, best)
-        least = torch.minimum(error, least)
-    return best.flatten(1)[:, :size]
+def rounded(weight: torch.Tensor, rule: Rule) -> torch.Tensor:
+    """`weight` (outer, inner) as the export packs it."""
+    values = np.ascontiguousarray(weight.T.numpy())
+    parts = BlockMatrix(
+        "", *values.shape, rule, lambda start, stop: values[:, start:stop]
+    ).quantize(values)
+    packed, scales = parts["packed"], parts["scales"][..., None]
+    zeros = np.full(scales.shape, 2 ** (rule.bits - 1), np.float32)
+    if rule.bits == 4:
+        packed = nibbles(packed)
+        if not rule.symmetric:
+            zeros = nibbles(parts["zero_points"])[:, : scales.shape[1], None]
+    blocks = (packed.astype(np.float32) - zeros) * scales
+    return torch.from_numpy(blocks.reshape(len(blocks), -1)[:, : len(values)])
+
+
+def nibbles(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Twice as many 4-bit numbers along the last axis, the low half of each byte first."""
+    return np.stack([packed & 15, packed >> 4], -1).reshape(*packed.shape[:-1], -1)
 
 
 def schemes() -> Iterator[tuple[str, float, Rounding]]:
     """Name, bits a weight with scales (float32, as the CPU kernel reads them), and rounding."""
-    for bits, block, symmetric, search in product(BITS, BLOCKS, (True, False), (False, True)):
-        if bits == 8 and (search or not symmetric):
-            continue
-        name = f"{bits} bits, block {block}, {'symmetric' if symmetric else 'zero points'}"
+    for (bits, symmetric), block in product(((4, True), (4, False), (8, True)), BLOCKS):
+        rule = Rule(
+            match="*", method="nbits", reason="", bits=bits, block=block, symmetric=symmetric
+        )
         stored = bits + 32 / block + (0 if symmetric else bits / block)
-
-        def act(weight: torch.Tensor, b=bits, k=block, s=symmetric, f=search) -> torch.Tensor:
-            return rounded(weight, b, k, symmetric=s, search=f)
-
-        yield name + (", searched" if search else ""), stored, act
+        name = f"{bits} bits, block {block}, {'symmetric' if symmetric else 'zero points'}"
+        yield name, stored, partial(rounded, rule=rule)
 
 
 def batches() -> list[thinker.Batch]:

@@ -1,6 +1,6 @@
 """The exam's questions, the same for everybody who sits it: the reference and every bundle.
 
-Held out are sentences (or pairs of a question about something seen and its answer), and voices:
+Held out are sentences, and voices:
 spoken questions and what is said in films come from speakers that training never heard, with mild
 noise. An answer counts when it is right word for word; the turns of a conversation are asked after
 the right replies to the turns before.

@@ -9,7 +9,6 @@ time the history is the Talker's own and never quite right.
 """
 
 import random
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +22,7 @@ from tiny import questions, scenes, sizes, thinker, vocabulary
 from tiny.codec import encoded, load_book
 from tiny.questions import Turn
 from tiny.speech import SPEAKERS
-from tiny.training import Plan, Trainer, chosen, mixed
+from tiny.training import Plan, Trainer, chosen, continued, mixed
 
 PLAN = Plan(steps=6_000, rate=2e-3, warmup=150, decay=0.05, average=0.998)
 FURTHER = Plan(steps=500, rate=5e-4, warmup=30, decay=0.05, average=0.995)
@@ -195,7 +194,7 @@ def main() -> None:
     teacher = Teacher(thinker.trained())
     lines, unseen = Lines("train"), Lines("test")
     model = network(DROPOUT)
-    if "--continue" in sys.argv:
+    if continued():
         for name, weight in model.named_parameters():
             weight.requires_grad_(name.startswith(READING))
     trainer = Trainer("talker", model, chosen(PLAN, FURTHER))

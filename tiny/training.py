@@ -52,9 +52,14 @@ class Plan:
         return self.rate * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * part)))
 
 
+def continued() -> bool:
+    """Whether the stage goes on from committed weights instead of nothing."""
+    return "--continue" in sys.argv
+
+
 def chosen(plan: Plan, further: Plan) -> Plan:
     """The plan of a stage from nothing, or the one that goes on from committed weights."""
-    return further if "--continue" in sys.argv else plan
+    return further if continued() else plan
 
 
 def inner(model: nn.Module) -> list[nn.Parameter]:
@@ -97,7 +102,7 @@ class Trainer(Generic[Network]):
         self._name = name
         if self.path.exists():
             self._load()
-        elif "--continue" in sys.argv:
+        elif continued():
             continue_from(name, model)
             self.average.load_state_dict(model.state_dict())
 

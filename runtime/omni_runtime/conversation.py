@@ -282,6 +282,7 @@ class Conversation:
             known = min(known, len(prompt.ids) - 1) if whole else known
             self._truncate(start + known)
         if known == len(prompt.ids):
+            self._ahead = prompt  # what was read may have been longer
             return np.zeros(0, np.float32)
         rest = prefix.split(prompt, known)[1] if known else prompt
         self._ahead = prefix.split(prompt, known)[0] if known else None

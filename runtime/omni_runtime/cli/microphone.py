@@ -13,8 +13,6 @@ from omni_runtime.errors import OmniError
 from omni_runtime.inputs.media import Samples
 
 INSTEAD = "record a file with another program, then /audio FILE"
-
-
 EVERY_SECONDS = 1.0
 
 

@@ -16,6 +16,7 @@ from omni_runtime.inputs.prompt import MediaSlot, Prompt
 
 FRAMES_A_TOKEN = 4
 UNSURE_FRAMES = 5
+"""At the end of a recording that goes on: 50 ms, which resampling and transform still change."""
 TOLERANCE = 1e-4
 """Of log-mel values: products of another size round differently; another sound differs by more."""
 
@@ -36,8 +37,7 @@ def shared(read: Prompt, wanted: Prompt, block_frames: int) -> int:
 def certain(prompt: Prompt, block_frames: int) -> int:
     """How many tokens stay as they are if the recording at the end of the message goes on.
 
-    Its last block may still grow, and its last frames still change: resampling and transform look
-    a little ahead.
+    Its last block may still grow, and its last `UNSURE_FRAMES` still change.
     """
     slot = prompt.media[-1] if prompt.media else None
     if slot is None or isinstance(slot.features, Patches):

@@ -20,7 +20,7 @@ MAY_IMPORT = {
 HEAVY = {"torch", "transformers", "onnx", "onnx_ir", "onnxscript", "optimum", "safetensors"}
 
 RUNTIME_LAYERS = [
-    {"errors", "machine"},
+    {"errors", "machine", "processor_features"},
     {"bundle"},
     {"inputs"},
     {"engine"},

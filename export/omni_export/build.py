@@ -10,10 +10,7 @@ from omni_export.checkpoint import Checkpoint, TensorHandle
 from omni_export.graphs.layers import Array, Matrix, Weight
 from omni_export.networks import Network
 from omni_quantize.production import set_columns
-from omni_runtime.bundle.contracts import GraphContract, TensorSpec
-
-OPSET = 23
-"""Has RMSNormalization. Graphs of it run on ONNX Runtime 1.29, the oldest we allow."""
+from omni_runtime.bundle.contracts import DOMAIN, OPSET, GraphContract, TensorSpec
 
 MICROSOFT_OPSET = 1
 IR_VERSION = 11
@@ -29,7 +26,7 @@ def build(network: Network, contract: GraphContract, checkpoint: Checkpoint) -> 
         outputs=[],
         nodes=[],
         name=network.name,
-        opset_imports={"": OPSET, "com.microsoft": MICROSOFT_OPSET},
+        opset_imports={"": OPSET, "com.microsoft": MICROSOFT_OPSET, DOMAIN: 1},
     )
     builder = GraphBuilder(graph)
     inputs = [
@@ -43,7 +40,12 @@ def build(network: Network, contract: GraphContract, checkpoint: Checkpoint) -> 
     outputs = list(found) if isinstance(found, list | tuple) else [found]
     for value, spec in zip(outputs, contract.outputs, strict=True):
         _name_output(builder, value, spec)
-    return ir.Model(graph, ir_version=IR_VERSION, producer_name="pocket-omni")
+    return ir.Model(
+        graph,
+        ir_version=IR_VERSION,
+        producer_name="pocket-omni",
+        functions=list(builder.functions.values()),
+    )
 
 
 _DTYPES = {"float32": "FLOAT", "int64": "INT64", "int32": "INT32"}

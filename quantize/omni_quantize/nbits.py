@@ -1,5 +1,6 @@
 """Weight-only quantization in blocks: MatMul becomes MatMulNBits.
 
+It is named BlockMatMul, a function of our own domain, where the runtime may have a faster kernel.
 ORT's own routines pack, except 4-bit blocks without zero points, whose scales are searched here.
 Each column of a matrix is packed by itself, and the packed form lies column after column; so a
 slice of columns becomes a stretch of each of the operator's inputs.
@@ -7,6 +8,7 @@ slice of columns becomes a stretch of each of the operator's inputs.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -26,12 +28,18 @@ from omni_quantize.production import (
     slices,
 )
 from omni_quantize.recipe import Rule
+from omni_runtime.bundle.contracts import DOMAIN, OPSET
 
 _NATIVE: Any = _pybind_state  # its routines are made in C++ and have no annotations
 PACK: dict[int, Callable[..., object]] = {
     4: _NATIVE.quantize_matmul_4bits,
     8: _NATIVE.quantize_matmul_8bits,
 }
+
+MICROSOFT = "com.microsoft"
+BLOCK_MATMUL = "BlockMatMul"
+KERNEL_STEP = 64
+"""Rows of a weight that the kernel takes at once: it has no rest."""
 
 SHARES = (1.0, 0.9)
 """Of the largest weight of a block: where the search for its scale begins."""
@@ -49,27 +57,64 @@ def rewrite(model: ir.Model, rules: dict[str, Rule]) -> list[Production]:
         weight = node.inputs[1]
         if weight is None or weight.name not in rules or rules[weight.name].method != "nbits":
             continue
-        made.append(_replace(model.graph, node, weight, rules[weight.name]))
+        made.append(_replace(model, node, weight, rules[weight.name]))
     return made
 
 
-def _replace(graph: ir.Graph, node: ir.Node, weight: ir.Value, rule: Rule) -> Production:
+def _replace(model: ir.Model, node: ir.Node, weight: ir.Value, rule: Rule) -> Production:
+    graph = model.graph
     assert weight.const_value is not None and weight.name is not None
     inner, outer = weight.const_value.shape.numpy()
     matrix = BlockMatrix(weight.name, inner, outer, rule, columns_of(weight.const_value))
     parts = register(graph, weight.name, matrix.layout(outer), matrix)
+    given = attributes(inner, outer, rule)
+    ours = matrix.has_kernel
+    if ours:
+        del given["accuracy_level"]
+        model.functions.setdefault(block_matmul().identifier(), block_matmul())
     product = ir.node(
-        "MatMulNBits",
+        BLOCK_MATMUL if ours else "MatMulNBits",
         inputs=[node.inputs[0], *parts],
-        attributes=attributes(inner, outer, rule),
-        domain="com.microsoft",
+        attributes=given,
+        domain=DOMAIN if ours else MICROSOFT,
         name=node.name,
     )
+    product.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
     ir.convenience.replace_nodes_and_values(
         graph, node, [node], [product], node.outputs, product.outputs
     )
     del graph.initializers[weight.name]
     return matrix
+
+
+@cache
+def block_matmul() -> ir.Function:
+    """BlockMatMul as ONNX Runtime computes it where there is no kernel of ours.
+
+    rows float32 (..., K); packed uint8 and scales float16 as `BlockMatrix.layout` says, without
+    zero points; rows are rounded to int8 in blocks. Returns float32 (..., N).
+    """
+    inputs = [ir.Value(name=name) for name in ("rows", "packed", "scales")]
+    passed = [
+        ir.RefAttr(name, name, ir.AttributeType.INT) for name in ("K", "N", "bits", "block_size")
+    ]
+    cast = ir.node("Cast", inputs[2:], {"to": ir.DataType.FLOAT})  # folded when it is loaded
+    cast.outputs[0].name = "float_scales"
+    product = ir.Node(
+        MICROSOFT,
+        "MatMulNBits",
+        [*inputs[:2], *cast.outputs],
+        [*passed, ir.AttrInt64("accuracy_level", 4)],
+    )
+    product.outputs[0].name = "product"
+    opsets = {"": OPSET, MICROSOFT: 1}
+    graph = ir.Graph(inputs, product.outputs, nodes=[cast, product], opset_imports=opsets)
+    return ir.Function(
+        DOMAIN,
+        BLOCK_MATMUL,
+        graph=graph,
+        attributes=[ir.Attr(one.name, ir.AttributeType.INT, None) for one in passed],
+    )
 
 
 def attributes(inner: int, outer: int, rule: Rule) -> dict[str, int]:
@@ -98,6 +143,13 @@ class BlockMatrix:
         return self.inner * self.outer
 
     @property
+    def has_kernel(self) -> bool:
+        """Whether it is of the form that our own kernel multiplies with."""
+        rule = self.rule
+        whole = self.inner % max(rule.block, KERNEL_STEP) == 0 and rule.block >= 32
+        return whole and rule.symmetric and rule.accuracy_level == 4
+
+    @property
     def names(self) -> tuple[str, ...]:
         return tuple(self.weight + spec.part for spec in self.layout(self.outer).values())
 
@@ -106,9 +158,10 @@ class BlockMatrix:
         blocks = -(-self.inner // self.rule.block)
         bits = self.rule.bits
         packed = (outer, blocks, self.rule.block * bits // 8)
+        scales = ir.DataType.FLOAT16 if self.has_kernel else ir.DataType.FLOAT
         layout = {
             "packed": Layout(".packed", ir.DataType.UINT8, packed),
-            "scales": Layout(".scales", ir.DataType.FLOAT, (outer, blocks)),
+            "scales": Layout(".scales", scales, (outer, blocks)),
         }
         if not self.rule.symmetric:
             zeros = (outer, -(-blocks * bits // 8))
@@ -128,11 +181,16 @@ class BlockMatrix:
 
     def quantize(self, values: FloatArray) -> Parts:
         """The operator's inputs for some columns, float32 (inner, columns)."""
-        if self.rule.symmetric and self.rule.bits == 4:
-            return symmetric_blocks(values, self.rule.block)
+        searched = self.rule.symmetric and self.rule.bits == 4
+        parts = symmetric_blocks(values, self.rule.block) if searched else self._packed(values)
+        parts["scales"] = parts["scales"].astype(self.layout(0)["scales"].dtype.numpy())
+        return parts
+
+    def _packed(self, values: FloatArray) -> Parts:
+        """By ORT's own routine."""
         outer = values.shape[1]
         parts: Parts = {
-            name: np.zeros(spec.shape, spec.dtype.numpy())
+            name: np.zeros(spec.shape, np.float32 if name == "scales" else np.uint8)
             for name, spec in self.layout(outer).items()
         }
         zeros = parts.get("zero_points")

@@ -53,10 +53,10 @@ class ProductMeter:
 
 def _block_product(matrix: BlockMatrix, columns: int, parts: Parts) -> list[onnx.NodeProto]:
     attributes: dict[str, Any] = {**nbits.attributes(matrix.inner, columns, matrix.rule)}
+    inputs = ["rows", *("float_scales" if name == "scales" else name for name in parts)]
     return [
-        helper.make_node(
-            "MatMulNBits", ["rows", *parts], ["product"], domain="com.microsoft", **attributes
-        )
+        helper.make_node("Cast", ["scales"], ["float_scales"], to=TensorProto.FLOAT),
+        helper.make_node("MatMulNBits", inputs, ["product"], domain=nbits.MICROSOFT, **attributes),
     ]
 
 

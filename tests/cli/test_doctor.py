@@ -10,9 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from omni_runtime import machine
+from omni_runtime import machine, processor_features
 from omni_runtime.bundle.manifest import Measured, read_manifest, write_manifest
-from omni_runtime.cli import doctor, processor_features
+from omni_runtime.cli import doctor
 
 
 def lines_of(ran) -> dict[str, tuple[str, str]]:

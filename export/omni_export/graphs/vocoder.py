@@ -8,12 +8,16 @@ Reference: Qwen2_5OmniToken2WavBigVGANModel of transformers.
 
 import math
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
+import onnx_ir as ir
+from onnxscript import build_function
 from onnxscript.nn import Module, ModuleList
 
 from omni_export.graphs.layers import Array, Conv1d, Op, Value, Weight, constant, vector
 from omni_export.source import VocoderSource
+from omni_runtime.bundle.contracts import DOMAIN, OPSET
 
 FILTER_TAPS = 12
 FILTER_CUTOFF = 0.25
@@ -47,7 +51,7 @@ def _inverse_exp(beta: Array) -> Array:
 
 
 class SnakeBeta(Module):
-    """x + sin(alpha x)^2 / beta for each channel, with both parameters stored as logarithms."""
+    """Parameters of x + sin(alpha x)^2 / beta for each channel, stored as logarithms."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -62,22 +66,44 @@ class SnakeBeta(Module):
             build=lambda parts: function(parts[0]).reshape(-1, 1, 1),
         )
 
-    def forward(self, op: Op, x: Value) -> Value:
-        sine = op.Sin(op.Mul(x, self.alpha))
-        return op.Add(x, op.Mul(op.Mul(sine, sine), self.beta))
+    def forward(self, op: Op) -> tuple[Value, Value]:
+        del op  # calling a module is what gives its parameters their names
+        return self.alpha, self.beta
+
+
+@cache
+def anti_aliased_snake() -> ir.Function:
+    """Twice the rate, SnakeBeta, half the rate, with a low-pass filter on both sides.
+
+    x float32 (1, channels, time), alpha and 1 / beta (channels, 1, 1), filters (2, 1, 7) and
+    (1, 2, 7); returns the shape of x. Both filters are polyphase: even and odd samples of the
+    doubled signal stay two channels and never interleave. Signal channels form the batch.
+    """
+
+    def trace(op: Op, x: Value, alpha: Value, beta: Value, up: Value, down: Value) -> Value:
+        x = op.Unsqueeze(op.Squeeze(x, [0]), [1])
+        doubled = op.Conv(op.Pad(x, [0, 0, REACH, 0, 0, REACH], mode="edge"), up)
+        sine = op.Sin(op.Mul(doubled, alpha))
+        doubled = op.Add(doubled, op.Mul(op.Mul(sine, sine), beta))
+        # The doubled signal's edge samples are its very first (even) and last (odd) ones.
+        beside = [1, 2, REACH]
+        first = op.Expand(op.Slice(doubled, [0, 0], [1, 1], [1, 2]), beside)
+        last = op.Expand(op.Slice(doubled, [1, -1], [2, 2**31 - 1], [1, 2]), beside)
+        halved = op.Conv(op.Concat(first, doubled, last, axis=2), down)
+        return op.Unsqueeze(op.Squeeze(halved, [1]), [0])
+
+    inputs = [ir.Value(name=name) for name in ("x", "alpha", "beta", "up", "down")]
+    return build_function(
+        trace, inputs, domain=DOMAIN, name="AntiAliasedSnake", opset_imports={"": OPSET}
+    )
 
 
 class Activation(Module):
-    """Twice the rate, SnakeBeta, half the rate, with a low-pass filter on both sides.
-
-    Both filters are polyphase: even and odd samples of the doubled signal stay two channels and
-    never interleave. Signal channels form the batch: (channels, phases, time).
-    """
+    """The anti-aliased SnakeBeta of some channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.act = SnakeBeta(channels)
-        self.channels = channels
         taps = kaiser_sinc()
         # Doubled sample 2t sees x[t-3 .. t+2], sample 2t+1 sees x[t-2 .. t+3]; the factor 2 keeps
         # the level. Output t then sees the doubled samples 2t-5 .. 2t+6.
@@ -91,15 +117,9 @@ class Activation(Module):
         self.down = constant(down)
 
     def forward(self, op: Op, x: Value) -> Value:
-        x = op.Reshape(x, [self.channels, 1, -1])
-        doubled = op.Conv(op.Pad(x, [0, 0, REACH, 0, 0, REACH], mode="edge"), self.up)
-        doubled = self.act(op, doubled)
-        # The doubled signal's edge samples are its very first (even) and last (odd) ones.
-        beside = [self.channels, 2, REACH]
-        first = op.Expand(op.Slice(doubled, [0, 0], [1, 1], [1, 2]), beside)
-        last = op.Expand(op.Slice(doubled, [1, -1], [2, 2**31 - 1], [1, 2]), beside)
-        halved = op.Conv(op.Concat(first, doubled, last, axis=2), self.down)
-        return op.Reshape(halved, [1, self.channels, -1])
+        found = op.call(anti_aliased_snake(), x, *self.act(op), self.up, self.down)
+        found.type = ir.TensorType(ir.DataType.FLOAT)
+        return found
 
 
 class ResidualBlock(Module):

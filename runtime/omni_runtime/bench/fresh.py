@@ -61,7 +61,8 @@ def _child(model: Model, *, answer: bool) -> int:
     done = subprocess.run(  # noqa: S603 - our own code on our own files
         [
             *(sys.executable, "-m", __name__, str(model.bundle.folder)),
-            *(str(model.options.resolved_threads()), str(int(answer))),
+            *(str(model.options.resolved_threads()), str(int(model.options.native))),
+            str(int(answer)),
         ],
         capture_output=True,
         text=True,
@@ -74,9 +75,9 @@ def _child(model: Model, *, answer: bool) -> int:
     return int(done.stdout)
 
 
-def main(folder: str, threads: str, answer: str) -> None:
+def main(folder: str, threads: str, native: str, answer: str) -> None:
     """Open everything, answer if asked to, print the peak memory in bytes."""
-    model = Model(folder, SessionOptions(int(threads)))
+    model = Model(folder, SessionOptions(int(threads), native=native == "1"))
     open_everything(model)
     if answer == "1":
         for _, parts in questions(model):

@@ -8,7 +8,7 @@ once a run and the KV cache; activations are taken to stay in the caches of the 
 import json
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,7 +22,13 @@ from omni_runtime.bundle.config import DecoderConfig
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.model import Model
 
-INTEGER = ("MatMulNBits", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulInteger")
+INTEGER = (
+    "BlockMatMul",
+    "MatMulNBits",
+    "DynamicQuantizeMatMul",
+    "MatMulIntegerToFloat",
+    "MatMulInteger",
+)
 PRODUCTS = (*INTEGER, "MatMul", "FusedMatMul", "Gemm")
 INTEGER_CONVOLUTIONS = ("QLinearConv", "ConvInteger")
 CONVOLUTIONS = (*INTEGER_CONVOLUTIONS, "Conv", "FusedConv", "NhwcFusedConv")
@@ -148,7 +154,7 @@ def measure(model: Model, repetitions: int, loads: list[Load], told: Told) -> No
 
 def _counted(model: Model, task: Task, spent: float) -> Load:
     with TemporaryDirectory(prefix="omni-bench-") as folder:
-        options = SessionOptions(model.options.threads, profile=Path(folder) / "profile")
+        options = replace(model.options, profile=Path(folder) / "profile")
         twin = ProfiledModel(model.bundle.folder, options)
         task.act(twin)()
         events = json.loads(Path(twin.sessions[task.graph].end_profiling()).read_text("utf-8"))

@@ -18,6 +18,13 @@ from omni_runtime.bundle.config import (
 
 Dim = int | str
 
+OPSET = 23
+"""Of ONNX. Has RMSNormalization; runs on ONNX Runtime 1.29, the oldest we allow."""
+
+DOMAIN = "pocket_omni"
+"""Of our own operators. In each graph that has them they are functions of ONNX operators; where the
+runtime has a kernel of that name, it runs instead."""
+
 MODULATION_ROWS = 6
 """Rows of one DiT layer's modulation: 1+scale, shift, gate of attention, then of feed-forward."""
 

@@ -18,6 +18,7 @@ from omni_runtime.bench.replies import typed
 from omni_runtime.bench.rows import Contest, Pairs, Row, compare
 from omni_runtime.cli import ui
 from omni_runtime.cli.bench_report import PAIR_HEADER, ROW_HEADER, Line, of_pairs, of_row, render
+from omni_runtime.engine.native import native
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.errors import OmniError, UsageError
 from omni_runtime.model import Model
@@ -31,7 +32,7 @@ NEEDS[TORCH] = {"audio": "audio", "image": "vision", "dit": "speech", "vocoder":
 def main(options: argparse.Namespace) -> int:
     """Measure and print. What was measured before an interruption is printed all the same."""
     _check(options)
-    model = Model(options.bundle, SessionOptions(options.threads))
+    model = Model(options.bundle, SessionOptions(options.threads, native=options.native))
     if options.timeline or options.roofline:
         _pictures(options, model)
     elif options.compare:
@@ -166,10 +167,19 @@ def setting(model: Model, options: argparse.Namespace) -> dict[str, object]:
         "bundle": f"{manifest.name}, {manifest.recipe} for {manifest.target}, {size}",
         "machine": machine.describe(),
         "threads": model.options.resolved_threads(),
+        "kernels": _kernels(options),
         "versions": ", ".join([*versions, f"Python {platform.python_version()}"]),
         "repetitions": options.repetitions,
         "warm-up": options.warm_up,
     }
+
+
+def _kernels(options: argparse.Namespace) -> str:
+    if not options.native:
+        return "ONNX Runtime's, --no-native"
+    return (
+        "our own where there are any" if native().library else f"ONNX Runtime's: {native().problem}"
+    )
 
 
 def _version(package: str) -> str:

@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import perf_counter
 
+from omni_runtime import processor_features
 from omni_runtime.bundle.config import SpeechConfig
 from omni_runtime.bundle.manifest import EXPORT_AGAIN, Manifest
 from omni_runtime.bundle.store import Bundle
-from omni_runtime.cli import fits, processor_features, ui
+from omni_runtime.cli import fits, ui
 from omni_runtime.cli.check import Check
 from omni_runtime.errors import BundleError, OmniError
 from omni_runtime.memory import ENCODERS, Footprint

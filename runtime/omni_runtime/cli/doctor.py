@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
-from omni_runtime.cli import processor_features
+from omni_runtime import processor_features
 from omni_runtime.cli.check import Check
 from omni_runtime.errors import OmniError
 
@@ -54,6 +54,7 @@ def checks(bundle: str | None, budget: int | None = None) -> Iterator[Check]:
         _python,
         _packages,
         _processor,
+        _kernels,
         _memory,
         _disk,
         _sound,
@@ -121,6 +122,17 @@ def _processor() -> Iterator[Check]:
     yield Check("ok", "processor", f"{machine.processor()}: {known}")
     physical = psutil.cpu_count(logical=False)
     yield Check("ok", "cores", f"{_usable_cores()} usable, {physical or 'unknown number of'} real")
+
+
+def _kernels() -> Iterator[Check]:
+    from omni_runtime.engine.native import native  # noqa: PLC0415
+
+    found = native()
+    if found.library:
+        yield Check("ok", "native kernels", str(found.library))
+    else:
+        slower = "ONNX Runtime's own are slower"
+        yield Check("warn", "native kernels", f"{found.problem}: {slower}", found.fix)
 
 
 def _usable_cores() -> int:

@@ -171,10 +171,20 @@ def _run_flags(run: argparse.ArgumentParser) -> None:
     text.add_argument("--repeat-penalty", type=float, default=1.0, metavar="R")
     text.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same reply")
     text.add_argument("--context", type=_positive, metavar="N", help="tokens to keep at most")
-    run.add_argument("-t", "--threads", type=_positive, default=0, metavar="N")
+    _machine_flags(run)
     _memory_flag(run)
     run.add_argument("--json", action="store_true", help="print every event as a line of JSON")
     run.add_argument("-q", "--quiet", action="store_true", help="print the reply and nothing else")
+
+
+def _machine_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("-t", "--threads", type=_positive, default=0, metavar="N")
+    command.add_argument(
+        "--no-native",
+        action="store_false",
+        dest="native",
+        help="ONNX Runtime's own kernels only, as where there is no C++ compiler",
+    )
 
 
 def _memory_flag(command: argparse.ArgumentParser) -> None:
@@ -193,7 +203,7 @@ def _bench_flags(bench: argparse.ArgumentParser) -> None:
     bench.add_argument(
         "-r", "--repetitions", type=_positive, default=5, metavar="N", help="runs of each test (5)"
     )
-    bench.add_argument("-t", "--threads", type=_positive, default=0, metavar="N")
+    _machine_flags(bench)
     bench.add_argument(
         "-o", "--output", choices=("md", "json", "csv"), default="md", help="form of the table (md)"
     )

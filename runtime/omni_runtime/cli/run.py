@@ -23,7 +23,7 @@ from omni_runtime.options import ReplyOptions, SpeechOptions
 def main(options: argparse.Namespace) -> int:
     """Answer once when there is a prompt or a file, else start a conversation."""
     started = perf_counter()
-    model = Model(options.bundle, SessionOptions(options.threads, options.memory))
+    model = Model(options.bundle, SessionOptions(options.threads, options.memory, options.native))
     parts = question(options, model.config)
     wanted = reply_options(options, model)
     fits.or_error(model, parts, wanted, options)

@@ -8,6 +8,7 @@ import onnxruntime as ort
 
 from omni_runtime.bundle.contracts import GraphContract, TensorSpec
 from omni_runtime.bundle.manifest import EXPORT_AGAIN
+from omni_runtime.engine.native import native
 from omni_runtime.errors import BundleError
 
 DTYPES = {"tensor(float)": "float32", "tensor(int32)": "int32", "tensor(int64)": "int64"}
@@ -19,11 +20,13 @@ class SessionOptions:
 
     `memory` is how many bytes the process may come to take, as far as can be told beforehand:
     encoders are released, and the context kept short, to stay within it. None sets no limit.
+    `native` runs our own operators as compiled kernels where that is possible (engine/native.py).
     `profile` is where ONNX Runtime writes what each node costs: the beginning of a file's name.
     """
 
     threads: int = 0
     memory: int | None = None
+    native: bool = True
     profile: Path | None = None
 
     def resolved_threads(self) -> int:
@@ -47,10 +50,13 @@ def open_session(
     settings.intra_op_num_threads = options.resolved_threads()
     settings.inter_op_num_threads = 1
     settings.log_severity_level = 3  # errors; they also arrive as exceptions
-    # Several sessions take turns on the same few cores: a waiting one must not burn them.
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Several sessions take turns on the same few cores: only a running one may spin.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "1")
+    settings.add_session_config_entry("session.force_spinning_stop", "1")
     settings.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     settings.add_session_config_entry("session.set_denormal_as_zero", "1")
+    if options.native and (library := native().library):
+        settings.register_custom_ops_library(str(library))
     if options.profile is not None:
         settings.enable_profiling = True
         settings.profile_file_prefix = str(options.profile)

@@ -1,0 +1,94 @@
+"""Our own kernels for the operators of our own domain, compiled on the machine that will run them.
+
+A graph's node of that domain is a function of ONNX operators. Where a compiler was found it runs
+as one kernel instead, with the same result, faster; where none was, ONNX Runtime inlines the
+function. The library is compiled once and kept with the user's caches.
+"""
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from omni_runtime import processor_features
+
+SOURCES = Path(__file__).parent.parent / "native"
+COMPILERS = ("c++", "g++", "clang++")
+FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC", "-fvisibility=hidden")
+AVX2 = ("-mavx2", "-mfma", "-mf16c")
+"""Not -march=native: GCC's order of instructions for Zen 4 makes products 1.4 times slower."""
+
+TOO_LONG = 120
+"""Seconds after which a compiler is given up: it takes five."""
+
+INSTALL = {
+    "linux": "install a C++ compiler, for example: apt install g++",
+    "darwin": "xcode-select --install",
+}
+
+
+@dataclass(frozen=True)
+class Native:
+    """The compiled library, or why there is none and what to do about it."""
+
+    library: Path | None
+    problem: str = ""
+    fix: str = ""
+
+
+@cache
+def native() -> Native:
+    """The library for this machine, compiled if it has not been yet."""
+    compiler = os.environ.get("CXX") or next(filter(None, map(shutil.which, COMPILERS)), None)
+    if compiler is None:
+        fix = INSTALL.get(sys.platform, "install clang or mingw-w64 and put it into PATH")
+        return Native(None, "there is no C++ compiler", fix)
+    flags = (*FLAGS, *(AVX2 if "avx2" in processor_features.found() else ()))
+    key = hashlib.sha256(repr((compiler, flags, platform.machine())).encode())
+    for source in sorted(SOURCES.iterdir()):
+        key.update(source.read_bytes())
+    library = _folder() / f"kernels-{key.hexdigest()[:16]}{_suffix()}"
+    if library.exists():
+        return Native(library)
+    try:
+        _compile([compiler, *flags, str(SOURCES / "library.cpp")], library)
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None) or str(error)
+        lines = [line for line in said.splitlines() if "error" in line] or [said.strip()]
+        return Native(None, f"{compiler} can't compile: {lines[0]}", "CXX=another compiler")
+    return Native(library)
+
+
+def _compile(command: list[str], library: Path) -> None:
+    """Compile beside the final place, so that nobody ever loads half a library."""
+    library.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        made = Path(folder) / library.name
+        subprocess.run(  # noqa: S603 - the user's own compiler and our own sources
+            [*command, "-o", str(made)],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=TOO_LONG,
+        )
+        made.replace(library)
+
+
+def _suffix() -> str:
+    return {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
+
+
+def _folder() -> Path:
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "pocket-omni"

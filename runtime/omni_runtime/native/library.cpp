@@ -1,0 +1,29 @@
+// ONNX Runtime calls RegisterCustomOps when the library is registered with a session. A node whose
+// operator is not registered here runs as the ONNX operators of its function in the model.
+#include "anti_aliased_snake.h"
+#include "block_matmul.h"
+#include "ort.h"
+
+namespace {
+
+ort::Operator operators[] = {
+    ort::operator_of<AntiAliasedSnake>(),
+#ifdef POCKET_OMNI_AVX2
+    ort::operator_of<BlockMatMul>(),
+#endif
+};
+
+}  // namespace
+
+POCKET_OMNI_EXPORT void* RegisterCustomOps(void* session_options, const ort::ApiBase* base) {
+  ort::api = base->get(ort::kVersion);
+  if (ort::api == nullptr) return nullptr;  // too old for us: functions it is
+  static void* domain = nullptr;
+  if (domain == nullptr) {
+    if (void* failed = ort::call(ort::kCreateCustomOpDomain, "pocket_omni", &domain)) return failed;
+    for (ort::Operator& one : operators) {
+      if (void* failed = ort::call(ort::kCustomOpDomainAdd, domain, &one)) return failed;
+    }
+  }
+  return ort::call(ort::kAddCustomOpDomain, session_options, domain);
+}

@@ -1,0 +1,151 @@
+// The slice of ONNX Runtime's C interface that a custom operator needs, declared by position.
+//
+// ONNX Runtime's packages for Python come without headers. Its table of functions and its struct of
+// callbacks only ever grow at their ends, so the positions below hold for every release since 1.17.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#ifdef _WIN32
+#define POCKET_OMNI_EXPORT extern "C" __declspec(dllexport)
+#else
+#define POCKET_OMNI_EXPORT extern "C" __attribute__((visibility("default")))
+#endif
+
+namespace ort {
+
+constexpr uint32_t kVersion = 17;  // the first with ParallelFor
+
+enum Function {  // positions in OrtApi
+  kCreateCustomOpDomain = 26,
+  kCustomOpDomainAdd = 27,
+  kAddCustomOpDomain = 28,
+  kGetTensorMutableData = 51,
+  kGetDimensionsCount = 61,
+  kGetDimensions = 62,
+  kGetTensorTypeAndShape = 65,
+  kGetIntegerAttribute = 86,
+  kGetInput = 90,
+  kGetOutput = 91,
+  kReleaseTensorTypeAndShape = 99,
+  kParallelFor = 274,
+};
+
+enum ElementType { kFloat = 1, kUint8 = 2, kInt32 = 6, kFloat16 = 10 };
+
+using Api = const void* const*;
+
+struct ApiBase {
+  Api (*get)(uint32_t version);
+  const char* (*version)();
+};
+
+inline Api api = nullptr;
+
+// Most functions return a status that is null when all went well.
+template <class Result = void*, class... Arguments>
+Result call(Function function, Arguments... arguments) {
+  return reinterpret_cast<Result (*)(Arguments...)>(const_cast<void*>(api[function]))(arguments...);
+}
+
+// What a kernel sees of one evaluation of its node.
+class Context {
+ public:
+  explicit Context(void* context) : context_(context) {}
+
+  template <class Element>
+  const Element* input(size_t index) const {
+    return static_cast<const Element*>(data(value(index)));
+  }
+
+  std::vector<int64_t> shape(size_t index) const {
+    void* info = nullptr;
+    size_t rank = 0;
+    call(kGetTensorTypeAndShape, value(index), &info);
+    call(kGetDimensionsCount, info, &rank);
+    std::vector<int64_t> found(rank);
+    call(kGetDimensions, info, found.data(), rank);
+    call<void>(kReleaseTensorTypeAndShape, info);
+    return found;
+  }
+
+  float* output(const std::vector<int64_t>& shape) const {
+    void* made = nullptr;
+    call(kGetOutput, context_, size_t{0}, shape.data(), shape.size(), &made);
+    return static_cast<float*>(data(made));
+  }
+
+  // Calls body(0) ... body(count - 1) on the session's own threads.
+  template <class Body>
+  void parallel(size_t count, const Body& body) const {
+    auto step = [](void* user, size_t index) { (*static_cast<const Body*>(user))(index); };
+    call(kParallelFor, context_, static_cast<void (*)(void*, size_t)>(step), count, size_t{0},
+         static_cast<void*>(const_cast<Body*>(&body)));
+  }
+
+ private:
+  const void* value(size_t index) const {
+    const void* found = nullptr;
+    call(kGetInput, context_, index, &found);
+    return found;
+  }
+
+  static void* data(const void* value) {
+    void* found = nullptr;
+    call(kGetTensorMutableData, value, &found);
+    return found;
+  }
+
+  void* context_;
+};
+
+inline int64_t attribute(const void* info, const char* name) {
+  int64_t found = 0;
+  call(kGetIntegerAttribute, info, name, &found);
+  return found;
+}
+
+// OrtCustomOp.
+struct Operator {
+  uint32_t version = kVersion;
+  void* (*create)(const Operator*, Api, const void* info) = nullptr;
+  const char* (*name)(const Operator*) = nullptr;
+  const char* (*provider)(const Operator*) = [](const Operator*) -> const char* { return nullptr; };
+  ElementType (*input_type)(const Operator*, size_t) = nullptr;
+  size_t (*inputs)(const Operator*) = nullptr;
+  ElementType (*output_type)(const Operator*, size_t) = [](const Operator*, size_t) {
+    return kFloat;
+  };
+  size_t (*outputs)(const Operator*) = [](const Operator*) { return size_t{1}; };
+  void (*compute)(void* kernel, void* context) = nullptr;
+  void (*destroy)(void* kernel) = nullptr;
+  int (*input_kind)(const Operator*, size_t) = [](const Operator*, size_t) { return 0; };
+  int (*output_kind)(const Operator*, size_t) = [](const Operator*, size_t) { return 0; };
+  int (*input_memory)(const Operator*, size_t) = [](const Operator*, size_t) { return 0; };
+  int (*variadic[4])(const Operator*) = {};
+  void* (*create_or_fail)(const Operator*, Api, const void*, void**) = nullptr;
+  void* (*compute_or_fail)(void*, void*) = nullptr;
+  void* (*infer_shape)(const Operator*, void*) = nullptr;
+  int (*first_version)(const Operator*) = [](const Operator*) { return 1; };
+  int (*last_version)(const Operator*) = [](const Operator*) { return INT32_MAX; };
+};
+
+// An operator whose kernels are made from the node's attributes and called for each evaluation.
+// Kernel has: kName, kInputs (their types), Kernel(info), void run(const Context&).
+template <class Kernel>
+Operator operator_of() {
+  Operator made;
+  made.create = [](const Operator*, Api, const void* info) -> void* { return new Kernel(info); };
+  made.name = [](const Operator*) { return Kernel::kName; };
+  made.input_type = [](const Operator*, size_t index) { return Kernel::kInputs[index]; };
+  made.inputs = [](const Operator*) { return sizeof(Kernel::kInputs) / sizeof(ElementType); };
+  made.compute = [](void* kernel, void* context) {
+    static_cast<Kernel*>(kernel)->run(Context(context));
+  };
+  made.destroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
+  return made;
+}
+
+}  // namespace ort

@@ -1,0 +1,176 @@
+"""Our compiled kernels against the ONNX operators of the same functions, and life without them."""
+
+import shutil
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+
+from conftest import export_to, relative
+from omni_export.graphs.vocoder import Activation, anti_aliased_snake
+from omni_quantize import nbits
+from omni_quantize.nbits import BlockMatrix
+from omni_quantize.recipe import Rule
+from omni_runtime.bundle.contracts import DOMAIN, OPSET
+from omni_runtime.engine import native as door
+from omni_runtime.engine.native import native
+from omni_runtime.engine.session import SessionOptions
+from omni_runtime.model import Model
+
+compiled = pytest.mark.skipif(not native().library, reason=native().problem)
+
+
+@pytest.fixture(autouse=True)
+def asked_anew() -> Iterator[None]:
+    """What a test did to the compiler is forgotten."""
+    yield
+    native.cache_clear()
+
+
+def both(
+    function: ir.Function, x: np.ndarray, weights: dict[str, np.ndarray], **attributes: int
+) -> list[np.ndarray]:
+    """The function's output by our kernel and by ONNX operators."""
+    inputs = [ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(x.shape))]
+    constants = [
+        ir.Value(name=name, const_value=ir.tensor(data, name=name))
+        for name, data in weights.items()
+    ]
+    node = ir.node(function.name, inputs + constants, attributes, domain=function.domain)
+    node.outputs[0].name, node.outputs[0].type = "y", ir.TensorType(ir.DataType.FLOAT)
+    node.outputs[0].shape = ir.Shape([None] * 3)
+    graph = ir.Graph(
+        inputs,
+        node.outputs,
+        nodes=[node],
+        initializers=constants,
+        opset_imports={"": OPSET, DOMAIN: 1, "com.microsoft": 1},
+        name="one",
+    )
+    model = ir.to_proto(ir.Model(graph, ir_version=11, functions=[function]))
+    found: list[np.ndarray] = []
+    for library in (native().library, None):
+        settings = ort.SessionOptions()
+        settings.intra_op_num_threads = 2
+        if library:
+            settings.register_custom_ops_library(str(library))
+        session = ort.InferenceSession(model.SerializeToString(), settings)
+        found.append(session.run(None, {"x": x})[0])
+    return found
+
+
+@compiled
+@pytest.mark.parametrize(
+    ("bits", "block"), [(4, 32), (4, 64), (4, 128), (4, 256), (8, 32), (8, 128)]
+)
+@pytest.mark.parametrize("inner", [512, 768])
+def test_block_matmul(bits: int, block: int, inner: int) -> None:
+    random = np.random.default_rng(bits + block + inner)
+    rule = Rule(match="w", method="nbits", reason="test", bits=bits, block=block)
+    for outer, rows in ((37, 1), (64, 2), (5, 3), (70, 4), (33, 8), (3, 9), (40, 31)):
+        values = random.standard_normal((inner, outer)).astype(np.float32)
+        values[:, 0] = 0
+        matrix = BlockMatrix(
+            "w", inner, outer, rule, lambda start, stop, v=values: v[:, start:stop]
+        )
+        assert matrix.has_kernel
+        x = random.standard_normal((1, rows, inner)).astype(np.float32)
+        x[0, 0, :block] *= 1000  # one block far above the others
+        x[0, -1, -block:] = 0
+        attributes = nbits.attributes(inner, outer, rule)
+        del attributes["accuracy_level"]
+        ours, theirs = both(nbits.block_matmul(), x, matrix.quantize(values), **attributes)
+        assert relative(ours, theirs) < 1e-4, (outer, rows)
+
+
+def test_what_the_kernel_can_not_do_is_left_to_onnx_runtime() -> None:
+    def has_kernel(inner: int, **changes: int) -> bool:
+        rule = Rule(match="w", method="nbits", reason="test", **{"bits": 4, **changes})
+        return BlockMatrix("w", inner, 8, rule, lambda *_: np.zeros(0)).has_kernel
+
+    assert has_kernel(128) and has_kernel(128, block=128)
+    assert not has_kernel(96) and not has_kernel(128, block=256) and not has_kernel(128, block=16)
+    assert not has_kernel(128, symmetric=False) and not has_kernel(128, accuracy_level=0)
+
+
+@compiled
+@pytest.mark.parametrize("time", [1, 2, 3, 4, 7, 511, 512, 513, 1100])
+def test_anti_aliased_snake(time: int) -> None:
+    random = np.random.default_rng(time)
+    filters = Activation(1)
+    channels = 5
+    x = random.standard_normal((1, channels, time)).astype(np.float32) * 3
+    weights = {
+        "alpha": np.exp(random.standard_normal((channels, 1, 1))).astype(np.float32) * 5,
+        "beta": np.exp(random.standard_normal((channels, 1, 1))).astype(np.float32),
+        "up": filters.up.const_value.numpy(),
+        "down": filters.down.const_value.numpy(),
+    }
+    ours, theirs = both(anti_aliased_snake(), x, weights)
+    assert relative(ours, theirs) < 1e-5
+
+
+@pytest.fixture(scope="module")
+def int4(make_twin, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("native")
+    return export_to(make_twin("default").folder, folder / "int4", "int4")
+
+
+@compiled
+def test_a_bundle_computes_the_same_without_the_kernels(int4: Path) -> None:
+    random = np.random.default_rng(0)
+    models = [Model(int4, SessionOptions(threads=2, native=wanted)) for wanted in (True, False)]
+    mel = random.standard_normal((30, 80)).astype(np.float32) - 3
+    waves = [model.vocoder.synthesize(mel, 0, 0) for model in models]
+    assert np.abs(waves[0] - waves[1]).mean() < 1e-3 * np.abs(waves[1]).mean()
+    rows = random.standard_normal((40, models[0].config.thinker.decoder.hidden_size))
+    where = np.tile(np.arange(40), (3, 1))
+    logits: list[np.ndarray] = []
+    for model in models:
+        cache, found = model.thinker.new_cache(), {}
+        for some in (slice(0, 37), slice(37, 38), slice(38, 40)):
+            found = model.thinker._decoder.extend(
+                cache, rows[some].astype(np.float32), where[:, some]
+            )
+        logits.append(found["logits"])
+    assert relative(logits[0], logits[1]) < 1e-3
+
+
+def test_without_a_compiler(int4: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    native.cache_clear()
+    assert native().library is None and "no C++ compiler" in native().problem and native().fix
+    assert (
+        Model(int4, SessionOptions(threads=1))
+        .vocoder.synthesize(np.zeros((4, 80), np.float32), 0, 0)
+        .size
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the compiler is a script")
+def test_a_compiler_that_fails_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "c++"
+    broken.write_text("#!/bin/sh\necho 'x.cpp:1: error: no such header' >&2\nexit 1\n")
+    broken.chmod(broken.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("CXX", str(broken))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    native.cache_clear()
+    assert native().library is None and "error: no such header" in native().problem
+    assert not any(path.is_file() for path in door._folder().rglob("*"))
+
+
+@compiled
+def test_it_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = native().library
+    native.cache_clear()
+    monkeypatch.setattr(door, "_compile", lambda *_: pytest.fail("compiled again"))
+    assert native().library == first

@@ -12,6 +12,7 @@ import onnxruntime as ort
 import pytest
 
 from conftest import export_to, relative
+from omni_export.graphs.decoder import cached_attention
 from omni_export.graphs.vocoder import Activation, anti_aliased_snake
 from omni_quantize import nbits
 from omni_quantize.nbits import BlockMatrix
@@ -33,17 +34,34 @@ def asked_anew() -> Iterator[None]:
 
 
 def both(
-    function: ir.Function, x: np.ndarray, weights: dict[str, np.ndarray], **attributes: int
-) -> list[np.ndarray]:
-    """The function's output by our kernel and by ONNX operators."""
-    inputs = [ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(x.shape))]
+    function: ir.Function,
+    fed: dict[str, np.ndarray],
+    weights: dict[str, np.ndarray],
+    **attributes: int,
+) -> list[list[np.ndarray]]:
+    """The function's outputs by our kernel and by ONNX operators."""
+    inputs = [
+        ir.Value(
+            name=name,
+            type=ir.TensorType(ir.DataType.from_numpy(data.dtype)),
+            shape=ir.Shape(data.shape),
+        )
+        for name, data in fed.items()
+    ]
     constants = [
         ir.Value(name=name, const_value=ir.tensor(data, name=name))
         for name, data in weights.items()
     ]
-    node = ir.node(function.name, inputs + constants, attributes, domain=function.domain)
-    node.outputs[0].name, node.outputs[0].type = "y", ir.TensorType(ir.DataType.FLOAT)
-    node.outputs[0].shape = ir.Shape([None] * 3)
+    node = ir.node(
+        function.name,
+        inputs + constants,
+        attributes,
+        domain=function.domain,
+        num_outputs=len(function.outputs),
+    )
+    for number, output in enumerate(node.outputs):
+        output.name, output.type = f"y{number}", ir.TensorType(ir.DataType.FLOAT)
+        output.shape = ir.Shape([None] * (3 if number == 0 else 4))
     graph = ir.Graph(
         inputs,
         node.outputs,
@@ -53,14 +71,14 @@ def both(
         name="one",
     )
     model = ir.to_proto(ir.Model(graph, ir_version=11, functions=[function]))
-    found: list[np.ndarray] = []
+    found: list[list[np.ndarray]] = []
     for library in (native().library, None):
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = 2
         if library:
             settings.register_custom_ops_library(str(library))
         session = ort.InferenceSession(model.SerializeToString(), settings)
-        found.append(session.run(None, {"x": x})[0])
+        found.append(session.run(None, fed))
     return found
 
 
@@ -84,7 +102,9 @@ def test_block_matmul(bits: int, block: int, inner: int) -> None:
         x[0, -1, -block:] = 0
         attributes = nbits.attributes(inner, outer, rule)
         del attributes["accuracy_level"]
-        ours, theirs = both(nbits.block_matmul(), x, matrix.quantize(values), **attributes)
+        (ours,), (theirs,) = both(
+            nbits.block_matmul(), {"rows": x}, matrix.quantize(values), **attributes
+        )
         assert relative(ours, theirs) < 1e-4, (outer, rows)
 
 
@@ -111,7 +131,7 @@ def test_anti_aliased_snake(time: int) -> None:
         "up": filters.up.const_value.numpy(),
         "down": filters.down.const_value.numpy(),
     }
-    ours, theirs = both(anti_aliased_snake(), x, weights)
+    (ours,), (theirs,) = both(anti_aliased_snake(), {"x": x}, weights)
     assert relative(ours, theirs) < 1e-5
 
 
@@ -174,3 +194,40 @@ def test_it_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     native.cache_clear()
     monkeypatch.setattr(door, "_compile", lambda *_: pytest.fail("compiled again"))
     assert native().library == first
+
+
+@compiled
+@pytest.mark.parametrize("heads", [(8, 1, 16), (6, 2, 32), (16, 2, 128), (4, 4, 48)])
+def test_cached_attention(heads: tuple[int, int, int]) -> None:
+    """From short to long contexts, rows one by one and many at once, with the cache between."""
+    query, kv, width = heads
+    random = np.random.default_rng(width)
+    capacity = 1500
+    attributes = {"num_heads": query, "kv_num_heads": kv}
+    for before, rows in (
+        (0, 1),
+        (0, 9),
+        (3, 1),
+        (63, 2),
+        (255, 1),
+        (1300, 1),
+        (1290, 70),
+        (0, 600),
+    ):
+        total = before + rows
+        angles = random.uniform(0, 6, (capacity, width // 2)).astype(np.float32)
+        past = random.standard_normal((2, 1, kv, capacity, width)).astype(np.float32)
+        past[:, :, :, before:] = 0
+        packed = random.standard_normal((1, rows, (query + 2 * kv) * width)).astype(np.float32)
+        fed = {
+            "packed": packed * 2,
+            "key": past[0],
+            "value": past[1],
+            "last_position": np.array([total - 1], np.int32),
+            "total_length": np.array(total, np.int32),
+            "cos": np.cos(angles),
+            "sin": np.sin(angles),
+        }
+        ours, theirs = both(cached_attention(), fed, {}, **attributes)
+        for found, wanted in zip(ours, theirs, strict=True):
+            assert relative(found, wanted) < 1e-4, (before, rows)

@@ -6,11 +6,14 @@ Qwen2_5OmniThinkerTextModel and Qwen2_5OmniTalkerForConditionalGeneration of tra
 """
 
 from dataclasses import dataclass
+from functools import cache
 
+import onnx_ir as ir
 from onnxscript.nn import Module, ModuleList
 
-from omni_export.graphs.layers import GatedMLP, Linear, Op, RMSNorm, Value, contributed
+from omni_export.graphs.layers import MICROSOFT, GatedMLP, Linear, Op, RMSNorm, Value
 from omni_export.source import DecoderSource
+from omni_runtime.bundle.contracts import DOMAIN, OPSET
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,39 @@ class Step:
     sin: Value
 
 
+@cache
+def cached_attention() -> ir.Function:
+    """Grouped-query attention: rotates, appends to the cache and masks causally.
+
+    packed float32 (1, rows, (heads + 2 kv_heads) * head_dim), the caches and the rest as in the
+    contract; returns float32 (1, rows, heads * head_dim) and the extended caches.
+    """
+    packed, key, value, *rest = (
+        ir.Value(name=name)
+        for name in ("packed", "key", "value", "last_position", "total_length", "cos", "sin")
+    )
+    passed = [ir.RefAttr(n, n, ir.AttributeType.INT) for n in ("num_heads", "kv_num_heads")]
+    node = ir.Node(
+        MICROSOFT,
+        "GroupQueryAttention",
+        [packed, None, None, key, value, *rest],
+        [*passed, ir.AttrInt64("do_rotary", 1)],
+        num_outputs=3,
+    )
+    for output, name in zip(node.outputs, ("mixed", "new_key", "new_value"), strict=True):
+        output.name = name
+    opsets = {"": OPSET, MICROSOFT: 1}
+    inputs = [packed, key, value, *rest]
+    return ir.Function(
+        DOMAIN,
+        "CachedAttention",
+        graph=ir.Graph(inputs, node.outputs, nodes=[node], opset_imports=opsets),
+        attributes=[ir.Attr(one.name, ir.AttributeType.INT, None) for one in passed],
+    )
+
+
 class Attention(Module):
-    """Grouped-query attention; the operator rotates, appends to the cache and masks causally."""
+    """The attention of one layer, with packed projections."""
 
     def __init__(self, config: DecoderSource) -> None:
         super().__init__()
@@ -40,12 +74,9 @@ class Attention(Module):
     def forward(
         self, op: Op, x: Value, step: Step, past_key: Value, past_value: Value
     ) -> tuple[Value, Value, Value]:
-        mixed, key, value = contributed(
-            op,
-            "GroupQueryAttention",
+        mixed, key, value = op.call(
+            cached_attention(),
             self.qkv_proj(op, x),
-            None,
-            None,
             past_key,
             past_value,
             step.last_position,
@@ -54,9 +85,9 @@ class Attention(Module):
             step.sin,
             num_heads=self.heads,
             kv_num_heads=self.kv_heads,
-            do_rotary=1,
-            outputs=3,
         )
+        for output in (mixed, key, value):
+            output.type = ir.TensorType(ir.DataType.FLOAT)
         return self.o_proj(op, mixed), key, value
 
 

@@ -204,7 +204,7 @@ def _flops(operator: str, ins: list[list[int]], outs: list[list[int]], context: 
         return 2.0 * math.prod(outs[0]) * ins[0][1] * KERNEL_OVER_STRIDE
     if operator == "MultiHeadAttention":
         return 4.0 * math.prod(ins[0]) * ins[1][1]
-    if operator == "GroupQueryAttention":
+    if operator in ("CachedAttention", "GroupQueryAttention"):
         return 4.0 * math.prod(outs[0]) * context
     return 0.0
 

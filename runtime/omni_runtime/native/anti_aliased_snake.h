@@ -11,6 +11,7 @@
 class AntiAliasedSnake {
  public:
   static constexpr const char* kName = "AntiAliasedSnake";
+  static constexpr size_t kOutputs = 1;
   // x (1, channels, time); alpha, 1 / beta (channels, 1, 1); filters (2, 1, 7) and (1, 2, 7)
   static constexpr ort::ElementType kInputs[] = {ort::kFloat, ort::kFloat, ort::kFloat,
                                                  ort::kFloat, ort::kFloat};
@@ -26,7 +27,7 @@ class AntiAliasedSnake {
     const float* beta = context.input<float>(2);
     const float* up = context.input<float>(3);
     const float* down = context.input<float>(4);
-    float* y = context.output(shape);
+    float* y = context.output<float>(0, shape);
     context.parallel(channels, [=](size_t c) {
       for (int64_t start = 0; start < time; start += kTile) {
         tile(x + c * time, time, start, alpha[c], beta[c], up, down, y + c * time);

@@ -4,11 +4,8 @@
 // int8, with one scale for each block, as MatMulNBits does at accuracy level 4.
 #pragma once
 
-#if defined(__AVX2__) && defined(__FMA__)
-#define POCKET_OMNI_AVX2
-#elif defined(_MSC_VER) && defined(_M_X64)
-#define POCKET_OMNI_AVX2
-#endif
+#include "ort.h"
+#include "scratch.h"
 
 #ifdef POCKET_OMNI_AVX2
 
@@ -27,9 +24,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <memory>
-
-#include "ort.h"
 
 namespace block_matmul {
 
@@ -306,38 +300,12 @@ void tile(const Rows& rows, const uint8_t* bytes, const float* scales, int inner
   std::copy_n(sum, kColumns, sums);
 }
 
-// Memory of one evaluation, kept by the thread that called it.
-class Scratch {
- public:
-  template <class Element>
-  Element* take(size_t count) {
-    Element* taken = reinterpret_cast<Element*>(memory_.get() + used_);
-    used_ += padded<Element>(count);
-    return taken;
-  }
-
-  template <class Element>
-  static size_t padded(size_t count) {
-    return (count * sizeof(Element) + 63) / 64 * 64;
-  }
-
-  void reserve(size_t bytes) {
-    used_ = 0;
-    if (bytes <= size_) return;
-    memory_.reset(new char[bytes]);
-    size_ = bytes;
-  }
-
- private:
-  std::unique_ptr<char[]> memory_;
-  size_t size_ = 0, used_ = 0;
-};
-
 }  // namespace block_matmul
 
 class BlockMatMul {
  public:
   static constexpr const char* kName = "BlockMatMul";
+  static constexpr size_t kOutputs = 1;
   // rows (..., inner); packed weights (outer, blocks, block * bits / 8); scales float16
   // (outer, blocks)
   static constexpr ort::ElementType kInputs[] = {ort::kFloat, ort::kUint8, ort::kFloat16};
@@ -354,7 +322,7 @@ class BlockMatMul {
     size_t rows = 1;
     for (size_t i = 0; i + 1 < shape.size(); i++) rows *= static_cast<size_t>(shape[i]);
     const Work work{context.input<float>(0), context.input<uint8_t>(1), context.input<uint16_t>(2),
-                    context.output(shape), rows};
+                    context.output<float>(0, shape), rows};
     switch (block_) {
       case 32: return multiply<32>(context, work);
       case 64: return multiply<64>(context, work);

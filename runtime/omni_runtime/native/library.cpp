@@ -2,6 +2,7 @@
 // operator is not registered here runs as the ONNX operators of its function in the model.
 #include "anti_aliased_snake.h"
 #include "block_matmul.h"
+#include "cached_attention.h"
 #include "ort.h"
 
 namespace {
@@ -10,6 +11,7 @@ ort::Operator operators[] = {
     ort::operator_of<AntiAliasedSnake>(),
 #ifdef POCKET_OMNI_AVX2
     ort::operator_of<BlockMatMul>(),
+    ort::operator_of<CachedAttention>(),
 #endif
 };
 

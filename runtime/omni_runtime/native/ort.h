@@ -14,6 +14,10 @@
 #define POCKET_OMNI_EXPORT extern "C" __attribute__((visibility("default")))
 #endif
 
+#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#define POCKET_OMNI_AVX2
+#endif
+
 namespace ort {
 
 constexpr uint32_t kVersion = 17;  // the first with ParallelFor
@@ -71,10 +75,11 @@ class Context {
     return found;
   }
 
-  float* output(const std::vector<int64_t>& shape) const {
+  template <class Element>
+  Element* output(size_t index, const std::vector<int64_t>& shape) const {
     void* made = nullptr;
-    call(kGetOutput, context_, size_t{0}, shape.data(), shape.size(), &made);
-    return static_cast<float*>(data(made));
+    call(kGetOutput, context_, index, shape.data(), shape.size(), &made);
+    return static_cast<Element*>(data(made));
   }
 
   // Calls body(0) ... body(count - 1) on the session's own threads.
@@ -118,7 +123,7 @@ struct Operator {
   ElementType (*output_type)(const Operator*, size_t) = [](const Operator*, size_t) {
     return kFloat;
   };
-  size_t (*outputs)(const Operator*) = [](const Operator*) { return size_t{1}; };
+  size_t (*outputs)(const Operator*) = nullptr;
   void (*compute)(void* kernel, void* context) = nullptr;
   void (*destroy)(void* kernel) = nullptr;
   int (*input_kind)(const Operator*, size_t) = [](const Operator*, size_t) { return 0; };
@@ -133,7 +138,7 @@ struct Operator {
 };
 
 // An operator whose kernels are made from the node's attributes and called for each evaluation.
-// Kernel has: kName, kInputs (their types), Kernel(info), void run(const Context&).
+// Kernel has: kName, kInputs (their types), kOutputs, Kernel(info), void run(const Context&).
 template <class Kernel>
 Operator operator_of() {
   Operator made;
@@ -141,6 +146,7 @@ Operator operator_of() {
   made.name = [](const Operator*) { return Kernel::kName; };
   made.input_type = [](const Operator*, size_t index) { return Kernel::kInputs[index]; };
   made.inputs = [](const Operator*) { return sizeof(Kernel::kInputs) / sizeof(ElementType); };
+  made.outputs = [](const Operator*) { return Kernel::kOutputs; };
   made.compute = [](void* kernel, void* context) {
     static_cast<Kernel*>(kernel)->run(Context(context));
   };

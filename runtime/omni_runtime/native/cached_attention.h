@@ -1,0 +1,308 @@
+// Grouped-query attention with rotary positions over a KV cache that is extended in place.
+//
+// Eight queries that share a key head lie in the lanes of a register, so that a key or a value is
+// read once for all of them; softmax is computed while the keys stream by (Milakov and Gimelshein,
+// "Online normalizer calculation for softmax", 2018), over shares of a long context in parallel.
+#pragma once
+
+#ifdef POCKET_OMNI_AVX2
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "ort.h"
+#include "scratch.h"
+
+namespace cached_attention {
+
+constexpr size_t kLanes = 8;
+constexpr size_t kTile = 64;     // keys whose scores are held at once
+constexpr size_t kShare = 256;   // keys of the least share that is worth a thread
+constexpr size_t kEnough = 16;   // tasks that keep any number of cores busy
+
+inline __m256 exponential(__m256 x) {
+  const __m256 below = _mm256_set1_ps(-87);
+  const __m256 turns = _mm256_round_ps(_mm256_mul_ps(_mm256_max_ps(x, below), _mm256_set1_ps(1.44269504f)),
+                                       _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  __m256 r = _mm256_fnmadd_ps(turns, _mm256_set1_ps(0.693359375f), _mm256_max_ps(x, below));
+  r = _mm256_fnmadd_ps(turns, _mm256_set1_ps(-2.12194440e-4f), r);  // ln 2 in two parts
+  __m256 sum = _mm256_set1_ps(1.0f / 5040);
+  for (const float term : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) {
+    sum = _mm256_fmadd_ps(sum, r, _mm256_set1_ps(term));
+  }
+  const __m256i power = _mm256_slli_epi32(_mm256_cvtps_epi32(turns), 23);
+  return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(sum), power));
+}
+
+// What a share of the keys contributes to eight queries: the largest score, the sum of the
+// exponentials below it, and their values, float32 (head_dim, 8).
+struct Partial {
+  float* largest;
+  float* total;
+  float* values;
+};
+
+// Eight queries, float32 (head_dim, 8), already scaled; query i sees the keys before `ends[i]`.
+struct Queries {
+  const float* lanes;
+  int32_t ends[kLanes];
+};
+
+class Share {
+ public:
+  Share(const Queries& queries, const float* keys, const float* values, size_t width,
+        const Partial& into)
+      : queries_(queries), keys_(keys), values_(values), width_(width), into_(into) {
+    _mm256_storeu_ps(into.largest, _mm256_set1_ps(-INFINITY));
+    _mm256_storeu_ps(into.total, _mm256_setzero_ps());
+    std::fill_n(into.values, width * kLanes, 0.0f);
+  }
+
+  void over(size_t first, size_t last) const {
+    for (size_t t = first; t < last; t += kTile) tile(t, std::min(kTile, last - t));
+  }
+
+ private:
+  void tile(size_t first, size_t count) const {
+    alignas(32) float scores[kTile][kLanes];
+    size_t t = 0;
+    for (; t + 8 <= count; t += 8) score<8>(keys_ + (first + t) * width_, scores[t]);
+    for (; t < count; t++) score<1>(keys_ + (first + t) * width_, scores[t]);
+    const __m256i ends = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(queries_.ends));
+    const __m256 before = _mm256_loadu_ps(into_.largest);
+    __m256 largest = before;
+    for (t = 0; t < count; t++) {
+      const __m256i here = _mm256_set1_epi32(static_cast<int>(first + t));
+      const __m256 seen = _mm256_castsi256_ps(_mm256_cmpgt_epi32(ends, here));
+      const __m256 score = _mm256_blendv_ps(_mm256_set1_ps(-INFINITY), _mm256_load_ps(scores[t]), seen);
+      _mm256_store_ps(scores[t], score);
+      largest = _mm256_max_ps(largest, score);
+    }
+    // A query that has seen no key yet has no largest score to count from.
+    const __m256 none = _mm256_cmp_ps(largest, _mm256_set1_ps(-INFINITY), _CMP_EQ_OQ);
+    const __m256 base = _mm256_andnot_ps(none, largest);
+    const __m256 shrink = exponential(_mm256_sub_ps(before, base));
+    __m256 total = _mm256_mul_ps(_mm256_loadu_ps(into_.total), shrink);
+    for (t = 0; t < count; t++) {
+      const __m256 score = _mm256_load_ps(scores[t]);
+      const __m256 unseen = _mm256_cmp_ps(score, _mm256_set1_ps(-INFINITY), _CMP_EQ_OQ);
+      const __m256 weight = _mm256_andnot_ps(unseen, exponential(_mm256_sub_ps(score, base)));
+      _mm256_store_ps(scores[t], weight);
+      total = _mm256_add_ps(total, weight);
+    }
+    _mm256_storeu_ps(into_.largest, largest);
+    _mm256_storeu_ps(into_.total, total);
+    if (_mm256_movemask_ps(_mm256_cmp_ps(before, largest, _CMP_NEQ_OQ))) {
+      for (size_t d = 0; d < width_; d++) {
+        float* sum = into_.values + d * kLanes;
+        _mm256_storeu_ps(sum, _mm256_mul_ps(_mm256_loadu_ps(sum), shrink));
+      }
+    }
+    for (t = 0; t + 8 <= count; t += 8) weigh<8>(values_ + (first + t) * width_, scores[t]);
+    for (; t < count; t++) weigh<1>(values_ + (first + t) * width_, scores[t]);
+  }
+
+  template <size_t many>
+  void score(const float* keys, float* scores) const {
+    __m256 sums[many];
+    for (auto& sum : sums) sum = _mm256_setzero_ps();
+    for (size_t d = 0; d < width_; d++) {
+      const __m256 query = _mm256_loadu_ps(queries_.lanes + d * kLanes);
+      for (size_t i = 0; i < many; i++) {
+        sums[i] = _mm256_fmadd_ps(_mm256_broadcast_ss(keys + i * width_ + d), query, sums[i]);
+      }
+    }
+    for (size_t i = 0; i < many; i++) _mm256_storeu_ps(scores + i * kLanes, sums[i]);
+  }
+
+  template <size_t many>
+  void weigh(const float* values, const float* weights) const {
+    __m256 weight[many];
+    for (size_t i = 0; i < many; i++) weight[i] = _mm256_loadu_ps(weights + i * kLanes);
+    for (size_t d = 0; d < width_; d++) {
+      __m256 sum = _mm256_loadu_ps(into_.values + d * kLanes);
+      for (size_t i = 0; i < many; i++) {
+        sum = _mm256_fmadd_ps(_mm256_broadcast_ss(values + i * width_ + d), weight[i], sum);
+      }
+      _mm256_storeu_ps(into_.values + d * kLanes, sum);
+    }
+  }
+
+  const Queries& queries_;
+  const float* keys_;
+  const float* values_;
+  size_t width_;
+  Partial into_;
+};
+
+// Adds what another share contributes.
+inline void merge(const Partial& into, const Partial& other, size_t width) {
+  const __m256 mine = _mm256_loadu_ps(into.largest), theirs = _mm256_loadu_ps(other.largest);
+  const __m256 largest = _mm256_max_ps(mine, theirs);
+  const __m256 none = _mm256_cmp_ps(largest, _mm256_set1_ps(-INFINITY), _CMP_EQ_OQ);
+  const __m256 base = _mm256_andnot_ps(none, largest);
+  const __m256 a = exponential(_mm256_sub_ps(mine, base));
+  const __m256 b = exponential(_mm256_sub_ps(theirs, base));
+  const auto add = [&](float* to, const float* from) {
+    const __m256 more = _mm256_mul_ps(_mm256_loadu_ps(from), b);
+    _mm256_storeu_ps(to, _mm256_fmadd_ps(_mm256_loadu_ps(to), a, more));
+  };
+  _mm256_storeu_ps(into.largest, largest);
+  add(into.total, other.total);
+  for (size_t d = 0; d < width; d++) add(into.values + d * kLanes, other.values + d * kLanes);
+}
+
+// Turns both halves of a head by the angles of its position.
+inline void rotate(const float* from, const float* cos, const float* sin, size_t width, float* to) {
+  const size_t half = width / 2;
+  for (size_t i = 0; i < half; i++) {
+    const float a = from[i], b = from[i + half];
+    to[i] = a * cos[i] - b * sin[i];
+    to[i + half] = b * cos[i] + a * sin[i];
+  }
+}
+
+}  // namespace cached_attention
+
+class CachedAttention {
+ public:
+  static constexpr const char* kName = "CachedAttention";
+  static constexpr size_t kOutputs = 3;  // (1, rows, heads * head_dim), present key and value
+  // packed queries, keys and values (1, rows, (heads + 2 kv_heads) * head_dim); past key and value
+  // (1, kv_heads, capacity, head_dim); last position, total length; cos, sin (capacity, head_dim / 2)
+  static constexpr ort::ElementType kInputs[] = {ort::kFloat, ort::kFloat, ort::kFloat, ort::kInt32,
+                                                 ort::kInt32, ort::kFloat, ort::kFloat};
+
+  explicit CachedAttention(const void* info)
+      : heads_(static_cast<size_t>(ort::attribute(info, "num_heads"))),
+        kv_heads_(static_cast<size_t>(ort::attribute(info, "kv_num_heads"))) {}
+
+  void run(const ort::Context& context) const {
+    const auto packed = context.shape(0), past = context.shape(1);
+    Step step;
+    step.rows = static_cast<size_t>(packed[1]);
+    step.capacity = static_cast<size_t>(past[2]);
+    step.width = static_cast<size_t>(past[3]);
+    step.total = static_cast<size_t>(*context.input<int32_t>(4));
+    step.packed = context.input<float>(0);
+    step.cos = context.input<float>(5);
+    step.sin = context.input<float>(6);
+    step.output = context.output<float>(
+        0, {1, packed[1], static_cast<int64_t>(heads_ * step.width)});
+    step.keys = context.output<float>(1, past);
+    step.values = context.output<float>(2, past);
+    const size_t size = kv_heads_ * step.capacity * step.width;
+    for (const auto& [to, from] : {std::pair(step.keys, context.input<float>(1)),
+                                   std::pair(step.values, context.input<float>(2))}) {
+      if (to != from) std::copy_n(from, size, to);  // else it is the cache's own memory
+    }
+    append(step);
+    attend(context, step);
+  }
+
+ private:
+  struct Step {
+    size_t rows, capacity, width, total;
+    const float *packed, *cos, *sin;
+    float *output, *keys, *values;
+
+    size_t first() const { return total - rows; }  // the slot of the first new row
+  };
+
+  const float* head(const Step& step, size_t row, size_t index) const {
+    return step.packed + (row * (heads_ + 2 * kv_heads_) + index) * step.width;
+  }
+
+  void append(const Step& step) const {
+    for (size_t row = 0; row < step.rows; row++) {
+      const size_t slot = step.first() + row, angles = slot * (step.width / 2);
+      for (size_t h = 0; h < kv_heads_; h++) {
+        const size_t place = (h * step.capacity + slot) * step.width;
+        cached_attention::rotate(head(step, row, heads_ + h), step.cos + angles, step.sin + angles,
+                                 step.width, step.keys + place);
+        std::copy_n(head(step, row, heads_ + kv_heads_ + h), step.width, step.values + place);
+      }
+    }
+  }
+
+  void attend(const ort::Context& context, const Step& step) const {
+    using namespace cached_attention;
+    thread_local Scratch scratch;
+    const size_t groups = (step.rows * (heads_ / kv_heads_) + kLanes - 1) / kLanes;
+    const size_t tasks = kv_heads_ * groups;
+    const size_t wanted = (kEnough + tasks - 1) / tasks;
+    const size_t shares = std::clamp<size_t>(step.total / kShare, 1, wanted);
+    const size_t floats = (step.width + 2) * kLanes;
+    scratch.reserve(Scratch::padded<float>(tasks * shares * floats));
+    float* memory = scratch.take<float>(tasks * shares * floats);
+    const auto partial = [=](size_t task, size_t share) {
+      float* here = memory + (task * shares + share) * floats;
+      return Partial{here, here + kLanes, here + 2 * kLanes};
+    };
+    context.parallel(tasks * shares, [&](size_t index) {
+      const size_t task = index / shares, share = index % shares;
+      this->share(step, task / groups, task % groups, share, shares, partial(task, share));
+    });
+    context.parallel(tasks, [&](size_t task) {
+      const Partial all = partial(task, 0);
+      for (size_t share = 1; share < shares; share++) {
+        merge(all, partial(task, share), step.width);
+      }
+      write(step, task / groups, task % groups, all);
+    });
+  }
+
+  // Row and query head of a lane, or a row past the last where the lane has none.
+  std::pair<size_t, size_t> query(size_t kv_head, size_t group, size_t lane) const {
+    const size_t each = heads_ / kv_heads_, index = group * cached_attention::kLanes + lane;
+    return {index / each, kv_head * each + index % each};
+  }
+
+  void share(const Step& step, size_t kv_head, size_t group, size_t share, size_t shares,
+             const cached_attention::Partial& into) const {
+    using namespace cached_attention;
+    thread_local Scratch scratch;
+    scratch.reserve(Scratch::padded<float>(step.width * kLanes) +
+                    Scratch::padded<float>(step.width));
+    float* lanes = scratch.take<float>(step.width * kLanes);
+    float* turned = scratch.take<float>(step.width);
+    Queries queries{lanes, {}};
+    size_t end = 0;
+    const float scale = 1 / std::sqrt(static_cast<float>(step.width));
+    for (size_t lane = 0; lane < kLanes; lane++) {
+      const auto [row, index] = query(kv_head, group, lane);
+      const bool real = row < step.rows;
+      if (real) {
+        const size_t slot = step.first() + row, angles = slot * (step.width / 2);
+        rotate(head(step, row, index), step.cos + angles, step.sin + angles, step.width, turned);
+        end = slot + 1;
+        queries.ends[lane] = static_cast<int32_t>(end);
+      }
+      for (size_t d = 0; d < step.width; d++) lanes[d * kLanes + lane] = real ? turned[d] * scale : 0;
+    }
+    const size_t each = (end + shares - 1) / shares;
+    const size_t heads = kv_head * step.capacity * step.width;
+    const Share part(queries, step.keys + heads, step.values + heads, step.width, into);
+    part.over(std::min(end, share * each), std::min(end, (share + 1) * each));
+  }
+
+  void write(const Step& step, size_t kv_head, size_t group,
+             const cached_attention::Partial& all) const {
+    using namespace cached_attention;
+    for (size_t lane = 0; lane < kLanes; lane++) {
+      const auto [row, index] = query(kv_head, group, lane);
+      if (row >= step.rows) return;
+      float* to = step.output + (row * heads_ + index) * step.width;
+      for (size_t d = 0; d < step.width; d++) {
+        to[d] = all.values[d * kLanes + lane] / all.total[lane];
+      }
+    }
+  }
+
+  size_t heads_, kv_heads_;
+};
+
+#endif  // POCKET_OMNI_AVX2

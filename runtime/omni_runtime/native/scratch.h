@@ -1,0 +1,32 @@
+// Memory of one evaluation, kept by the thread that asked for it.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+
+class Scratch {
+ public:
+  // Room for `bytes`; what was taken before is gone.
+  void reserve(size_t bytes) {
+    used_ = 0;
+    if (bytes <= size_) return;
+    memory_.reset(new char[bytes]);
+    size_ = bytes;
+  }
+
+  template <class Element>
+  Element* take(size_t count) {
+    Element* taken = reinterpret_cast<Element*>(memory_.get() + used_);
+    used_ += padded<Element>(count);
+    return taken;
+  }
+
+  template <class Element>
+  static size_t padded(size_t count) {
+    return (count * sizeof(Element) + 63) / 64 * 64;
+  }
+
+ private:
+  std::unique_ptr<char[]> memory_;
+  size_t size_ = 0, used_ = 0;
+};

@@ -18,6 +18,7 @@ from omni_runtime.engine.code2wav import Code2Wav
 from omni_runtime.engine.decoder import Decoder
 from omni_runtime.engine.dit import Dit, Noise
 from omni_runtime.engine.encoders import AudioEncoder, VisionEncoder
+from omni_runtime.engine.native import native
 from omni_runtime.engine.pace import Pace, PaceName, Steady, pace
 from omni_runtime.engine.session import SessionOptions, open_session
 from omni_runtime.engine.solver import passes
@@ -40,7 +41,9 @@ class Model:
         self.config = self.bundle.config
         self.options = options or SessionOptions()
         self._contracts = contracts(self.config)
-        self.budget = Budget(Footprint.of(self.bundle.manifest), self.options.memory)
+        compiled = self.options.native and native().library is not None
+        footprint = Footprint.of(self.bundle.manifest, native=compiled)
+        self.budget = Budget(footprint, self.options.memory)
         self._dits: dict[str, Dit] = {}
 
     @cached_property

@@ -10,6 +10,7 @@ from omni_runtime.bundle.manifest import EXPORT_AGAIN, Manifest
 from omni_runtime.bundle.store import Bundle
 from omni_runtime.cli import fits, ui
 from omni_runtime.cli.check import Check
+from omni_runtime.engine.native import native
 from omni_runtime.errors import BundleError, OmniError
 from omni_runtime.memory import ENCODERS, Footprint
 from omni_runtime.model import Model
@@ -26,7 +27,8 @@ def examine(folder: Path, budget: int | None = None) -> Iterator[Check]:
     yield Check("ok", "bundle", f"{manifest.name}, recipe {manifest.recipe}, {ui.size(total)}")
     yield _target(manifest)
     speaks = manifest.model.speech is not None
-    room = fits.memory(Footprint.of(manifest), budget, speech=speaks, encoders=ENCODERS)
+    footprint = Footprint.of(manifest, native=native().library is not None)
+    room = fits.memory(footprint, budget, speech=speaks, encoders=ENCODERS)
     yield room
     model = Model(bundle)
     for name in manifest.graphs if room.status != "fail" else ():

@@ -11,12 +11,10 @@
 
 #if defined(__GNUC__)
 #define POCKET_OMNI_UNROLL _Pragma("GCC unroll 8")
-// Left to itself, GCC computes all products of a tile first and runs out of registers: 1.4 times
-// the time.
-#define POCKET_OMNI_IN_ORDER(x) asm volatile("" : "+x"(x[0]), "+x"(x[1]), "+x"(x[2]), "+x"(x[3]))
+#define POCKET_OMNI_ALONE __attribute__((noinline))
 #else
 #define POCKET_OMNI_UNROLL
-#define POCKET_OMNI_IN_ORDER(x)
+#define POCKET_OMNI_ALONE
 #endif
 
 #include <immintrin.h>
@@ -31,7 +29,7 @@ constexpr int kVector = 32;     // int8 values in a register
 constexpr int kStep = 64;       // values whose nibbles fill a register
 constexpr int kAhead = 3072;    // bytes that memory is asked for beforehand
 constexpr int kGroup = 8;       // rows that share a register of sums
-constexpr int kColumns = 4;     // columns of a tile
+constexpr int kColumns = 3;     // columns of a tile
 constexpr int kOffset4 = 8;     // what the stored nibbles are above the weights
 constexpr int kFewRows = 3;     // up to here, row by row is faster than a group of eight
 
@@ -259,45 +257,66 @@ inline void unpack(const uint8_t* packed, int inner, uint8_t* bytes) {
   }
 }
 
-// Eight rows times four unpacked columns: `sums` has a register for each column, a lane a row.
-template <int block>
-void tile(const Rows& rows, const uint8_t* bytes, const float* scales, int inner, __m256* sums) {
+// Left to itself, GCC computes all products of a tile first and runs out of registers: 1.8 times
+// the time. Here it must have all sums at once.
+template <int groups>
+inline void in_order(__m256i* p) {
+#if defined(__GNUC__)
+  if constexpr (groups == 1) asm volatile("" : "+x"(p[0]), "+x"(p[1]), "+x"(p[2]));
+  if constexpr (groups == 2) {
+    asm volatile("" : "+x"(p[0]), "+x"(p[1]), "+x"(p[2]), "+x"(p[3]), "+x"(p[4]), "+x"(p[5]));
+  }
+#endif
+}
+
+// Groups of eight rows times three unpacked columns: a register of `sums` for each group and
+// column, a lane a row. Two groups fill the registers and share what is read of the columns.
+template <int block, int groups>
+POCKET_OMNI_ALONE void tile(const Rows* rows, const uint8_t* bytes, const float* scales, int inner, __m256* sums) {
   const int blocks = inner / block;
   const __m256i one = _mm256_set1_epi16(1);
-  __m256 sum[kColumns];
+  __m256 sum[groups * kColumns];
   for (auto& each : sum) each = _mm256_setzero_ps();
-  const int8_t* values = rows.rows;
   for (int b = 0; b < blocks; b++) {
-    __m256i total[kColumns];
+    __m256i total[groups * kColumns];
     for (int part = 0; part < block; part += kVector) {
-      __m256i pairs[kColumns];
-      const uint8_t* column = bytes + b * block + part;
+      __m256i pairs[groups * kColumns];
+      const int first = b * block + part;
       POCKET_OMNI_UNROLL
-      for (int k = 0; k < kVector; k += 4, values += kVector) {
-        const __m256i row = load(values);
+      for (int k = 0; k < kVector; k += 4) {
+        __m256i row[groups];
+        for (int g = 0; g < groups; g++) row[g] = load(rows[g].rows + (first + k) * kGroup);
         POCKET_OMNI_UNROLL
         for (int j = 0; j < kColumns; j++) {
-          const __m256i weights = _mm256_set1_epi32(word(column + j * inner + k));
-          const __m256i product = _mm256_maddubs_epi16(weights, row);
-          pairs[j] = k == 0 ? product : _mm256_add_epi16(pairs[j], product);
+          const __m256i weights = _mm256_set1_epi32(word(bytes + j * inner + first + k));
+          POCKET_OMNI_UNROLL
+          for (int g = 0; g < groups; g++) {
+            const __m256i product = _mm256_maddubs_epi16(weights, row[g]);
+            __m256i& pair = pairs[g * kColumns + j];
+            pair = k == 0 ? product : _mm256_add_epi16(pair, product);
+          }
         }
-        POCKET_OMNI_IN_ORDER(pairs);
+        in_order<groups>(pairs);
       }
       POCKET_OMNI_UNROLL
-      for (int j = 0; j < kColumns; j++) {
+      for (int j = 0; j < groups * kColumns; j++) {
         const __m256i fours = _mm256_madd_epi16(pairs[j], one);
         total[j] = part == 0 ? fours : _mm256_add_epi32(total[j], fours);
       }
     }
-    const __m256 scale = _mm256_loadu_ps(rows.scales + b * kGroup);
-    const __m256 offset = _mm256_loadu_ps(rows.offset + b * kGroup);
     POCKET_OMNI_UNROLL
-    for (int j = 0; j < kColumns; j++) {
-      const __m256 product = _mm256_fmsub_ps(_mm256_cvtepi32_ps(total[j]), scale, offset);
-      sum[j] = _mm256_fmadd_ps(product, _mm256_broadcast_ss(scales + j * blocks + b), sum[j]);
+    for (int g = 0; g < groups; g++) {
+      const __m256 scale = _mm256_loadu_ps(rows[g].scales + b * kGroup);
+      const __m256 offset = _mm256_loadu_ps(rows[g].offset + b * kGroup);
+      POCKET_OMNI_UNROLL
+      for (int j = 0; j < kColumns; j++) {
+        const int at = g * kColumns + j;
+        const __m256 product = _mm256_fmsub_ps(_mm256_cvtepi32_ps(total[at]), scale, offset);
+        sum[at] = _mm256_fmadd_ps(product, _mm256_broadcast_ss(scales + j * blocks + b), sum[at]);
+      }
     }
   }
-  std::copy_n(sum, kColumns, sums);
+  std::copy_n(sum, groups * kColumns, sums);
 }
 
 }  // namespace block_matmul
@@ -332,7 +351,7 @@ class BlockMatMul {
   }
 
  private:
-  static constexpr size_t kShare = 32;  // columns that a thread takes at once
+  static constexpr size_t kShare = 48;  // columns that a thread takes at once
 
   struct Work {
     const float* x;
@@ -407,9 +426,15 @@ class BlockMatMul {
         std::transform(work.scales + column * blocks, work.scales + (column + 1) * blocks,
                        scales + j * blocks, half);
       }
-      for (size_t g = 0; g < all.size(); g++) {
-        __m256 sums[kColumns];
-        tile<block>(all[g], bytes, scales, inner_, sums);
+      __m256 sums[2 * kColumns];
+      size_t g = 0;
+      for (; g + 2 <= all.size(); g += 2) {
+        tile<block, 2>(&all[g], bytes, scales, inner_, sums);
+        store(work, g, n, wide, sums);
+        store(work, g + 1, n, wide, sums + kColumns);
+      }
+      if (g < all.size()) {
+        tile<block, 1>(&all[g], bytes, scales, inner_, sums);
         store(work, g, n, wide, sums);
       }
     }

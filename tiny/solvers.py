@@ -1,4 +1,4 @@
-"""What solvers, steps and guidance cost: the same codes and the same noise, integrated in many ways.
+"""What solvers, steps and guidance cost: the same codes and noise, integrated in many ways.
 
     python -m tiny.solvers [--items 40]
 
@@ -67,9 +67,7 @@ class Deaf(Model):
 
     recorder: Recorder
 
-    def code2wav(
-        self, voice: str, preset: str, noise: Noise, pace: Pace | None = None
-    ) -> Code2Wav:
+    def code2wav(self, voice: str, preset: str, noise: Noise, pace: Pace | None = None) -> Code2Wav:
         self.recorder = Recorder()
         return cast(Code2Wav, self.recorder)
 

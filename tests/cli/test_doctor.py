@@ -13,6 +13,7 @@ import pytest
 from omni_runtime import machine, processor_features
 from omni_runtime.bundle.manifest import Measured, read_manifest, write_manifest
 from omni_runtime.cli import doctor
+from omni_runtime.engine import native
 
 
 def lines_of(ran) -> dict[str, tuple[str, str]]:
@@ -45,7 +46,8 @@ def test_a_healthy_bundle(omni, bundle: Path) -> None:
     found = lines_of(ran)
     assert ran.code == 0 and ran.err == ""
     assert {name for name, (status, _) in found.items() if status != "ok"} <= {
-        "sounddevice", "prompt-toolkit", "disk", "memory for it", "target"}  # fmt: skip
+        "sounddevice", "prompt-toolkit", "disk", "memory for it", "target",
+        "native kernels"}  # fmt: skip
     for graph in read_manifest(bundle).graphs:
         assert found[f"graph {graph}"][0] == "ok"
     assert "Ethan" in found["voices"][1] and "fast" in found["presets"][1]
@@ -56,6 +58,13 @@ def test_a_healthy_bundle(omni, bundle: Path) -> None:
 def test_without_a_bundle(omni) -> None:
     ran = omni("doctor")
     assert ran.code == 0 and not any(name.startswith("graph") for name in lines_of(ran))
+
+
+def test_no_compiler(omni, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = native.Native(None, "there is none", "get one")
+    monkeypatch.setattr(native, "native", lambda: missing)
+    assert lines_of(omni("doctor"))["native kernels"] == (
+        "warn", "there is none: ONNX Runtime's own are slower  ->  get one")  # fmt: skip
 
 
 def test_no_bundle_there(omni, here: Path) -> None:

@@ -125,9 +125,9 @@ def _processor() -> Iterator[Check]:
 
 
 def _kernels() -> Iterator[Check]:
-    from omni_runtime.engine.native import native  # noqa: PLC0415
+    from omni_runtime.engine import native  # noqa: PLC0415
 
-    found = native()
+    found = native.native()
     if found.library:
         yield Check("ok", "native kernels", str(found.library))
     else:

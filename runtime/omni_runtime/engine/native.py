@@ -45,23 +45,23 @@ class Native:
 @cache
 def native() -> Native:
     """The library for this machine, compiled if it has not been yet."""
-    compiler = os.environ.get("CXX") or next(filter(None, map(shutil.which, COMPILERS)), None)
-    if compiler is None:
+    found = os.environ.get("CXX") or next(filter(None, map(shutil.which, COMPILERS)), "")
+    compiler = found.split()
+    if not compiler:
         fix = INSTALL.get(sys.platform, "install clang or mingw-w64 and put it into PATH")
         return Native(None, "there is no C++ compiler", fix)
     flags = (*FLAGS, *(AVX2 if "avx2" in processor_features.found() else ()))
     key = hashlib.sha256(repr((compiler, flags, platform.machine())).encode())
     for source in sorted(SOURCES.iterdir()):
         key.update(source.read_bytes())
-    library = _folder() / f"kernels-{key.hexdigest()[:16]}{_suffix()}"
-    if library.exists():
-        return Native(library)
     try:
-        _compile([compiler, *flags, str(SOURCES / "library.cpp")], library)
-    except (OSError, subprocess.SubprocessError) as error:
+        library = _folder() / f"kernels-{key.hexdigest()[:16]}{_suffix()}"
+        if not library.exists():
+            _compile([*compiler, *flags, str(SOURCES / "library.cpp")], library)
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", None) or str(error)
         lines = [line for line in said.splitlines() if "error" in line] or [said.strip()]
-        return Native(None, f"{compiler} can't compile: {lines[0]}", "CXX=another compiler")
+        return Native(None, f"{found} can't compile: {lines[0]}", "CXX=another compiler")
     return Native(library)
 
 

@@ -16,8 +16,7 @@ from omni_export.cli import main as export
 from omni_runtime.bundle.config import SpeechPreset
 from omni_runtime.conversation import Conversation
 from omni_runtime.engine.code2wav import Code2Wav
-from omni_runtime.engine.dit import MelStream, Noise, seeded_noise
-from omni_runtime.engine.pace import Pace
+from omni_runtime.engine.dit import MelStream, seeded_noise
 from omni_runtime.engine.solver import passes
 from omni_runtime.model import Model
 from omni_runtime.options import ReplyOptions, SpeechOptions
@@ -40,11 +39,14 @@ def variants() -> dict[str, SpeechPreset]:
     """By name, which says solver, steps, and how many of the evaluations are guided."""
     found = {FINE: preset("rk4", 48, 192)}
     shapes = [("rk4", 9, 4), ("rk4", 4, 4), ("rk4", 2, 4)]
-    shapes += [("midpoint", n, 2) for n in (8, 4, 3)]
-    shapes += [(solver, n, 1) for solver in ("ab2", "euler") for n in (16, 8, 5, 4)]
+    shapes += [("midpoint", n, 2) for n in (8, 4)]
+    shapes += [("ab2", n, 1) for n in (16, 8, 5, 4)] + [("euler", n, 1) for n in (8, 5)]
     for solver, steps, each in shapes:
         total = steps * each
-        for share, guided in (("all", total), ("half", total // 2), ("none", 0)):
+        shares = {"all": total, "none": 0}
+        if solver == "ab2":  # the solver of the fast presets: guidance on its first half, too
+            shares["half"] = total // 2
+        for share, guided in shares.items():
             found[f"{solver}, {steps} steps, {share} guided"] = preset(solver, steps, guided)
     return found
 
@@ -67,7 +69,7 @@ class Deaf(Model):
 
     recorder: Recorder
 
-    def code2wav(self, voice: str, preset: str, noise: Noise, pace: Pace | None = None) -> Code2Wav:
+    def code2wav(self, *_: object, **__: object) -> Code2Wav:
         self.recorder = Recorder()
         return cast(Code2Wav, self.recorder)
 

@@ -59,7 +59,7 @@ def footprint_of(twin: Twin) -> Footprint:
 
 
 def test_a_released_encoder_comes_back_and_nothing_changes(default_twin: Twin) -> None:
-    full = Footprint.of(default_twin.model.bundle.manifest)
+    full = default_twin.model.budget.footprint
     model = model_within(default_twin, full.needed(LEAST_CONTEXT, speech=True, encoders=ENCODERS))
     free, bound = Conversation(default_twin.model), Conversation(model)
     assert bound.context_limit == LEAST_CONTEXT
@@ -77,6 +77,21 @@ def test_a_released_encoder_comes_back_and_nothing_changes(default_twin: Twin) -
             assert eyes is not None and eyes() is None  # not only forgotten: gone
         else:
             eyes = weakref.ref(model.vision_encoder)
+
+
+def test_what_speaks_makes_room_for_what_sees_and_comes_back(default_twin: Twin) -> None:
+    full = default_twin.model.budget.footprint
+    least = full.least(LEAST_CONTEXT, speech=True, encoders=ENCODERS)
+    assert least < full.needed(LEAST_CONTEXT, speech=True, encoders=ENCODERS)
+    model = model_within(default_twin, least)
+    free, bound = Conversation(default_twin.model), Conversation(model)
+    voice: list[weakref.ref[object]] = []
+    for parts in (picture(), picture(), sound()):
+        wanted, found = said(free, parts), said(bound, parts)
+        assert found[0] == wanted[0]
+        assert np.array_equal(found[1], wanted[1])
+        assert not voice or any(part() is None for part in voice)
+        voice = [weakref.ref(part) for part in (model.talker, model._dit_session, model.vocoder)]
 
 
 def test_without_a_budget_nothing_is_released(default_twin: Twin) -> None:
@@ -99,9 +114,12 @@ def test_what_goes_is_as_little_as_will_do(default_twin: Twin) -> None:
         budget.open = ["thinker", *opened]
         assert budget.displaced_by("talker") == gone, limit
         assert budget.open == ["thinker", *opened]
-    budget = Budget(footprint, 109 * MIB + context)
+    for limit, gone in ((109, []), (90, ["talker"]), (89, ["talker"]), (60, ["talker", "dit"])):
+        budget = Budget(footprint, limit * MIB + context)
+        budget.open = ["thinker", "talker", "dit", "vocoder"]
+        assert budget.displaced_by("audio_encoder")[: len(gone)] == gone, limit
+    budget = Budget(footprint, 59 * MIB + context)
     budget.open = ["thinker", "talker", "dit", "vocoder"]
-    assert budget.displaced_by("audio_encoder") == []
     with pytest.raises(UsageError, match=r"the vision encoder does not fit: about .*\(--memory"):
         budget.displaced_by("vision_encoder")
 
@@ -142,7 +160,7 @@ def test_a_budget_too_small_opens_nothing(
 
 def test_a_turn_without_room_leaves_the_conversation_as_it_was(default_twin: Twin) -> None:
     """It fails before its first event; what is said afterwards is what would have been said."""
-    full = Footprint.of(default_twin.model.bundle.manifest)
+    full = default_twin.model.budget.footprint
     *_, wanted = Conversation(default_twin.model).send("Hello", WRITTEN)
     assert isinstance(wanted, TurnDone)
     turns: list[tuple[int, Sequence[Part] | str, ReplyOptions, str]] = [
@@ -162,7 +180,7 @@ def test_a_saved_conversation_needs_its_room(default_twin: Twin, tmp_path) -> No
     talk = Conversation(default_twin.model)
     list(talk.send("count " * LEAST_CONTEXT, WRITTEN))
     talk.save(tmp_path / "talk")
-    full = Footprint.of(default_twin.model.bundle.manifest)
+    full = default_twin.model.budget.footprint
     tight = model_within(default_twin, full.needed(LEAST_CONTEXT, speech=False))
     with pytest.raises(ContextFullError, match="room for 1024"):
         Conversation.load(tmp_path / "talk", tight)
@@ -186,7 +204,7 @@ def test_a_measured_reply_is_taken_at_its_word(default_twin: Twin) -> None:
 
 def test_the_context_is_counted_as_the_caches_count_it(twin: Twin) -> None:
     talk = Conversation(twin.model)
-    footprint = Footprint.of(twin.model.bundle.manifest)
+    footprint = twin.model.budget.footprint
     assert footprint.context(FIRST_CAPACITY, speech=False) == talk.cache_bytes
     list(talk.send("Hello", replace(BRIEF, max_tokens=2)))
     assert footprint.context(FIRST_CAPACITY, speech=True) == talk.cache_bytes

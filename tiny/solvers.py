@@ -22,7 +22,7 @@ from omni_runtime.model import Model
 from omni_runtime.options import ReplyOptions, SpeechOptions
 from tiny import exam, judges
 from tiny.paths import HERE, WORK, Samples
-from tiny.voices import SPEAKERS
+from tiny.speech import SPEAKERS
 
 FINE = "rk4, 48 steps"
 DECIBEL = 20 / np.log(10)

@@ -65,10 +65,21 @@ class Footprint:
 
     def needed(self, tokens: int, *, speech: bool, encoders: Collection[str] = ()) -> int:
         """Bytes of a conversation of `tokens` tokens, when only one encoder is open at a time."""
-        names = ["thinker", *(VOICE if speech else ())]
-        largest = max((self.graphs.get(name, 0) for name in encoders), default=0)
-        weights = sum(self.graphs[name] for name in names) + largest
-        return self.besides + weights + self.context(tokens, speech=speech)
+        return self._with(tokens, self._voice(speech) + self._largest(encoders), speech)
+
+    def least(self, tokens: int, *, speech: bool, encoders: Collection[str] = ()) -> int:
+        """The same when what hears and sees, and what speaks, are never open together."""
+        return self._with(tokens, max(self._voice(speech), self._largest(encoders)), speech)
+
+    def _with(self, tokens: int, beside: int, speech: bool) -> int:
+        context = self.context(tokens, speech=speech)
+        return self.besides + self.graphs["thinker"] + beside + context
+
+    def _voice(self, speech: bool) -> int:
+        return sum(self.graphs[name] for name in VOICE) if speech else 0
+
+    def _largest(self, encoders: Collection[str]) -> int:
+        return max((self.graphs.get(name, 0) for name in encoders), default=0)
 
     def context(self, tokens: int, *, speech: bool) -> int:
         """Bytes of what `tokens` tokens take in the caches of Thinker and, to speak, Talker."""
@@ -111,25 +122,28 @@ class Budget:
         return tokens
 
     def displaced_by(self, graph: str) -> list[str]:
-        """Encoders to release before `graph` is opened, the one opened first first.
+        """What to release before `graph` is opened: encoders, then for an encoder the voice.
 
-        Raises UsageError when it would not fit even without them.
+        Of each kind the one opened first goes first. Raises UsageError when it would not fit even
+        without them.
         """
         if self.limit is None:
             return []
         speaks = graph in VOICE
         coming = VOICE if speaks else (graph,)  # or a reply would end where its first sound is due
-        fixed = {*coming, *(name for name in self.open if name not in ENCODERS)}
+        kinds = [ENCODERS] if speaks else [ENCODERS, VOICE]
+        idle = [n for kind in kinds for n in self.open if n in kind and n not in coming]
+        fixed = {*coming, *(name for name in self.open if name not in idle)}
         what = "speech" if speaks else f"the {graph.replace('_', ' ')}"
         self._check(what, self._bytes(fixed))
-        idle = [name for name in self.open if name in ENCODERS]
         gone = 0
         while self._bytes({*fixed, *idle[gone:]}) > self.limit:
             gone += 1
         return idle[:gone]
 
     def _bytes(self, graphs: set[str]) -> int:
-        context = self.footprint.context(self._tokens, speech="talker" in graphs)
+        speech = "talker" in graphs or "talker" in self.open  # its cache outlives its release
+        context = self.footprint.context(self._tokens, speech=speech)
         return self.footprint.besides + context + sum(self.footprint.graphs[n] for n in graphs)
 
     def _check(self, what: str, needed: int) -> None:

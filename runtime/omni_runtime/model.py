@@ -1,7 +1,7 @@
 """A loaded bundle: its sessions and tables, each opened when it is first needed.
 
-Under a memory budget the encoders are released when something else needs their room, and opened
-again by the next medium.
+Under a memory budget what is idle is released when something else needs its room, and opened again
+when it is needed: the encoders while a reply is spoken, what speaks while a medium is encoded.
 """
 
 from collections.abc import Callable
@@ -30,6 +30,9 @@ from omni_runtime.errors import UsageError
 from omni_runtime.inputs.prompt import PromptBuilder
 from omni_runtime.inputs.tokenizer import Tokenizer
 from omni_runtime.memory import Budget, Footprint
+
+PROPERTIES = {"dit": "_dit_session"}
+"""What holds an open graph where it is not the property of the same name."""
 
 
 class Model:
@@ -153,7 +156,9 @@ class Model:
     def _opened(self, graph: str) -> ort.InferenceSession:
         """A session that stays open. Raises UsageError when the budget has no room for it."""
         for idle in self.budget.displaced_by(graph):
-            vars(self).pop(idle, None)  # the property of that name makes it again
+            if idle == "dit":
+                self._dits.clear()
+            vars(self).pop(PROPERTIES.get(idle, idle), None)  # which makes it again
             self.budget.open.remove(idle)
         session = self.session(graph)
         self.budget.open.append(graph)

@@ -32,8 +32,9 @@ def memory(
     """
     longest = footprint.config.thinker.decoder.max_context
     tokens = min(context or LEAST_CONTEXT, longest)
-    needed = footprint.needed(tokens, speech=speech, encoders=encoders)
-    written = footprint.needed(tokens, speech=False, encoders=encoders)
+    count = footprint.needed if budget is None else footprint.least  # what is idle goes for it
+    needed = count(tokens, speech=speech, encoders=encoders)
+    written = count(tokens, speech=False, encoders=encoders)
     available, total = machine.available_memory(), machine.total_memory()
     limit = total if budget is None else budget
     found = f"needs about {ui.size(needed)} with a context of {tokens} tokens"

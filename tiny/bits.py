@@ -48,12 +48,12 @@ def nibbles(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def schemes() -> Iterator[tuple[str, float, Rounding]]:
-    """Name, bits a weight with scales (float32, as the CPU kernel reads them), and rounding."""
+    """Name, bits a weight with scales (float16 where our kernel reads them), and rounding."""
     for (bits, symmetric), block in product(((4, True), (4, False), (8, True)), BLOCKS):
         rule = Rule(
             match="*", method="nbits", reason="", bits=bits, block=block, symmetric=symmetric
         )
-        stored = bits + 32 / block + (0 if symmetric else bits / block)
+        stored = bits + (16 if symmetric else 32 + bits) / block
         name = f"{bits} bits, block {block}, {'symmetric' if symmetric else 'zero points'}"
         yield name, stored, partial(rounded, rule=rule)
 

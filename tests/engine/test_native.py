@@ -189,6 +189,16 @@ def test_a_compiler_that_fails_leaves_nothing(
 
 
 @compiled
+def test_a_library_that_can_not_be_loaded_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path
+) -> None:
+    monkeypatch.setattr(door, "_folder", lambda: tmp_path)
+    monkeypatch.setattr(door, "_compile", lambda command, library: library.write_bytes(b"no code"))
+    native.cache_clear()
+    assert native().library is None and "made no kernels" in native().problem and native().fix
+
+
+@compiled
 def test_it_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     first = native().library
     native.cache_clear()

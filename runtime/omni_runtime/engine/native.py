@@ -5,6 +5,7 @@ as one kernel instead, with the same result, faster; where none was, ONNX Runtim
 function. The library is compiled once and kept with the user's caches.
 """
 
+import ctypes
 import hashlib
 import os
 import platform
@@ -21,6 +22,8 @@ from omni_runtime import processor_features
 SOURCES = Path(__file__).parent.parent / "native"
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC", "-fvisibility=hidden")
+if sys.platform == "win32":
+    FLAGS += ("-static",)  # mingw's own libraries are not in everybody's PATH
 AVX2 = ("-mavx2", "-mfma", "-mf16c")
 """Not -march=native: GCC's order of instructions for Zen 4 makes products 1.4 times slower."""
 
@@ -46,7 +49,7 @@ class Native:
 def native() -> Native:
     """The library for this machine, compiled if it has not been yet."""
     found = os.environ.get("CXX") or next(filter(None, map(shutil.which, COMPILERS)), "")
-    compiler = found.split()
+    compiler = [found] if shutil.which(found) else found.split()  # CXX may carry flags
     if not compiler:
         fix = INSTALL.get(sys.platform, "install clang or mingw-w64 and put it into PATH")
         return Native(None, "there is no C++ compiler", fix)
@@ -58,10 +61,11 @@ def native() -> Native:
         library = _folder() / f"kernels-{key.hexdigest()[:16]}{_suffix()}"
         if not library.exists():
             _compile([*compiler, *flags, str(SOURCES / "library.cpp")], library)
+        ctypes.CDLL(str(library))  # here, where a library that can't be loaded is no disaster
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", None) or str(error)
         lines = [line for line in said.splitlines() if "error" in line] or [said.strip()]
-        return Native(None, f"{found} can't compile: {lines[0]}", "CXX=another compiler")
+        return Native(None, f"{found} made no kernels: {lines[0]}", "CXX=another compiler")
     return Native(library)
 
 

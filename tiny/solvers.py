@@ -38,8 +38,8 @@ def preset(solver: str, steps: int, guided: int) -> SpeechPreset:
 def variants() -> dict[str, SpeechPreset]:
     """By name, which says solver, steps, and how many of the evaluations are guided."""
     found = {FINE: preset("rk4", 48, 192)}
-    shapes = [("rk4", 9, 4), ("rk4", 4, 4), ("rk4", 2, 4)]
-    shapes += [("midpoint", n, 2) for n in (8, 4)]
+    shapes = [("rk4", n, 4) for n in (9, 4, 2, 1)]
+    shapes += [("midpoint", n, 2) for n in (8, 4, 3, 2)]
     shapes += [("ab2", n, 1) for n in (16, 8, 5, 4)] + [("euler", n, 1) for n in (8, 5)]
     for solver, steps, each in shapes:
         total = steps * each

@@ -44,7 +44,8 @@ VIDEO_MAX_FRAMES = 768
 TALKER_SAMPLING = {"temperature": 0.9, "top_k": 40, "top_p": 0.8, "repetition_penalty": 1.05}
 TALKER_MAX_CODES = 4096
 
-# Any solver goes with guidance on all, on the first few or on no evaluation.
+# Any solver goes with guidance on all, on the first few or on no evaluation. Of those that cost as
+# much these come nearest to a fine solution on the small trained checkpoint (BENCHMARKS.md).
 PRESETS = {
     "faithful": SpeechPreset(
         solver="rk4",
@@ -55,10 +56,10 @@ PRESETS = {
         summary="the reference",
     ),
     "balanced": SpeechPreset(
-        solver="ab2", steps=8, sway=-1.0, guidance=0.5, guided=8, summary="multistep"
+        solver="midpoint", steps=4, sway=-1.0, guidance=0.5, guided=8, summary="second order"
     ),
     "fast": SpeechPreset(
-        solver="ab2", steps=5, sway=-1.0, guidance=0.0, guided=0, summary="multistep, unguided"
+        solver="euler", steps=5, sway=-1.0, guidance=0.0, guided=0, summary="first order, unguided"
     ),
 }
 DEFAULT_PRESET = "balanced"

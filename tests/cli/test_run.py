@@ -227,5 +227,9 @@ def test_whole_speech_and_a_preset_that_is_told(omni, bundle: Path) -> None:
 
 def test_show_counts_the_work_of_each_preset(omni, bundle: Path) -> None:
     out = omni("show", bundle).out
-    for work in ("36 rk4 evaluations, 72 passes", "8 ab2 evaluations, 16", "5 ab2 evaluations, 5"):
+    for work in (
+        "36 rk4 evaluations, 72 passes",
+        "8 midpoint evaluations, 16",
+        "5 euler evaluations, 5",
+    ):
         assert work in out

@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxruntime.capi import _pybind_state
 
+from omni_quantize.operators import MICROSOFT, function, passed
 from omni_quantize.production import (
     Columns,
     FloatArray,
@@ -28,7 +29,7 @@ from omni_quantize.production import (
     slices,
 )
 from omni_quantize.recipe import Rule
-from omni_runtime.bundle.contracts import DOMAIN, OPSET
+from omni_runtime.bundle.contracts import DOMAIN
 
 _NATIVE: Any = _pybind_state  # its routines are made in C++ and have no annotations
 PACK: dict[int, Callable[..., object]] = {
@@ -36,7 +37,6 @@ PACK: dict[int, Callable[..., object]] = {
     8: _NATIVE.quantize_matmul_8bits,
 }
 
-MICROSOFT = "com.microsoft"
 BLOCK_MATMUL = "BlockMatMul"
 KERNEL_STEP = 64
 """Rows of a weight that the kernel takes at once: it has no rest."""
@@ -94,27 +94,16 @@ def block_matmul() -> ir.Function:
     rows float32 (..., K); packed uint8 and scales float16 as `BlockMatrix.layout` says, without
     zero points; rows are rounded to int8 in blocks. Returns float32 (..., N).
     """
+    names = ("K", "N", "bits", "block_size")
     inputs = [ir.Value(name=name) for name in ("rows", "packed", "scales")]
-    passed = [
-        ir.RefAttr(name, name, ir.AttributeType.INT) for name in ("K", "N", "bits", "block_size")
-    ]
     cast = ir.node("Cast", inputs[2:], {"to": ir.DataType.FLOAT})  # folded when it is loaded
     cast.outputs[0].name = "float_scales"
+    level = ir.AttrInt64("accuracy_level", 4)
     product = ir.Node(
-        MICROSOFT,
-        "MatMulNBits",
-        [*inputs[:2], *cast.outputs],
-        [*passed, ir.AttrInt64("accuracy_level", 4)],
+        MICROSOFT, "MatMulNBits", [*inputs[:2], *cast.outputs], [*passed(*names), level]
     )
     product.outputs[0].name = "product"
-    opsets = {"": OPSET, MICROSOFT: 1}
-    graph = ir.Graph(inputs, product.outputs, nodes=[cast, product], opset_imports=opsets)
-    return ir.Function(
-        DOMAIN,
-        BLOCK_MATMUL,
-        graph=graph,
-        attributes=[ir.Attr(one.name, ir.AttributeType.INT, None) for one in passed],
-    )
+    return function(BLOCK_MATMUL, inputs, [cast, product], names)
 
 
 def attributes(inner: int, outer: int, rule: Rule) -> dict[str, int]:

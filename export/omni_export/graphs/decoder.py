@@ -11,9 +11,9 @@ from functools import cache
 import onnx_ir as ir
 from onnxscript.nn import Module, ModuleList
 
-from omni_export.graphs.layers import MICROSOFT, GatedMLP, Linear, Op, RMSNorm, Value
+from omni_export.graphs.layers import GatedMLP, Linear, Op, RMSNorm, Value
 from omni_export.source import DecoderSource
-from omni_runtime.bundle.contracts import DOMAIN, OPSET
+from omni_quantize.operators import MICROSOFT, function, passed
 
 
 @dataclass(frozen=True)
@@ -37,24 +37,17 @@ def cached_attention() -> ir.Function:
         ir.Value(name=name)
         for name in ("packed", "key", "value", "last_position", "total_length", "cos", "sin")
     )
-    passed = [ir.RefAttr(n, n, ir.AttributeType.INT) for n in ("num_heads", "kv_num_heads")]
+    names = ("num_heads", "kv_num_heads")
     node = ir.Node(
         MICROSOFT,
         "GroupQueryAttention",
         [packed, None, None, key, value, *rest],
-        [*passed, ir.AttrInt64("do_rotary", 1)],
+        [*passed(*names), ir.AttrInt64("do_rotary", 1)],
         num_outputs=3,
     )
     for output, name in zip(node.outputs, ("mixed", "new_key", "new_value"), strict=True):
         output.name = name
-    opsets = {"": OPSET, MICROSOFT: 1}
-    inputs = [packed, key, value, *rest]
-    return ir.Function(
-        DOMAIN,
-        "CachedAttention",
-        graph=ir.Graph(inputs, node.outputs, nodes=[node], opset_imports=opsets),
-        attributes=[ir.Attr(one.name, ir.AttributeType.INT, None) for one in passed],
-    )
+    return function("CachedAttention", [packed, key, value, *rest], [node], names)
 
 
 class Attention(Module):

@@ -13,6 +13,8 @@ import onnx_ir as ir
 import torch
 from onnxscript.nn import Module, ModuleList, Parameter
 
+from omni_quantize.operators import MICROSOFT
+
 Array = npt.NDArray[np.float32]
 Op = Any
 """An onnxscript OpBuilder: each attribute is an ONNX operator."""
@@ -21,8 +23,6 @@ Value = Any
 
 Rows = Callable[[int, int], Array]
 """(start, stop) -> some rows of a checkpoint tensor."""
-
-MICROSOFT = "com.microsoft"
 
 
 class Weight(Parameter):

@@ -62,10 +62,13 @@ def native() -> Native:
         if not library.exists():
             _compile([*compiler, *flags, str(SOURCES / "library.cpp")], library)
         ctypes.CDLL(str(library))  # here, where a library that can't be loaded is no disaster
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", None) or str(error)
-        lines = [line for line in said.splitlines() if "error" in line] or [said.strip()]
-        return Native(None, f"{found} made no kernels: {lines[0]}", "CXX=another compiler")
+    except subprocess.SubprocessError as error:
+        said = str(getattr(error, "stderr", None) or "it failed without a word").splitlines()
+        reasons = [line for line in said if "error" in line or "failed:" in line] or said
+        return Native(None, f"{found} made no kernels: {reasons[0]}", "CXX=another compiler")
+    except (OSError, RuntimeError) as error:  # no home, no room, no right to run what lies there
+        fix = "make the folder of your caches writable (XDG_CACHE_HOME names another one)"
+        return Native(None, f"the kernels can't be kept or loaded: {error}", fix)
     return Native(library)
 
 

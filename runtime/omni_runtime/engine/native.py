@@ -20,10 +20,10 @@ from pathlib import Path
 from omni_runtime import processor_features
 
 SOURCES = Path(__file__).parent.parent / "native"
-COMPILERS = ("c++", "g++", "clang++")
-FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC", "-fvisibility=hidden")
-if sys.platform == "win32":
-    FLAGS += ("-static",)  # mingw's own libraries are not in everybody's PATH
+WINDOWS = sys.platform == "win32"
+# GCC for Windows does not align what AVX keeps on the stack: its kernels would crash.
+COMPILERS = ("clang++",) if WINDOWS else ("c++", "g++", "clang++")
+FLAGS = ("-std=c++17", "-O3", "-shared", "-fvisibility=hidden", "-static" if WINDOWS else "-fPIC")
 AVX2 = ("-mavx2", "-mfma", "-mf16c")
 """Not -march=native: GCC's order of instructions for Zen 4 makes products 1.4 times slower."""
 
@@ -33,6 +33,7 @@ TOO_LONG = 120
 INSTALL = {
     "linux": "install a C++ compiler, for example: apt install g++",
     "darwin": "xcode-select --install",
+    "win32": "winget install LLVM.LLVM",
 }
 
 
@@ -51,7 +52,7 @@ def native() -> Native:
     found = os.environ.get("CXX") or next(filter(None, map(shutil.which, COMPILERS)), "")
     compiler = [found] if shutil.which(found) else found.split()  # CXX may carry flags
     if not compiler:
-        fix = INSTALL.get(sys.platform, "install clang or mingw-w64 and put it into PATH")
+        fix = INSTALL.get(sys.platform, "install clang++ and put it into PATH")
         return Native(None, "there is no C++ compiler", fix)
     flags = (*FLAGS, *(AVX2 if "avx2" in processor_features.found() else ()))
     key = hashlib.sha256(repr((compiler, flags, platform.machine())).encode())
@@ -92,7 +93,7 @@ def _suffix() -> str:
 
 
 def _folder() -> Path:
-    if sys.platform == "win32":
+    if WINDOWS:
         base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     elif sys.platform == "darwin":
         base = Path.home() / "Library" / "Caches"

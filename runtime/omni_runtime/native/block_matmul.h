@@ -257,6 +257,22 @@ inline void unpack(const uint8_t* packed, int inner, uint8_t* bytes) {
   }
 }
 
+// A column of bytes as two of nibbles, which are 8 above what they stand for: a weight is 16 times
+// the one and once the other. `high` reaches 16, whose products still fit.
+inline void unpack8(const uint8_t* packed, int inner, uint8_t* high, uint8_t* low) {
+  const __m256i nibble = _mm256_set1_epi8(15), eight = _mm256_set1_epi8(8);
+  const auto upper = [&](__m256i bytes) {
+    return _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble);
+  };
+  for (int k = 0; k < inner; k += kVector) {
+    const __m256i bytes = load(packed + k);
+    const __m256i below = _mm256_add_epi8(_mm256_and_si256(bytes, nibble), eight);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(high + k),
+                        _mm256_add_epi8(upper(bytes), upper(below)));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(low + k), _mm256_and_si256(below, nibble));
+  }
+}
+
 // Left to itself, GCC computes all products of a tile first and runs out of registers: 1.8 times
 // the time. Here it must have all sums at once.
 template <int groups>
@@ -363,7 +379,7 @@ class BlockMatMul {
 
   template <int block>
   void multiply(const ort::Context& context, const Work& work) const {
-    if (bits_ == 4 && work.rows > block_matmul::kFewRows) return many<block>(context, work);
+    if (work.rows > block_matmul::kFewRows) return many<block>(context, work);
     for (size_t m = 0; m < work.rows; m++) one<block>(context, work, m);
   }
 
@@ -414,30 +430,40 @@ class BlockMatMul {
     using namespace block_matmul;
     thread_local Scratch scratch;
     const size_t blocks = inner_ / block;
-    scratch.reserve(Scratch::padded<uint8_t>(size_t(inner_) * kColumns) +
-                    Scratch::padded<float>(blocks * kColumns));
-    uint8_t* bytes = scratch.take<uint8_t>(size_t(inner_) * kColumns);
+    const size_t column = size_t(inner_) * bits_ / 8, size = size_t(inner_) * kColumns;
+    scratch.reserve(2 * Scratch::padded<uint8_t>(size) + Scratch::padded<float>(blocks * kColumns));
+    uint8_t* bytes = scratch.take<uint8_t>(size);
+    uint8_t* high = scratch.take<uint8_t>(size);  // of 8 bits only
     float* scales = scratch.take<float>(blocks * kColumns);
     for (size_t n = start; n < stop; n += kColumns) {
       const size_t wide = std::min<size_t>(kColumns, stop - n);
       for (size_t j = 0; j < kColumns; j++) {
-        const size_t column = n + std::min(j, wide - 1);  // the last one again, to fill the tile
-        unpack(work.packed + column * (inner_ / 2), inner_, bytes + j * inner_);
-        std::transform(work.scales + column * blocks, work.scales + (column + 1) * blocks,
+        const size_t which = n + std::min(j, wide - 1);  // the last one again, to fill the tile
+        const uint8_t* packed = work.packed + which * column;
+        if (bits_ == 4) unpack(packed, inner_, bytes + j * inner_);
+        if (bits_ == 8) unpack8(packed, inner_, high + j * inner_, bytes + j * inner_);
+        std::transform(work.scales + which * blocks, work.scales + (which + 1) * blocks,
                        scales + j * blocks, half);
       }
-      __m256 sums[2 * kColumns];
       size_t g = 0;
-      for (; g + 2 <= all.size(); g += 2) {
-        tile<block, 2>(&all[g], bytes, scales, inner_, sums);
-        store(work, g, n, wide, sums);
-        store(work, g + 1, n, wide, sums + kColumns);
-      }
-      if (g < all.size()) {
-        tile<block, 1>(&all[g], bytes, scales, inner_, sums);
-        store(work, g, n, wide, sums);
+      for (; g + 2 <= all.size(); g += 2) tiles<block, 2>(work, all, g, n, wide, bytes, high, scales);
+      if (g < all.size()) tiles<block, 1>(work, all, g, n, wide, bytes, high, scales);
+    }
+  }
+
+  template <int block, int groups>
+  void tiles(const Work& work, const std::vector<block_matmul::Rows>& all, size_t group, size_t n,
+             size_t wide, const uint8_t* bytes, const uint8_t* high, const float* scales) const {
+    using namespace block_matmul;
+    __m256 sums[groups * kColumns], more[groups * kColumns];
+    tile<block, groups>(&all[group], bytes, scales, inner_, sums);
+    if (bits_ == 8) {
+      tile<block, groups>(&all[group], high, scales, inner_, more);
+      for (int i = 0; i < groups * kColumns; i++) {
+        sums[i] = _mm256_fmadd_ps(_mm256_set1_ps(16), more[i], sums[i]);
       }
     }
+    for (int g = 0; g < groups; g++) store(work, group + g, n, wide, sums + g * kColumns);
   }
 
   void store(const Work& work, size_t group, size_t n, size_t wide, const __m256* sums) const {

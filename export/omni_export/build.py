@@ -9,10 +9,10 @@ from onnxscript import GraphBuilder
 from omni_export.checkpoint import Checkpoint, TensorHandle
 from omni_export.graphs.layers import Array, Matrix, Weight
 from omni_export.networks import Network
+from omni_quantize.operators import MICROSOFT
 from omni_quantize.production import set_columns
 from omni_runtime.bundle.contracts import DOMAIN, OPSET, GraphContract, TensorSpec
 
-MICROSOFT_OPSET = 1
 IR_VERSION = 11
 
 
@@ -26,7 +26,7 @@ def build(network: Network, contract: GraphContract, checkpoint: Checkpoint) -> 
         outputs=[],
         nodes=[],
         name=network.name,
-        opset_imports={"": OPSET, "com.microsoft": MICROSOFT_OPSET, DOMAIN: 1},
+        opset_imports={"": OPSET, MICROSOFT: 1, DOMAIN: 1},
     )
     builder = GraphBuilder(graph)
     inputs = [

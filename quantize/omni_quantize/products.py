@@ -17,11 +17,12 @@ from omni_quantize import nbits
 from omni_quantize.dynamic import IntegerMatrix
 from omni_quantize.error import ErrorMeter
 from omni_quantize.nbits import BlockMatrix
+from omni_quantize.operators import MICROSOFT
 from omni_quantize.production import FloatArray, Parts, Production, Watch
 from omni_runtime.bundle.manifest import GraphError
 
 ROWS = 16
-OPSETS = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+OPSETS = [helper.make_opsetid("", 21), helper.make_opsetid(MICROSOFT, 1)]
 IR_VERSION = 10
 
 
@@ -56,7 +57,7 @@ def _block_product(matrix: BlockMatrix, columns: int, parts: Parts) -> list[onnx
     inputs = ["rows", *("float_scales" if name == "scales" else name for name in parts)]
     return [
         helper.make_node("Cast", ["scales"], ["float_scales"], to=TensorProto.FLOAT),
-        helper.make_node("MatMulNBits", inputs, ["product"], domain=nbits.MICROSOFT, **attributes),
+        helper.make_node("MatMulNBits", inputs, ["product"], domain=MICROSOFT, **attributes),
     ]
 
 

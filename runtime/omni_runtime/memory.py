@@ -100,6 +100,7 @@ class Budget:
         self.footprint = footprint
         self.limit = limit
         self.open: list[str] = []
+        self._spoke = False
         self._tokens = min(LEAST_CONTEXT, footprint.config.thinker.decoder.max_context)
 
     def context(self, asked: int | None) -> int | None:
@@ -130,20 +131,21 @@ class Budget:
         if self.limit is None:
             return []
         speaks = graph in VOICE
+        spoke = self._spoke or speaks or "talker" in self.open  # its cache outlives its release
         coming = VOICE if speaks else (graph,)  # or a reply would end where its first sound is due
         kinds = [ENCODERS] if speaks else [ENCODERS, VOICE]
         idle = [n for kind in kinds for n in self.open if n in kind and n not in coming]
         fixed = {*coming, *(name for name in self.open if name not in idle)}
         what = "speech" if speaks else f"the {graph.replace('_', ' ')}"
-        self._check(what, self._bytes(fixed))
+        self._check(what, self._bytes(fixed, spoke))
         gone = 0
-        while self._bytes({*fixed, *idle[gone:]}) > self.limit:
+        while self._bytes({*fixed, *idle[gone:]}, spoke) > self.limit:
             gone += 1
+        self._spoke = spoke
         return idle[:gone]
 
-    def _bytes(self, graphs: set[str]) -> int:
-        speech = "talker" in graphs or "talker" in self.open  # its cache outlives its release
-        context = self.footprint.context(self._tokens, speech=speech)
+    def _bytes(self, graphs: set[str], spoke: bool) -> int:
+        context = self.footprint.context(self._tokens, speech=spoke)
         return self.footprint.besides + context + sum(self.footprint.graphs[n] for n in graphs)
 
     def _check(self, what: str, needed: int) -> None:

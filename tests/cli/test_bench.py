@@ -18,6 +18,7 @@ from omni_runtime.bench import fresh, gguf_twin, parts, plan, probes, replies, r
 from omni_runtime.bench.spans import Sound, Timeline
 from omni_runtime.bundle.manifest import read_manifest, write_manifest
 from omni_runtime.cli import bench, main
+from omni_runtime.engine.native import native
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.errors import OmniError
 from omni_runtime.model import Model
@@ -132,6 +133,13 @@ def test_warm_up_is_not_counted() -> None:
     work = rows.Work((rows.Quantity("a", "s", False),), lambda: [values.pop(0)])
     rows.measure([work], 2, found, lambda what: None)
     assert found[0].samples == [1.0, 3.0] and found[0].deviation == pytest.approx(2**0.5)
+
+
+def test_the_report_says_whose_kernels_ran(omni, bundle: Path) -> None:
+    for words, said in (((), "our own" if native().library else native().problem),
+                        (("--no-native",), "ONNX Runtime's, --no-native")):  # fmt: skip
+        ran = omni("bench", bundle, *FAST, *words, "--only", "tg", "-o", "json")
+        assert said in json.loads(ran.out)["kernels"]
 
 
 def test_ctrl_c_prints_what_there_is(omni, bundle: Path, monkeypatch) -> None:

@@ -13,8 +13,8 @@ class AntiAliasedSnake {
   static constexpr const char* kName = "AntiAliasedSnake";
   static constexpr size_t kOutputs = 1;
   // x (1, channels, time); alpha, 1 / beta (channels, 1, 1); filters (2, 1, 7) and (1, 2, 7)
-  static constexpr ort::ElementType kInputs[] = {ort::kFloat, ort::kFloat, ort::kFloat,
-                                                 ort::kFloat, ort::kFloat};
+  static constexpr ort::ElementType kInputs[] = {ort::kFloat, ort::kFloat, ort::kFloat, ort::kFloat,
+                                                 ort::kFloat};
 
   explicit AntiAliasedSnake(const void*) {}
 

@@ -25,15 +25,17 @@
 
 namespace block_matmul {
 
-constexpr int kVector = 32;     // int8 values in a register
-constexpr int kStep = 64;       // values whose nibbles fill a register
-constexpr int kAhead = 3072;    // bytes that memory is asked for beforehand
-constexpr int kGroup = 8;       // rows that share a register of sums
-constexpr int kColumns = 3;     // columns of a tile
-constexpr int kOffset4 = 8;     // what the stored nibbles are above the weights
-constexpr int kFewRows = 3;     // up to here, row by row is faster than a group of eight
+constexpr int kVector = 32;   // int8 values in a register
+constexpr int kStep = 64;     // values whose nibbles fill a register
+constexpr int kAhead = 3072;  // bytes that memory is asked for beforehand
+constexpr int kGroup = 8;     // rows that share a register of sums
+constexpr int kColumns = 3;   // columns of a tile
+constexpr int kOffset4 = 8;   // what the stored nibbles are above the weights
+constexpr int kFewRows = 3;   // up to here, row by row is faster than a group of eight
 
-inline __m256i load(const void* from) { return _mm256_loadu_si256(static_cast<const __m256i*>(from)); }
+inline __m256i load(const void* from) {
+  return _mm256_loadu_si256(static_cast<const __m256i*>(from));
+}
 
 // Eight float16 as float32.
 inline __m256 halves(const uint16_t* from) {
@@ -86,8 +88,8 @@ inline float round_block(const float* x, int size, int8_t* rounded, int* total) 
   }
   alignas(32) int32_t counts[8];
   _mm256_store_si256(reinterpret_cast<__m256i*>(counts), totals);
-  *total = counts[0] + counts[1] + counts[2] + counts[3] + counts[4] + counts[5] + counts[6] +
-           counts[7];
+  *total =
+      counts[0] + counts[1] + counts[2] + counts[3] + counts[4] + counts[5] + counts[6] + counts[7];
   return reach / 127;
 }
 
@@ -154,7 +156,8 @@ float column4(const uint8_t* packed, const uint16_t* scales, const Row& row, int
   __m256 offsets = _mm256_setzero_ps();
   alignas(32) float both[8];
   const auto step = [&](int b, __m256 scale, __m256 sum) {
-    return scaled(products4<block>(packed + size_t{block / 2} * b, row.row + block * b), scale, sum);
+    return scaled(products4<block>(packed + size_t{block / 2} * b, row.row + block * b), scale,
+                  sum);
   };
   int b = 0;
   for (; b + 8 <= blocks; b += 8) {
@@ -288,7 +291,8 @@ inline void in_order(__m256i* p) {
 // Groups of eight rows times three unpacked columns: a register of `sums` for each group and
 // column, a lane a row. Two groups fill the registers and share what is read of the columns.
 template <int block, int groups>
-POCKET_OMNI_ALONE void tile(const Rows* rows, const uint8_t* bytes, const float* scales, int inner, __m256* sums) {
+POCKET_OMNI_ALONE void tile(const Rows* rows, const uint8_t* bytes, const float* scales, int inner,
+                            __m256* sums) {
   const int blocks = inner / block;
   const __m256i one = _mm256_set1_epi16(1);
   __m256 sum[groups * kColumns];
@@ -446,7 +450,8 @@ class BlockMatMul {
                        scales + j * blocks, half);
       }
       size_t g = 0;
-      for (; g + 2 <= all.size(); g += 2) tiles<block, 2>(work, all, g, n, wide, bytes, high, scales);
+      for (; g + 2 <= all.size(); g += 2)
+        tiles<block, 2>(work, all, g, n, wide, bytes, high, scales);
       if (g < all.size()) tiles<block, 1>(work, all, g, n, wide, bytes, high, scales);
     }
   }

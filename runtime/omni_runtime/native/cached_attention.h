@@ -19,14 +19,15 @@
 namespace cached_attention {
 
 constexpr size_t kLanes = 8;
-constexpr size_t kTile = 64;     // keys whose scores are held at once
-constexpr size_t kShare = 256;   // keys of the least share that is worth a thread
-constexpr size_t kEnough = 16;   // tasks that keep any number of cores busy
+constexpr size_t kTile = 64;    // keys whose scores are held at once
+constexpr size_t kShare = 256;  // keys of the least share that is worth a thread
+constexpr size_t kEnough = 16;  // tasks that keep any number of cores busy
 
 inline __m256 exponential(__m256 x) {
   const __m256 below = _mm256_set1_ps(-87);
-  const __m256 turns = _mm256_round_ps(_mm256_mul_ps(_mm256_max_ps(x, below), _mm256_set1_ps(1.44269504f)),
-                                       _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const __m256 turns =
+      _mm256_round_ps(_mm256_mul_ps(_mm256_max_ps(x, below), _mm256_set1_ps(1.44269504f)),
+                      _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   __m256 r = _mm256_fnmadd_ps(turns, _mm256_set1_ps(0.693359375f), _mm256_max_ps(x, below));
   r = _mm256_fnmadd_ps(turns, _mm256_set1_ps(-2.12194440e-4f), r);  // ln 2 in two parts
   __m256 sum = _mm256_set1_ps(1.0f / 5040);
@@ -77,7 +78,8 @@ class Share {
     for (t = 0; t < count; t++) {
       const __m256i here = _mm256_set1_epi32(static_cast<int>(first + t));
       const __m256 seen = _mm256_castsi256_ps(_mm256_cmpgt_epi32(ends, here));
-      const __m256 score = _mm256_blendv_ps(_mm256_set1_ps(-INFINITY), _mm256_load_ps(scores[t]), seen);
+      const __m256 score =
+          _mm256_blendv_ps(_mm256_set1_ps(-INFINITY), _mm256_load_ps(scores[t]), seen);
       _mm256_store_ps(scores[t], score);
       largest = _mm256_max_ps(largest, score);
     }
@@ -172,7 +174,8 @@ class CachedAttention {
   static constexpr const char* kName = "CachedAttention";
   static constexpr size_t kOutputs = 3;  // (1, rows, heads * head_dim), present key and value
   // packed queries, keys and values (1, rows, (heads + 2 kv_heads) * head_dim); past key and value
-  // (1, kv_heads, capacity, head_dim); last position, total length; cos, sin (capacity, head_dim / 2)
+  // (1, kv_heads, capacity, head_dim); last position, total length; cos, sin (capacity, head_dim /
+  // 2)
   static constexpr ort::ElementType kInputs[] = {ort::kFloat, ort::kFloat, ort::kFloat, ort::kInt32,
                                                  ort::kInt32, ort::kFloat, ort::kFloat};
 
@@ -190,8 +193,8 @@ class CachedAttention {
     step.packed = context.input<float>(0);
     step.cos = context.input<float>(5);
     step.sin = context.input<float>(6);
-    step.output = context.output<float>(
-        0, {1, packed[1], static_cast<int64_t>(heads_ * step.width)});
+    step.output =
+        context.output<float>(0, {1, packed[1], static_cast<int64_t>(heads_ * step.width)});
     step.keys = context.output<float>(1, past);
     step.values = context.output<float>(2, past);
     const size_t size = kv_heads_ * step.capacity * step.width;
@@ -281,7 +284,8 @@ class CachedAttention {
         end = slot + 1;
         queries.ends[lane] = static_cast<int32_t>(end);
       }
-      for (size_t d = 0; d < step.width; d++) lanes[d * kLanes + lane] = real ? turned[d] * scale : 0;
+      for (size_t d = 0; d < step.width; d++)
+        lanes[d * kLanes + lane] = real ? turned[d] * scale : 0;
     }
     const size_t each = (end + shares - 1) / shares;
     const size_t heads = kv_head * step.capacity * step.width;

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from omni_export import exporter
+from omni_export import exporter, int8_cache
 from omni_export.hub import LocalCheckpoint
 from omni_export.random_checkpoint import write
 from omni_export.random_shapes import DEFAULT, DecoderShape, Shape
@@ -74,9 +74,10 @@ class Twin:
 
 
 def export_to(checkpoint: Path, destination: Path, recipe: str = "fp32", **checks: Any) -> Path:
-    """Export without the trial reply, which the command line's own tests cover."""
-    original = exporter.trial.first_reply
+    """Export without further processes and a trial reply, which the tests of the command cover."""
+    original = exporter.trial.first_reply, int8_cache.calibrated
     exporter.trial.first_reply = lambda bundle: None  # type: ignore[assignment]
+    int8_cache.calibrated = int8_cache.reach
     try:
         exporter.export(
             exporter.ExportRequest(
@@ -88,7 +89,7 @@ def export_to(checkpoint: Path, destination: Path, recipe: str = "fp32", **check
             lambda progress: None,
         )
     finally:
-        exporter.trial.first_reply = original
+        exporter.trial.first_reply, int8_cache.calibrated = original
     return destination
 
 

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from omni_runtime.bundle.config import DecoderConfig, ModelConfig
+from omni_runtime.bundle.contracts import CacheType
 from omni_runtime.bundle.manifest import Manifest
 from omni_runtime.engine.kv_cache import FIRST_CAPACITY, KVCache
 from omni_runtime.errors import UsageError
@@ -44,12 +45,15 @@ class Footprint:
     config: ModelConfig
     graphs: dict[str, int]
     besides: int
+    cache: CacheType = "float32"
 
     @classmethod
-    def of(cls, manifest: Manifest, *, native: bool = False) -> "Footprint":
+    def of(
+        cls, manifest: Manifest, *, native: bool = False, cache: CacheType = "float32"
+    ) -> "Footprint":
         """An estimate: sizes of files, and the reply that was measured, if one was.
 
-        `native`: whether our own kernels run.
+        `native`: whether our own kernels run. `cache`: what keys and values are kept as.
         """
         decoder = MAPPED if native else MAPPED_AND_PACKED
         graphs = {
@@ -58,10 +62,11 @@ class Footprint:
         }
         found = cls(manifest.model, graphs, BESIDES)
         if manifest.measured is None:
-            return found
+            return replace(found, cache=cache)
         speech = manifest.model.speech is not None
         known = found.needed(FIRST_CAPACITY, speech=speech) - found.besides
-        return replace(found, besides=max(manifest.measured.peak_memory - known, LEAST_BESIDES))
+        besides = max(manifest.measured.peak_memory - known, LEAST_BESIDES)
+        return replace(found, besides=besides, cache=cache)
 
     def needed(self, tokens: int, *, speech: bool, encoders: Collection[str] = ()) -> int:
         """Bytes of a conversation of `tokens` tokens, when only one encoder is open at a time."""
@@ -86,7 +91,7 @@ class Footprint:
         decoders: list[DecoderConfig] = [self.config.thinker.decoder]
         if speech and self.config.speech is not None:
             decoders.append(self.config.speech.talker.decoder)
-        return sum(KVCache.bytes_for(d, min(tokens, d.max_context)) for d in decoders)
+        return sum(KVCache.bytes_for(d, min(tokens, d.max_context), self.cache) for d in decoders)
 
 
 class Budget:

@@ -29,7 +29,7 @@ from omni_runtime.engine.vocoder import Vocoder
 from omni_runtime.errors import UsageError
 from omni_runtime.inputs.prompt import PromptBuilder
 from omni_runtime.inputs.tokenizer import Tokenizer
-from omni_runtime.memory import Budget, Footprint
+from omni_runtime.memory import DECODERS, Budget, Footprint
 
 PROPERTIES = {"dit": "_dit_session"}
 """What holds an open graph where it is not the property of the same name."""
@@ -43,9 +43,9 @@ class Model:
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
         self.config = self.bundle.config
         self.options = options or SessionOptions()
-        self._contracts = contracts(self.config)
+        self._contracts = contracts(self.config, self.options.kv_cache)
         compiled = self.options.native and native().library is not None
-        footprint = Footprint.of(self.bundle.manifest, native=compiled)
+        footprint = Footprint.of(self.bundle.manifest, native=compiled, cache=self.options.kv_cache)
         self.budget = Budget(footprint, self.options.memory)
         self._dits: dict[str, Dit] = {}
 
@@ -166,4 +166,6 @@ class Model:
 
     def session(self, graph: str) -> ort.InferenceSession:
         """Open one graph and check it against its contract."""
-        return open_session(self.bundle.graph_path(graph), self._contracts[graph], self.options)
+        cache = self.options.kv_cache if graph in DECODERS else "float32"
+        path = self.bundle.graph_path(graph, cache)
+        return open_session(path, self._contracts[graph], self.options)

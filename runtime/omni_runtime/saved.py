@@ -130,11 +130,11 @@ def read(folder: Path, model: Model) -> Saved:
         path = folder / name
         if not path.is_file() or sha256_of(path) != sha256:
             raise _damaged(path)
-    limit = model.budget.context(record.context)
-    thinker = KVCache.load(folder / THINKER, model.config.thinker.decoder, limit=limit)
+    limit, cache = model.budget.context(record.context), model.options.kv_cache
+    thinker = KVCache.load(folder / THINKER, model.config.thinker.decoder, cache, limit=limit)
     talker = None
     if TALKER in record.files:
-        talker = KVCache.load(folder / TALKER, model.speech.talker.decoder, limit=limit)
+        talker = KVCache.load(folder / TALKER, model.speech.talker.decoder, cache, limit=limit)
     with np.load(folder / UNREAD, allow_pickle=False) as file:
         rows, positions = file["rows"], file["positions"]
     return Saved(

@@ -15,6 +15,7 @@ from conftest import export_to, relative
 from omni_export.graphs.decoder import cached_attention
 from omni_export.graphs.vocoder import Activation, anti_aliased_snake
 from omni_quantize import nbits
+from omni_quantize.kv_cache import int8_cached_attention
 from omni_quantize.nbits import BlockMatrix
 from omni_quantize.recipe import Rule
 from omni_runtime.bundle.contracts import DOMAIN, OPSET
@@ -59,8 +60,8 @@ def both(
         domain=function.domain,
         num_outputs=len(function.outputs),
     )
-    for number, output in enumerate(node.outputs):
-        output.name, output.type = f"y{number}", ir.TensorType(ir.DataType.FLOAT)
+    for number, output in enumerate(node.outputs):  # a cache comes out as it went in
+        output.name, output.type = f"y{number}", inputs[number].type
         output.shape = ir.Shape([None] * (3 if number == 0 else 4))
     graph = ir.Graph(
         inputs,
@@ -207,10 +208,12 @@ def test_it_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @compiled
+@pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.parametrize("heads", [(8, 1, 16), (6, 2, 32), (16, 2, 128), (4, 4, 48)])
-def test_cached_attention(heads: tuple[int, int, int]) -> None:
+def test_cached_attention(heads: tuple[int, int, int], int8: bool) -> None:
     """From short to long contexts, rows one by one and many at once, with the cache between."""
     query, kv, width = heads
+    function = int8_cached_attention() if int8 else cached_attention()
     random = np.random.default_rng(width)
     capacity = 1500
     attributes = {"num_heads": query, "kv_num_heads": kv}
@@ -238,6 +241,18 @@ def test_cached_attention(heads: tuple[int, int, int]) -> None:
             "cos": np.cos(angles),
             "sin": np.sin(angles),
         }
-        ours, theirs = both(cached_attention(), fed, {}, **attributes)
-        for found, wanted in zip(ours, theirs, strict=True):
-            assert relative(found, wanted) < 1e-4, (before, rows)
+        scales: dict[str, np.ndarray] = {}
+        if int8:
+            for name in ("key", "value"):
+                scale = random.uniform(0.02, 0.06, (1, kv, 1, width)).astype(np.float32)
+                fed[name] = np.rint(np.clip(fed[name] / scale, -128, 127)).astype(np.int8)
+                scales[f"{name}_scales"] = scale
+        ours, theirs = both(function, fed, scales, **attributes)
+        # Of int8 a value between two integers may fall to either side.
+        assert relative(ours[0], theirs[0]) < (2e-3 if int8 else 1e-4), (before, rows)
+        for found, wanted in zip(ours[1:], theirs[1:], strict=True):
+            if int8:
+                apart = found.astype(int) - wanted.astype(int)
+                assert np.abs(apart).max() <= 1 and np.count_nonzero(apart) <= 1e-3 * apart.size
+            else:
+                assert relative(found, wanted) < 1e-4, (before, rows)

@@ -31,7 +31,8 @@ def cached_attention() -> ir.Function:
     """Grouped-query attention: rotates, appends to the cache and masks causally.
 
     packed float32 (1, rows, (heads + 2 kv_heads) * head_dim), the caches and the rest as in the
-    contract; returns float32 (1, rows, heads * head_dim) and the extended caches.
+    contract; returns float32 (1, rows, heads * head_dim) and the extended caches. With a cache of
+    int8 it becomes `omni_quantize.kv_cache.int8_cached_attention`.
     """
     packed, key, value, *rest = (
         ir.Value(name=name)

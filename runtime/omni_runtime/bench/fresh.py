@@ -11,10 +11,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import omni_runtime
 from omni_runtime.bench.replies import ask, questions
 from omni_runtime.bench.rows import Quantity, Work, duration
+from omni_runtime.bundle.contracts import CacheType
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.errors import OmniError
 from omni_runtime.machine import peak_memory
@@ -62,7 +64,7 @@ def _child(model: Model, *, answer: bool) -> int:
         [
             *(sys.executable, "-m", __name__, str(model.bundle.folder)),
             *(str(model.options.resolved_threads()), str(int(model.options.native))),
-            str(int(answer)),
+            *(model.options.kv_cache, str(int(answer))),
         ],
         capture_output=True,
         text=True,
@@ -75,9 +77,12 @@ def _child(model: Model, *, answer: bool) -> int:
     return int(done.stdout)
 
 
-def main(folder: str, threads: str, native: str, answer: str) -> None:
+def main(folder: str, threads: str, native: str, kv_cache: str, answer: str) -> None:
     """Open everything, answer if asked to, print the peak memory in bytes."""
-    model = Model(folder, SessionOptions(int(threads), native=native == "1"))
+    settings = SessionOptions(
+        int(threads), native=native == "1", kv_cache=cast("CacheType", kv_cache)
+    )
+    model = Model(folder, settings)
     open_everything(model)
     if answer == "1":
         for _, parts in questions(model):

@@ -5,6 +5,8 @@ runtime checks each file against it at load. Shapes mix numbers and names; a nam
 size that may differ from call to call, the same name for the same size.
 """
 
+from typing import Literal
+
 from msgspec import Struct
 
 from omni_runtime.bundle.config import (
@@ -17,6 +19,9 @@ from omni_runtime.bundle.config import (
 )
 
 Dim = int | str
+
+CacheType = Literal["float32", "int8"]
+"""Of keys and values. int8 has one scale for each channel, which is in the graph."""
 
 OPSET = 23
 """Of ONNX. Has RMSNormalization; runs on ONNX Runtime 1.29, the oldest we allow."""
@@ -33,7 +38,7 @@ FINAL_MODULATION_ROWS = 2
 
 
 class TensorSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """One input or output. `dtype` is a numpy name: float32, int32 or int64."""
+    """One input or output. `dtype` is a numpy name: float32, int8, int32 or int64."""
 
     name: str
     dtype: str
@@ -97,17 +102,17 @@ def vision_encoder(config: VisionConfig, hidden_size: int) -> GraphContract:
     )
 
 
-def _cache(config: DecoderConfig, state: str) -> tuple[TensorSpec, ...]:
+def _cache(config: DecoderConfig, state: str, dtype: CacheType) -> tuple[TensorSpec, ...]:
     shape = (1, config.kv_heads, "capacity", config.head_dim)
     return tuple(
-        _floats(f"{state}_{kind}_{layer}", *shape)
+        TensorSpec(f"{state}_{kind}_{layer}", dtype, shape)
         for layer in range(config.layers)
         for kind in ("key", "value")
     )
 
 
 def _decoder(
-    config: DecoderConfig, rows: TensorSpec, outputs: tuple[TensorSpec, ...]
+    config: DecoderConfig, rows: TensorSpec, outputs: tuple[TensorSpec, ...], cache: CacheType
 ) -> GraphContract:
     return GraphContract(
         inputs=(
@@ -116,13 +121,13 @@ def _decoder(
             _ints("total_length"),
             _floats("cos", "capacity", config.head_dim // 2),
             _floats("sin", "capacity", config.head_dim // 2),
-            *_cache(config, "past"),
+            *_cache(config, "past", cache),
         ),
-        outputs=(*outputs, *_cache(config, "present")),
+        outputs=(*outputs, *_cache(config, "present", cache)),
     )
 
 
-def thinker(config: DecoderConfig) -> GraphContract:
+def thinker(config: DecoderConfig, cache: CacheType = "float32") -> GraphContract:
     """Rows of embeddings appended to the KV cache: hidden states of all, logits of the last.
 
     `past_*` and `present_*` are the same memory; `last_position` is the index of the last new
@@ -135,15 +140,17 @@ def thinker(config: DecoderConfig) -> GraphContract:
             _floats("hidden", 1, "rows", config.hidden_size),
             _floats("logits", 1, config.vocab_size),
         ),
+        cache,
     )
 
 
-def talker(config: DecoderConfig, input_size: int) -> GraphContract:
+def talker(config: DecoderConfig, input_size: int, cache: CacheType = "float32") -> GraphContract:
     """Rows in the Thinker's width appended to the KV cache: codec logits of the last."""
     return _decoder(
         config,
         _floats("embeddings", 1, "rows", input_size),
         (_floats("logits", 1, config.vocab_size),),
+        cache,
     )
 
 
@@ -199,17 +206,17 @@ def vocoder(speech: SpeechConfig) -> GraphContract:
     )
 
 
-def contracts(config: ModelConfig) -> dict[str, GraphContract]:
-    """The graphs that a bundle of this model has, by name."""
+def contracts(config: ModelConfig, cache: CacheType = "float32") -> dict[str, GraphContract]:
+    """The graphs that a bundle of this model has, by name; of decoders that with this cache."""
     width = config.thinker.decoder.hidden_size
     graphs: dict[str, GraphContract] = {}
     if (audio := config.audio) is not None:
         graphs["audio_encoder"] = audio_encoder(audio, width)
     if (vision := config.vision) is not None:
         graphs["vision_encoder"] = vision_encoder(vision, width)
-    graphs["thinker"] = thinker(config.thinker.decoder)
+    graphs["thinker"] = thinker(config.thinker.decoder, cache)
     if (speech := config.speech) is not None:
-        graphs["talker"] = talker(speech.talker.decoder, speech.talker.input_size)
+        graphs["talker"] = talker(speech.talker.decoder, speech.talker.input_size, cache)
         graphs["dit"] = dit(speech.dit)
         graphs["vocoder"] = vocoder(speech)
     return graphs

@@ -14,7 +14,7 @@ from omni_runtime.bundle.config import ModelConfig
 from omni_runtime.bundle.contracts import GraphContract
 from omni_runtime.errors import BundleError
 
-FORMAT = 3
+FORMAT = 4
 """Raised whenever an older runtime could misread a newer bundle, or the other way round."""
 
 FILE_NAME = "manifest.json"
@@ -50,7 +50,8 @@ class GraphError(_Record, frozen=True):
 class GraphEntry(_Record, frozen=True):
     """One ONNX graph. Sizes in bytes, with external data; `seconds` to quantize and write it.
 
-    `fp32_bytes` is what it would take with all weights in float32.
+    `fp32_bytes` is what it would take with all weights in float32. `int8_cache` is a second file
+    of a decoder, with the same weights and a KV cache of int8; None where it was not calibrated.
     """
 
     file: str
@@ -60,6 +61,7 @@ class GraphEntry(_Record, frozen=True):
     bytes: int
     error: GraphError | None
     seconds: float
+    int8_cache: str | None = None
 
 
 class TableEntry(_Record, frozen=True):

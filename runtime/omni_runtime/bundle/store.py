@@ -7,9 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from omni_runtime.bundle.config import SpeechPreset
+from omni_runtime.bundle.contracts import CacheType
 from omni_runtime.bundle.manifest import EXPORT_AGAIN, Manifest, read_manifest, sha256_of
 from omni_runtime.bundle.tables import Table
-from omni_runtime.errors import BundleError
+from omni_runtime.errors import BundleError, UsageError
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -51,9 +52,20 @@ class Bundle:
         for name, entry in self.manifest.files.items():
             yield name, sha256_of(self.folder / name) == entry.sha256
 
-    def graph_path(self, name: str) -> Path:
-        """The ONNX file of a graph."""
-        return self.folder / self.manifest.graphs[name].file
+    def graph_path(self, name: str, cache: CacheType = "float32") -> Path:
+        """The ONNX file of a graph, of a decoder that with this cache.
+
+        Raises UsageError where it was not exported.
+        """
+        entry = self.manifest.graphs[name]
+        if cache == "float32":
+            return self.folder / entry.file
+        if entry.int8_cache is None:
+            raise UsageError(
+                f"{self.folder} has no {name} with a cache of {cache}: {self.manifest.untried}",
+                fix="leave out --kv-cache, or export it again where there is room for a reply",
+            )
+        return self.folder / entry.int8_cache
 
     def table(self, name: str) -> Table:
         """A memory-mapped table: thinker_embedding, talker_embedding or dit_code."""

@@ -32,7 +32,8 @@ NEEDS[TORCH] = {"audio": "audio", "image": "vision", "dit": "speech", "vocoder":
 def main(options: argparse.Namespace) -> int:
     """Measure and print. What was measured before an interruption is printed all the same."""
     _check(options)
-    model = Model(options.bundle, SessionOptions(options.threads, native=options.native))
+    settings = SessionOptions(options.threads, native=options.native, kv_cache=options.kv_cache)
+    model = Model(options.bundle, settings)
     if options.timeline or options.roofline:
         _pictures(options, model)
     elif options.compare:
@@ -168,6 +169,7 @@ def setting(model: Model, options: argparse.Namespace) -> dict[str, object]:
         "machine": machine.describe(),
         "threads": model.options.resolved_threads(),
         "kernels": _kernels(options),
+        "KV cache": options.kv_cache,
         "versions": ", ".join([*versions, f"Python {platform.python_version()}"]),
         "repetitions": options.repetitions,
         "warm-up": options.warm_up,

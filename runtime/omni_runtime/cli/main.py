@@ -185,6 +185,12 @@ def _machine_flags(command: argparse.ArgumentParser) -> None:
         dest="native",
         help="ONNX Runtime's own kernels only, as where there is no C++ compiler",
     )
+    command.add_argument(
+        "--kv-cache",
+        choices=("float32", "int8"),
+        default="float32",
+        help="what keys and values are kept as: int8 takes a quarter of the memory",
+    )
 
 
 def _memory_flag(command: argparse.ArgumentParser) -> None:

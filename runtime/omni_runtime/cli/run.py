@@ -23,7 +23,10 @@ from omni_runtime.options import ReplyOptions, SpeechOptions
 def main(options: argparse.Namespace) -> int:
     """Answer once when there is a prompt or a file, else start a conversation."""
     started = perf_counter()
-    model = Model(options.bundle, SessionOptions(options.threads, options.memory, options.native))
+    settings = SessionOptions(
+        options.threads, options.memory, options.native, kv_cache=options.kv_cache
+    )
+    model = Model(options.bundle, settings)
     parts = question(options, model.config)
     wanted = reply_options(options, model)
     fits.or_error(model, parts, wanted, options)

@@ -1,10 +1,15 @@
 """One decoder graph with its KV caches: rows in, hidden states and logits out."""
 
+from typing import cast
+
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from omni_runtime.bundle.config import DecoderConfig
+from omni_runtime.bundle.contracts import CacheType
 from omni_runtime.engine.kv_cache import KVCache, Positions
+from omni_runtime.engine.session import DTYPES
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -17,6 +22,8 @@ class Decoder:
 
     def __init__(self, session: ort.InferenceSession) -> None:
         self._session = session
+        past = next(node for node in session.get_inputs() if node.name.startswith("past_"))
+        self._cache_type: CacheType = cast("CacheType", DTYPES[past.type])
         self._binding = session.io_binding()
         self._bound = 0
         self._free_outputs = [
@@ -24,6 +31,10 @@ class Decoder:
         ]
         self._last = np.zeros(1, np.int32)
         self._total = np.zeros((), np.int32)
+
+    def new_cache(self, config: DecoderConfig, limit: int | None = None) -> KVCache:
+        """An empty cache of the graph's type."""
+        return KVCache(config, self._cache_type, limit=limit)
 
     def extend(
         self, cache: KVCache, rows: FloatArray, positions: Positions

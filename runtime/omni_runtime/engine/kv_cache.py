@@ -6,6 +6,7 @@ Going back is setting a smaller length; the cache grows in doublings up to the m
 
 from itertools import count
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from omni_runtime.bundle.config import DecoderConfig
+from omni_runtime.bundle.contracts import CacheType
 from omni_runtime.errors import ContextFullError, OmniError
 
 FloatArray = npt.NDArray[np.float32]
@@ -45,9 +47,12 @@ class RotaryTable:
 class KVCache:
     """Keys and values of `length` tokens in buffers for `capacity` tokens."""
 
-    def __init__(self, config: DecoderConfig, *, limit: int | None = None) -> None:
+    def __init__(
+        self, config: DecoderConfig, dtype: CacheType = "float32", *, limit: int | None = None
+    ) -> None:
         """`limit` lowers the number of tokens below the model's context."""
         self.config = config
+        self.dtype: CacheType = dtype
         self.limit = min(limit or config.max_context, config.max_context)
         self.length = 0
         self.buffers = 0
@@ -66,10 +71,11 @@ class KVCache:
         return sum(array.nbytes for array in (*self.states, self.cos, self.sin))
 
     @staticmethod
-    def bytes_for(config: DecoderConfig, tokens: int) -> int:
+    def bytes_for(config: DecoderConfig, tokens: int, dtype: CacheType = "float32") -> int:
         """Bytes of all buffers when the capacity is `tokens` tokens."""
-        states = 2 * config.layers * config.kv_heads * config.head_dim
-        return np.dtype(np.float32).itemsize * tokens * (states + 2 * (config.head_dim // 2))
+        states = np.dtype(dtype).itemsize * 2 * config.layers * config.kv_heads * config.head_dim
+        rotary = np.dtype(np.float32).itemsize * 2 * (config.head_dim // 2)
+        return tokens * (states + rotary)
 
     @property
     def room(self) -> int:
@@ -111,7 +117,7 @@ class KVCache:
 
     def fork(self) -> "KVCache":
         """A copy that goes its own way."""
-        twin = KVCache(self.config, limit=self.limit)
+        twin = KVCache(self.config, self.dtype, limit=self.limit)
         twin._allocate(self.capacity)
         twin._copy_from(self.states, self.cos, self.sin, self.length)
         return twin
@@ -124,11 +130,18 @@ class KVCache:
             np.savez(file, format=FORMAT, states=states, cos=self.cos[used], sin=self.sin[used])
 
     @classmethod
-    def load(cls, path: Path, config: DecoderConfig, *, limit: int | None = None) -> "KVCache":
+    def load(
+        cls,
+        path: Path,
+        config: DecoderConfig,
+        dtype: CacheType = "float32",
+        *,
+        limit: int | None = None,
+    ) -> "KVCache":
         """Read what `save` wrote.
 
-        Raises OmniError for another model's cache or a damaged file, ContextFullError for one
-        that is longer than `limit`.
+        Raises OmniError for another model's cache, one of another dtype, or a damaged file,
+        ContextFullError for one that is longer than `limit`.
         """
         fix = "start a new conversation"
         try:
@@ -137,11 +150,16 @@ class KVCache:
                 version = int(file["format"])
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise OmniError(f"{path} holds no saved cache: {error}", fix=fix) from None
-        cache = cls(config, limit=limit)
+        cache = cls(config, dtype, limit=limit)
         length = len(cos)
         expected = (2 * config.layers, config.kv_heads, length, config.head_dim)
         if version != FORMAT or states.shape != expected:
             raise OmniError(f"{path} was saved by another model or version", fix=fix)
+        if states.dtype != dtype:
+            raise OmniError(
+                f"{path} holds a cache of {states.dtype}, not of {dtype}",
+                fix=f"--kv-cache {states.dtype}",
+            )
         if length > cache.limit:
             raise ContextFullError(
                 f"{path} holds {length} tokens, the context has room for {cache.limit}",
@@ -154,7 +172,9 @@ class KVCache:
 
     def _allocate(self, capacity: int) -> None:
         shape = (1, self.config.kv_heads, capacity, self.config.head_dim)
-        self.states = [np.zeros(shape, np.float32) for _ in range(2 * self.config.layers)]
+        self.states: list[npt.NDArray[Any]] = [
+            np.zeros(shape, self.dtype) for _ in range(2 * self.config.layers)
+        ]
         self.cos = np.zeros((capacity, self.config.head_dim // 2), np.float32)
         self.sin = np.zeros_like(self.cos)
         self.values = [ort.OrtValue.ortvalue_from_numpy(state) for state in self.states]
@@ -169,7 +189,7 @@ class KVCache:
         self._copy_from(states, cos, sin, self.length)
 
     def _copy_from(
-        self, states: list[FloatArray], cos: FloatArray, sin: FloatArray, length: int
+        self, states: list[npt.NDArray[Any]], cos: FloatArray, sin: FloatArray, length: int
     ) -> None:
         for mine, other in zip(self.states, states, strict=True):
             mine[:, :, :length] = other[:, :, :length]

@@ -6,12 +6,17 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from omni_runtime.bundle.contracts import GraphContract, TensorSpec
+from omni_runtime.bundle.contracts import CacheType, GraphContract, TensorSpec
 from omni_runtime.bundle.manifest import EXPORT_AGAIN
 from omni_runtime.engine.native import native
 from omni_runtime.errors import BundleError
 
-DTYPES = {"tensor(float)": "float32", "tensor(int32)": "int32", "tensor(int64)": "int64"}
+DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(int8)": "int8",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+}
 
 
 @dataclass(frozen=True)
@@ -21,12 +26,14 @@ class SessionOptions:
     `memory` is how many bytes the process may come to take, as far as can be told beforehand:
     encoders are released, and the context kept short, to stay within it. None sets no limit.
     `native` runs our own operators as compiled kernels where that is possible (engine/native.py).
+    `kv_cache` is what keys and values are kept as.
     `profile` is where ONNX Runtime writes what each node costs: the beginning of a file's name.
     """
 
     threads: int = 0
     memory: int | None = None
     native: bool = True
+    kv_cache: CacheType = "float32"
     profile: Path | None = None
 
     def resolved_threads(self) -> int:

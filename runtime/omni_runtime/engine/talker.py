@@ -50,7 +50,7 @@ class Talker:
         self._banned = vocabulary[~speakable | (vocabulary == config.codec_bos)]
 
     def new_cache(self, limit: int | None = None) -> KVCache:
-        return KVCache(self.config.decoder, limit=limit)
+        return self._decoder.new_cache(self.config.decoder, limit)
 
     def append(self, cache: KVCache, rows: FloatArray, positions: Positions) -> None:
         """Append rows of the conversation (n, input_size) at positions (3, n)."""

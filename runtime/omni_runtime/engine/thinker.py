@@ -47,7 +47,7 @@ class Thinker:
         self._vision_encoder = vision_encoder
 
     def new_cache(self, limit: int | None = None) -> KVCache:
-        return KVCache(self.config.decoder, limit=limit)
+        return self._decoder.new_cache(self.config.decoder, limit)
 
     def embed(self, tokens: npt.NDArray[np.int64]) -> FloatArray:
         """Rows of the embedding table, float32 (n, hidden)."""

@@ -11,7 +11,7 @@
 class AntiAliasedSnake {
  public:
   static constexpr const char* kName = "AntiAliasedSnake";
-  static constexpr size_t kOutputs = 1;
+  static constexpr ort::ElementType kOutputs[] = {ort::kFloat};
   // x (1, channels, time); alpha, 1 / beta (channels, 1, 1); filters (2, 1, 7) and (1, 2, 7)
   static constexpr ort::ElementType kInputs[] = {ort::kFloat, ort::kFloat, ort::kFloat, ort::kFloat,
                                                  ort::kFloat};

@@ -344,7 +344,7 @@ POCKET_OMNI_ALONE void tile(const Rows* rows, const uint8_t* bytes, const float*
 class BlockMatMul {
  public:
   static constexpr const char* kName = "BlockMatMul";
-  static constexpr size_t kOutputs = 1;
+  static constexpr ort::ElementType kOutputs[] = {ort::kFloat};
   // rows (..., inner); packed weights (outer, blocks, block * bits / 8); scales float16
   // (outer, blocks)
   static constexpr ort::ElementType kInputs[] = {ort::kFloat, ort::kUint8, ort::kFloat16};

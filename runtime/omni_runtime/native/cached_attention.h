@@ -3,6 +3,9 @@
 // Eight queries that share a key head lie in the lanes of a register, so that a key or a value is
 // read once for all of them; softmax is computed while the keys stream by (Milakov and Gimelshein,
 // "Online normalizer calculation for softmax", 2018), over shares of a long context in parallel.
+//
+// A cache of int8 has a scale for each channel. Those of the keys go into the queries, those of
+// the values into the result, so what is read of the cache are the integers as they are.
 #pragma once
 
 #ifdef POCKET_OMNI_AVX2
@@ -12,6 +15,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "ort.h"
 #include "scratch.h"
@@ -52,11 +56,26 @@ struct Queries {
   int32_t ends[kLanes];
 };
 
+// Elements of a cache as float32, in `room` where they are not that already.
+inline const float* floats(const float* from, size_t, float*) { return from; }
+
+inline const float* floats(const int8_t* from, size_t count, float* room) {
+  size_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from + i));
+    _mm256_storeu_ps(room + i, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight)));
+  }
+  for (; i < count; i++) room[i] = from[i];
+  return room;
+}
+
+template <class Element>
 class Share {
  public:
-  Share(const Queries& queries, const float* keys, const float* values, size_t width,
-        const Partial& into)
-      : queries_(queries), keys_(keys), values_(values), width_(width), into_(into) {
+  // `room` holds eight heads.
+  Share(const Queries& queries, const Element* keys, const Element* values, size_t width,
+        float* room, const Partial& into)
+      : queries_(queries), keys_(keys), values_(values), width_(width), room_(room), into_(into) {
     _mm256_storeu_ps(into.largest, _mm256_set1_ps(-INFINITY));
     _mm256_storeu_ps(into.total, _mm256_setzero_ps());
     std::fill_n(into.values, width * kLanes, 0.0f);
@@ -108,7 +127,8 @@ class Share {
   }
 
   template <size_t many>
-  void score(const float* keys, float* scores) const {
+  void score(const Element* stored, float* scores) const {
+    const float* keys = floats(stored, many * width_, room_);
     __m256 sums[many];
     for (auto& sum : sums) sum = _mm256_setzero_ps();
     for (size_t d = 0; d < width_; d++) {
@@ -121,7 +141,8 @@ class Share {
   }
 
   template <size_t many>
-  void weigh(const float* values, const float* weights) const {
+  void weigh(const Element* stored, const float* weights) const {
+    const float* values = floats(stored, many * width_, room_);
     __m256 weight[many];
     for (size_t i = 0; i < many; i++) weight[i] = _mm256_loadu_ps(weights + i * kLanes);
     for (size_t d = 0; d < width_; d++) {
@@ -134,9 +155,10 @@ class Share {
   }
 
   const Queries& queries_;
-  const float* keys_;
-  const float* values_;
+  const Element* keys_;
+  const Element* values_;
   size_t width_;
+  float* room_;
   Partial into_;
 };
 
@@ -167,19 +189,25 @@ inline void rotate(const float* from, const float* cos, const float* sin, size_t
   }
 }
 
+// A head as it is stored. The scales of a float32 cache are null.
+inline void store(const float* head, const float*, size_t width, float* to) {
+  std::copy_n(head, width, to);
+}
+
+inline void store(const float* head, const float* scales, size_t width, int8_t* to) {
+  for (size_t d = 0; d < width; d++) {
+    const float rounded = std::nearbyint(head[d] / scales[d]);
+    to[d] = static_cast<int8_t>(std::clamp(rounded, -128.0f, 127.0f));
+  }
+}
+
 }  // namespace cached_attention
 
-class CachedAttention {
+// The kernel of a cache of this element type.
+template <class Element>
+class AttentionOver {
  public:
-  static constexpr const char* kName = "CachedAttention";
-  static constexpr size_t kOutputs = 3;  // (1, rows, heads * head_dim), present key and value
-  // packed queries, keys and values (1, rows, (heads + 2 kv_heads) * head_dim); past key and value
-  // (1, kv_heads, capacity, head_dim); last position, total length; cos, sin (capacity, head_dim /
-  // 2)
-  static constexpr ort::ElementType kInputs[] = {ort::kFloat, ort::kFloat, ort::kFloat, ort::kInt32,
-                                                 ort::kInt32, ort::kFloat, ort::kFloat};
-
-  explicit CachedAttention(const void* info)
+  explicit AttentionOver(const void* info)
       : heads_(static_cast<size_t>(ort::attribute(info, "num_heads"))),
         kv_heads_(static_cast<size_t>(ort::attribute(info, "kv_num_heads"))) {}
 
@@ -193,13 +221,15 @@ class CachedAttention {
     step.packed = context.input<float>(0);
     step.cos = context.input<float>(5);
     step.sin = context.input<float>(6);
+    if constexpr (kScaled) step.key_scales = context.input<float>(7);
+    if constexpr (kScaled) step.value_scales = context.input<float>(8);
     step.output =
         context.output<float>(0, {1, packed[1], static_cast<int64_t>(heads_ * step.width)});
-    step.keys = context.output<float>(1, past);
-    step.values = context.output<float>(2, past);
+    step.keys = context.output<Element>(1, past);
+    step.values = context.output<Element>(2, past);
     const size_t size = kv_heads_ * step.capacity * step.width;
-    for (const auto& [to, from] : {std::pair(step.keys, context.input<float>(1)),
-                                   std::pair(step.values, context.input<float>(2))}) {
+    for (const auto& [to, from] : {std::pair(step.keys, context.input<Element>(1)),
+                                   std::pair(step.values, context.input<Element>(2))}) {
       if (to != from) std::copy_n(from, size, to);  // else it is the cache's own memory
     }
     append(step);
@@ -207,10 +237,14 @@ class CachedAttention {
   }
 
  private:
+  static constexpr bool kScaled = std::is_same_v<Element, int8_t>;
+
   struct Step {
     size_t rows, capacity, width, total;
     const float *packed, *cos, *sin;
-    float *output, *keys, *values;
+    const float *key_scales = nullptr, *value_scales = nullptr;
+    float* output;
+    Element *keys, *values;
 
     size_t first() const { return total - rows; }  // the slot of the first new row
   };
@@ -219,14 +253,25 @@ class CachedAttention {
     return step.packed + (row * (heads_ + 2 * kv_heads_) + index) * step.width;
   }
 
+  // Where the scales of one head begin.
+  static const float* scales(const Step& step, const float* all, size_t kv_head) {
+    return kScaled ? all + kv_head * step.width : nullptr;
+  }
+
   void append(const Step& step) const {
+    using namespace cached_attention;
+    thread_local Scratch scratch;
+    scratch.reserve(Scratch::padded<float>(step.width));
+    float* turned = scratch.take<float>(step.width);
     for (size_t row = 0; row < step.rows; row++) {
       const size_t slot = step.first() + row, angles = slot * (step.width / 2);
       for (size_t h = 0; h < kv_heads_; h++) {
         const size_t place = (h * step.capacity + slot) * step.width;
-        cached_attention::rotate(head(step, row, heads_ + h), step.cos + angles, step.sin + angles,
-                                 step.width, step.keys + place);
-        std::copy_n(head(step, row, heads_ + kv_heads_ + h), step.width, step.values + place);
+        rotate(head(step, row, heads_ + h), step.cos + angles, step.sin + angles, step.width,
+               turned);
+        store(turned, scales(step, step.key_scales, h), step.width, step.keys + place);
+        store(head(step, row, heads_ + kv_heads_ + h), scales(step, step.value_scales, h),
+              step.width, step.values + place);
       }
     }
   }
@@ -268,10 +313,12 @@ class CachedAttention {
              const cached_attention::Partial& into) const {
     using namespace cached_attention;
     thread_local Scratch scratch;
-    scratch.reserve(Scratch::padded<float>(step.width * kLanes) +
+    scratch.reserve(2 * Scratch::padded<float>(step.width * kLanes) +
                     Scratch::padded<float>(step.width));
     float* lanes = scratch.take<float>(step.width * kLanes);
+    float* room = scratch.take<float>(step.width * kLanes);
     float* turned = scratch.take<float>(step.width);
+    const float* channels = scales(step, step.key_scales, kv_head);
     Queries queries{lanes, {}};
     size_t end = 0;
     const float scale = 1 / std::sqrt(static_cast<float>(step.width));
@@ -284,29 +331,54 @@ class CachedAttention {
         end = slot + 1;
         queries.ends[lane] = static_cast<int32_t>(end);
       }
-      for (size_t d = 0; d < step.width; d++)
-        lanes[d * kLanes + lane] = real ? turned[d] * scale : 0;
+      for (size_t d = 0; d < step.width; d++) {
+        lanes[d * kLanes + lane] = real ? turned[d] * scale * (kScaled ? channels[d] : 1) : 0;
+      }
     }
     const size_t each = (end + shares - 1) / shares;
     const size_t heads = kv_head * step.capacity * step.width;
-    const Share part(queries, step.keys + heads, step.values + heads, step.width, into);
+    const Share<Element> part(queries, step.keys + heads, step.values + heads, step.width, room,
+                              into);
     part.over(std::min(end, share * each), std::min(end, (share + 1) * each));
   }
 
   void write(const Step& step, size_t kv_head, size_t group,
              const cached_attention::Partial& all) const {
     using namespace cached_attention;
+    const float* channels = scales(step, step.value_scales, kv_head);
     for (size_t lane = 0; lane < kLanes; lane++) {
       const auto [row, index] = query(kv_head, group, lane);
       if (row >= step.rows) return;
       float* to = step.output + (row * heads_ + index) * step.width;
       for (size_t d = 0; d < step.width; d++) {
-        to[d] = all.values[d * kLanes + lane] / all.total[lane];
+        to[d] = all.values[d * kLanes + lane] / all.total[lane] * (kScaled ? channels[d] : 1);
       }
     }
   }
 
   size_t heads_, kv_heads_;
+};
+
+struct CachedAttention : AttentionOver<float> {
+  using AttentionOver::AttentionOver;
+  static constexpr const char* kName = "CachedAttention";
+  // (1, rows, heads * head_dim), present key and value
+  static constexpr ort::ElementType kOutputs[] = {ort::kFloat, ort::kFloat, ort::kFloat};
+  // packed queries, keys and values (1, rows, (heads + 2 kv_heads) * head_dim); past key and value
+  // (1, kv_heads, capacity, head_dim); last position, total length; cos, sin (capacity, head_dim /
+  // 2)
+  static constexpr ort::ElementType kInputs[] = {ort::kFloat, ort::kFloat, ort::kFloat, ort::kInt32,
+                                                 ort::kInt32, ort::kFloat, ort::kFloat};
+};
+
+struct Int8CachedAttention : AttentionOver<int8_t> {
+  using AttentionOver::AttentionOver;
+  static constexpr const char* kName = "Int8CachedAttention";
+  static constexpr ort::ElementType kOutputs[] = {ort::kFloat, ort::kInt8, ort::kInt8};
+  // As above; and scales of keys and values (1, kv_heads, 1, head_dim)
+  static constexpr ort::ElementType kInputs[] = {ort::kFloat, ort::kInt8,  ort::kInt8,
+                                                 ort::kInt32, ort::kInt32, ort::kFloat,
+                                                 ort::kFloat, ort::kFloat, ort::kFloat};
 };
 
 #endif  // POCKET_OMNI_AVX2

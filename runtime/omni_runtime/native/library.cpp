@@ -12,6 +12,7 @@ ort::Operator operators[] = {
 #ifdef POCKET_OMNI_AVX2
     ort::operator_of<BlockMatMul>(),
     ort::operator_of<CachedAttention>(),
+    ort::operator_of<Int8CachedAttention>(),
 #endif
 };
 

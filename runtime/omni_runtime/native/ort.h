@@ -37,7 +37,7 @@ enum Function {  // positions in OrtApi
   kParallelFor = 274,
 };
 
-enum ElementType { kFloat = 1, kUint8 = 2, kInt32 = 6, kFloat16 = 10 };
+enum ElementType { kFloat = 1, kUint8 = 2, kInt8 = 3, kInt32 = 6, kFloat16 = 10 };
 
 using Api = const void* const*;
 
@@ -120,9 +120,7 @@ struct Operator {
   const char* (*provider)(const Operator*) = [](const Operator*) -> const char* { return nullptr; };
   ElementType (*input_type)(const Operator*, size_t) = nullptr;
   size_t (*inputs)(const Operator*) = nullptr;
-  ElementType (*output_type)(const Operator*, size_t) = [](const Operator*, size_t) {
-    return kFloat;
-  };
+  ElementType (*output_type)(const Operator*, size_t) = nullptr;
   size_t (*outputs)(const Operator*) = nullptr;
   void (*compute)(void* kernel, void* context) = nullptr;
   void (*destroy)(void* kernel) = nullptr;
@@ -138,7 +136,7 @@ struct Operator {
 };
 
 // An operator whose kernels are made from the node's attributes and called for each evaluation.
-// Kernel has: kName, kInputs (their types), kOutputs, Kernel(info), void run(const Context&).
+// Kernel has: kName, kInputs and kOutputs (their types), Kernel(info), void run(const Context&).
 template <class Kernel>
 Operator operator_of() {
   Operator made;
@@ -146,7 +144,8 @@ Operator operator_of() {
   made.name = [](const Operator*) { return Kernel::kName; };
   made.input_type = [](const Operator*, size_t index) { return Kernel::kInputs[index]; };
   made.inputs = [](const Operator*) { return sizeof(Kernel::kInputs) / sizeof(ElementType); };
-  made.outputs = [](const Operator*) { return Kernel::kOutputs; };
+  made.output_type = [](const Operator*, size_t index) { return Kernel::kOutputs[index]; };
+  made.outputs = [](const Operator*) { return sizeof(Kernel::kOutputs) / sizeof(ElementType); };
   made.compute = [](void* kernel, void* context) {
     static_cast<Kernel*>(kernel)->run(Context(context));
   };

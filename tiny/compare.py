@@ -1,6 +1,7 @@
 """What a recipe, a preset and streaming cost: bundles sit the exam of evaluate.py.
 
     python -m tiny.compare [--items 200] [--recipes fp32 int8 int4] [--only typed speech ...]
+        [--presets faithful balanced fast] [--kv-cache int8]
 
 Every bundle is exported anew from the committed checkpoint and asked through the runtime, as files
 that a user could have given. Every cell is written when it is done, so a stopped run goes on.
@@ -11,7 +12,9 @@ import io
 import itertools
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import av
 import numpy as np
@@ -19,8 +22,10 @@ import soundfile as sf
 from numpy.typing import NDArray
 from PIL import Image as Picture
 
+from omni_runtime.bundle.contracts import CacheType
 from omni_runtime.conversation import Conversation
 from omni_runtime.engine.pace import PaceName
+from omni_runtime.engine.session import SessionOptions
 from omni_runtime.events import AudioDelta, TextDelta
 from omni_runtime.inputs.messages import Audio, Image, Message, Part, Text, Video
 from omni_runtime.model import Model
@@ -32,6 +37,8 @@ from tiny.paths import HERE, WORK, Samples
 RECIPES = ("fp32", "int8", "int4")
 PRESETS = ("faithful", "balanced", "fast")
 RESULTS = WORK / "compare.json"
+INT8_CACHE = ", int8 cache"
+"""Behind the name of an exam that was sat with it."""
 
 
 class Bundle:
@@ -111,19 +118,22 @@ def bundle(recipe: str) -> Path:
     return folder
 
 
-def cells(only: set[str]) -> list[tuple[str, str, str]]:
+def cells(only: set[str], presets: Sequence[str] = PRESETS) -> list[tuple[str, str, str]]:
     """(exam, preset, how it is spoken); only speech has the latter two."""
     found = [(name, "", "") for name in exam.DRAWS]
-    found += [("speech", *pair) for pair in itertools.product(PRESETS, ("streamed", "whole"))]
+    found += [("speech", *pair) for pair in itertools.product(presets, ("streamed", "whole"))]
     return [cell for cell in found if not only or cell[0] in only]
 
 
-def measure(recipe: str, cell: tuple[str, str, str], count: int) -> dict[str, float]:
+def measure(
+    recipe: str, cell: tuple[str, str, str], count: int, cache: CacheType
+) -> dict[str, float]:
     name, preset, how = cell
+    model = Model(bundle(recipe), SessionOptions(kv_cache=cache))
     if name != "speech":
-        return exam.sit(name, Bundle(Model(bundle(recipe))), count)
-    examinee = Bundle(Model(bundle(recipe)), preset, "whole" if how == "whole" else "steady")
-    return exam.speak(examinee, count, f"{recipe}-{preset}-{how}")
+        return exam.sit(name, Bundle(model), count)
+    examinee = Bundle(model, preset, "whole" if how == "whole" else "steady")
+    return exam.speak(examinee, count, f"{recipe}-{preset}-{how}-{cache}")
 
 
 def main() -> None:
@@ -131,15 +141,18 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=200)
     parser.add_argument("--recipes", nargs="+", default=RECIPES)
     parser.add_argument("--only", nargs="+", default=())
+    parser.add_argument("--presets", nargs="+", default=PRESETS)
+    parser.add_argument("--kv-cache", choices=get_args(CacheType), default="float32")
     options = parser.parse_args()
     for recipe in options.recipes:
-        for cell in cells(set(options.only)):
+        for cell in cells(set(options.only), options.presets):
             key = " ".join((recipe, *cell)).strip()
+            key += INT8_CACHE if options.kv_cache == "int8" else ""
             results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
             if key in results:
                 continue
             started = time.perf_counter()
-            scores = measure(recipe, cell, options.items)
+            scores = measure(recipe, cell, options.items, options.kv_cache)
             numbers = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
             seconds = time.perf_counter() - started
             print(f"{key}: {numbers}  ({seconds:.0f} s)", flush=True)  # noqa: T201

@@ -14,7 +14,7 @@ import msgspec
 from omni_export.quality import FILE, QualityFile, rules_digest, weights_digest
 from omni_quantize.recipe import load
 from tiny import exam
-from tiny.compare import PRESETS, RECIPES, RESULTS
+from tiny.compare import INT8_CACHE, PRESETS, RECIPES, RESULTS
 from tiny.paths import CHECKPOINT, WORK
 
 Results = dict[str, dict[str, float]]
@@ -57,6 +57,19 @@ def speech(reference: Results, compared: Results) -> Iterator[str]:
             yield row(name, f"{scores['items']:.0f}", *(percent(scores[key]) for key in SPEECH))
 
 
+def caches(compared: Results) -> Iterator[str]:
+    """What a KV cache of int8 costs, one line an exam."""
+    yield row("KV cache", "recipe", "score", "float32", "int8")
+    yield row(*["---"] * 5)
+    for key, scores in compared.items():
+        if not key.endswith(INT8_CACHE) or (base := compared.get(key[: -len(INT8_CACHE)])) is None:
+            continue
+        recipe, _, name = key[: -len(INT8_CACHE)].partition(" ")
+        for score in ("exact", "closed WER", "open WER"):
+            if score in scores:
+                yield row(name, recipe, score, percent(base[score]), percent(scores[score]))
+
+
 def write(compared: Results) -> None:
     results: dict[str, Results] = {recipe: {} for recipe in RECIPES}
     for key, scores in compared.items():
@@ -75,7 +88,7 @@ def main() -> None:
     reference: Results = json.loads((WORK / "evaluate.json").read_text())
     compared: Results = json.loads(RESULTS.read_text())
     write(compared)
-    lines = [*answers(reference, compared), "", *speech(reference, compared)]
+    lines = [*answers(reference, compared), "", *speech(reference, compared), "", *caches(compared)]
     print("\n".join(lines))  # noqa: T201
 
 

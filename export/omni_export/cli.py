@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with terminable():  # a polite kill cleans up like Ctrl-C
             return _run(options)
     except OmniError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {'; '.join([str(error), *notes(error)])}\n")
         return error.exit_code
     except ModuleNotFoundError as error:
         fix = 'pip install "pocket-omni[export]"'
@@ -46,9 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {error} (check the disk and its permissions)\n")
         return 1
     except (KeyboardInterrupt, SystemExit) as stop:
-        left = "; ".join(getattr(stop, "__notes__", [])) or "nothing was left behind"
+        left = "; ".join(notes(stop)) or "nothing was left behind"
         sys.stderr.write(f"stopped; {left}\n")
         return int(stop.code or 0) if isinstance(stop, SystemExit) else INTERRUPTED
+
+
+def notes(error: BaseException) -> list[str]:
+    """What somebody added to an error on its way."""
+    return getattr(error, "__notes__", [])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -89,7 +94,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.write is not None:
         return _write(options.model, options.write)
 
-    from omni_export.exporter import ExportRequest, export, kept_parts  # noqa: PLC0415
+    from omni_export.exporter import ExportRequest, export  # noqa: PLC0415
     from omni_runtime import machine  # noqa: PLC0415
     from omni_runtime.cli import ui  # noqa: PLC0415
     from omni_runtime.cli.show import cost_table  # noqa: PLC0415
@@ -103,10 +108,6 @@ def _run(options: argparse.Namespace) -> int:
             manifest = export(
                 ExportRequest(checkpoint, recipe, target, destination), drawing.report
             )
-        except (KeyboardInterrupt, SystemExit) as stop:
-            if kept := kept_parts(destination):
-                stop.add_note(f"{kept} finished parts are kept for the same command")
-            raise
         finally:
             drawing.end()
     total = sum(entry.bytes for entry in manifest.files.values())

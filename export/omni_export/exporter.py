@@ -1,9 +1,9 @@
 """The export itself: checkpoint in, bundle out, with nothing half done left behind.
 
 Everything is written into a hidden folder beside the destination, which gets its name in one
-rename at the very end, after the bundle has spoken its first reply. A killed export leaves only
-the hidden folder; the same export takes over the parts that were finished there, any other
-removes it.
+rename at the very end, after the bundle has spoken its first reply. An export that was killed or
+failed leaves only the hidden folder; the same export takes over the parts that were finished
+there, any other removes it.
 """
 
 import errno
@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import onnxruntime
+from filelock import FileLock, Timeout
 
 import omni_quantize
 import omni_runtime
@@ -107,11 +108,6 @@ def export(request: ExportRequest, report: Report) -> Manifest:
     return manifest
 
 
-def kept_parts(destination: Path) -> int:
-    """How many finished parts a stopped export to `destination` has left for the next."""
-    return finished_parts(hidden_folder(destination))
-
-
 def hidden_folder(destination: Path) -> Path:
     """Where a bundle is made before it gets its name."""
     return destination.parent / f".{destination.name}.partial"
@@ -194,22 +190,44 @@ def _version() -> str:
 
 @contextmanager
 def _hidden_folder(destination: Path) -> Generator[Path]:
-    """A folder beside the destination, gone afterwards unless a stopped export left parts in it."""
+    """A folder beside the destination, gone afterwards unless an export that failed left parts.
+
+    Raises UsageError while another export has it.
+    """
     destination.parent.mkdir(parents=True, exist_ok=True)
     hidden = hidden_folder(destination)
+    lock = FileLock(hidden.with_suffix(".lock"), blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UsageError(
+            f"another export to {destination} is running", fix="wait for it, or give --output"
+        ) from None
+    try:
+        with _unless_it_fails(destination, hidden):
+            yield hidden
+    finally:
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
+
+
+@contextmanager
+def _unless_it_fails(destination: Path, hidden: Path) -> Generator[None]:
     if (hidden / OLD / FILE_NAME).exists() and not destination.exists():
         (hidden / OLD).rename(destination)  # killed between the two renames of an earlier swap
     for leftover in (OLD, "scratch"):
         shutil.rmtree(hidden / leftover, ignore_errors=True)
     hidden.mkdir(exist_ok=True)
-    stopped = False
+    kept = 0
     try:
-        yield hidden
-    except (KeyboardInterrupt, SystemExit):
-        stopped = True
+        yield
+    except BaseException as stop:
+        if kept := finished_parts(hidden):
+            shutil.rmtree(hidden / "scratch", ignore_errors=True)
+            stop.add_note(f"{kept} finished parts are kept for the same command, in {hidden}")
         raise
     finally:
-        if not (stopped and finished_parts(hidden)):
+        if not kept:
             shutil.rmtree(hidden, ignore_errors=True)
 
 
@@ -222,11 +240,14 @@ def _disk_errors(destination: Path) -> Generator[None]:
             raise
         free = shutil.disk_usage(_existing(destination)).free / 2**30
         full = error.errno in (None, errno.ENOSPC)
-        raise OmniError(
+        told = OmniError(
             f"{destination} can't be written: {error.strerror or error}"
             + (f", {free:.1f} GiB are free" if full else ""),
             fix="free some space or give another --output" if full else "give another --output",
-        ) from None
+        )
+        for note in getattr(error, "__notes__", ()):
+            told.add_note(note)
+        raise told from None
 
 
 def _existing(path: Path) -> Path:

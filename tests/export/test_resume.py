@@ -1,5 +1,6 @@
 """Exports that were killed: finished parts are verified and taken over, in bounded memory."""
 
+import errno
 import os
 import re
 import signal
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Twin
-from omni_export import exporter, random_checkpoint
+from omni_export import exporter, graph_files, int8_cache, random_checkpoint
 from omni_export.exporter import ExportRequest, export, hidden_folder
 from omni_export.hub import LocalCheckpoint
 from omni_export.progress import Progress
@@ -20,6 +21,7 @@ from omni_quantize.recipe import load
 from omni_runtime.bundle.manifest import Measured
 from omni_runtime.bundle.store import Bundle
 from omni_runtime.cli.show import describe
+from omni_runtime.errors import OmniError, UsageError
 
 RUN = Path(__file__).parents[2] / "export" / "run.py"
 
@@ -27,6 +29,7 @@ RUN = Path(__file__).parents[2] / "export" / "run.py"
 @pytest.fixture(autouse=True)
 def untried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporter.trial, "first_reply", lambda bundle: None)
+    monkeypatch.setattr(int8_cache, "calibrated", int8_cache.reach)
 
 
 class Export:
@@ -63,8 +66,8 @@ def test_finished_parts_are_taken_over(default_twin: Twin, tmp_path: Path) -> No
     before = run.written[:]
     run.run()
     assert run.kept == before and "thinker" in run.kept
-    assert run.written == ["talker", "dit", "vocoder", "first reply"]
-    assert run.last is not None and run.last.step == run.last.steps == len(run.kept) + 4
+    assert run.written == ["talker", "dit", "vocoder", "int8 cache", "first reply"]
+    assert run.last is not None and run.last.step == run.last.steps == len(run.kept) + 5
     assert run.last.done == run.last.total
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
     bundle = Bundle(tmp_path / "bundle")
@@ -73,6 +76,65 @@ def test_finished_parts_are_taken_over(default_twin: Twin, tmp_path: Path) -> No
     other.run()
     assert not other.kept
     assert bundle.manifest.files == Bundle(tmp_path / "at once").manifest.files
+
+
+def test_a_full_disk_keeps_what_was_finished(
+    default_twin: Twin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = graph_files.external_data.save
+
+    def full(model, folder: Path, *more, **options) -> Path:
+        if folder.name == "talker":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(model, folder, *more, **options)
+
+    run = Export(default_twin.folder, tmp_path / "bundle")
+    with monkeypatch.context() as disk:
+        disk.setattr(graph_files.external_data, "save", full)
+        with pytest.raises(
+            OmniError, match=r"No space left on device, [\d.]+ GiB are free"
+        ) as told:
+            run.run()
+    hidden = hidden_folder(tmp_path / "bundle")
+    assert told.value.__notes__ == [f"7 finished parts are kept for the same command, in {hidden}"]
+    assert sorted(path.name for path in hidden.iterdir()) == ["bundle", "parts", "request"]
+    run.run()
+    assert len(run.kept) == 7 and run.written[:1] == ["talker"]
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_bundle_that_does_not_answer_is_not_made_anew(
+    default_twin: Twin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(bundle: Path) -> None:
+        raise OmniError("the new bundle does not run: no message")
+
+    run = Export(default_twin.folder, tmp_path / "bundle")
+    with monkeypatch.context() as trial:
+        trial.setattr(exporter.trial, "first_reply", killed)
+        with pytest.raises(OmniError, match="does not run") as told:
+            run.run()
+    assert "10 finished parts are kept" in told.value.__notes__[0]
+    run.run()
+    assert run.written == ["int8 cache", "first reply"]
+
+
+def test_two_exports_to_one_place(default_twin: Twin, tmp_path: Path) -> None:
+    first, second = (Export(default_twin.folder, tmp_path / "bundle") for _ in range(2))
+    told: list[str] = []
+
+    def both(progress: Progress) -> None:
+        if progress.part == "talker" and not told:
+            with pytest.raises(UsageError) as refused:
+                second.run()
+            told.append(str(refused.value))
+
+    export(first.request, both)
+    assert told == [
+        f"another export to {tmp_path / 'bundle'} is running (wait for it, or give --output)"
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+    assert all(unchanged for _, unchanged in Bundle(tmp_path / "bundle").verify())
 
 
 def test_a_flipped_byte_is_noticed(default_twin: Twin, tmp_path: Path) -> None:
@@ -87,7 +149,7 @@ def test_a_flipped_byte_is_noticed(default_twin: Twin, tmp_path: Path) -> None:
     (hidden / "parts" / "audio_encoder.json").write_text("{")
     run.run()
     assert {"vision_encoder", "talker"} < set(run.kept)
-    assert run.written == ["audio_encoder", "thinker", "dit", "vocoder", "first reply"]
+    assert run.written[:4] == ["audio_encoder", "thinker", "dit", "vocoder"]
     assert all(unchanged for _, unchanged in Bundle(tmp_path / "bundle").verify())
 
 

@@ -88,6 +88,16 @@ def test_forms(omni, bundle: Path) -> None:
     assert all(len(row["samples"].split()) == 2 and row["machine"] for row in found)
 
 
+def test_replies_in_another_preset_and_with_another_cache(omni, bundle: Path) -> None:
+    words = ("bench", bundle, *FAST, "--only", "reply", "-o", "json")
+    report = json.loads(omni(*words, "--preset", "fast", "--kv-cache", "int8").out)
+    assert report["KV cache"] == "int8"
+    notes = {row["test"]: row["note"] for row in report["rows"]}
+    assert notes["first sound, typed"].endswith("s of speech, fast")
+    omni(*words, "--preset", "best").refused("there is no preset 'best'", 2)
+    omni("bench", bundle, "--preset", "fast", "--compare", "llama.cpp").refused("leave it out", 2)
+
+
 def test_depth_ends_with_the_context() -> None:
     assert parts.depths(1000, 24) == [(24, 0, ""), (24, 40, "")]
     assert parts.depths(50, 24) == [(24, 0, ""), (24, 26, "context ends at 50")]

@@ -54,6 +54,13 @@ def test_without_a_loudspeaker_a_file_is_made_and_named(
     assert "audio" not in mute.err and mute.out == first.out
 
 
+def test_a_cache_of_int8(omni, bundle: Path) -> None:
+    words = ("run", bundle, "Hello", "--no-play", *SHORT)
+    near = omni(*words, "--kv-cache", "int8")
+    assert near.code == 0 and near.out == omni(*words).out
+    omni(*words, "--kv-cache", "int4").refused("invalid choice: 'int4'", 2)
+
+
 def test_json_lines(omni, bundle: Path, picture: Path, sound: Path) -> None:
     ran = omni("run", bundle, "Hi", "--image", picture, "--audio", sound, "--json", "--no-play",
                *SHORT)  # fmt: skip

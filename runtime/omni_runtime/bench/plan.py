@@ -17,6 +17,8 @@ class Benchmark:
     works: Callable[[Model], Iterator[Work]]
 
 
+REPLY = "reply"
+
 BENCHMARKS = {
     "pp": Benchmark("", parts.prefill),
     "tg": Benchmark("", parts.decode),
@@ -26,7 +28,7 @@ BENCHMARKS = {
     "dit": Benchmark("speech", parts.dit),
     "vocoder": Benchmark("speech", parts.vocoder),
     "code2wav": Benchmark("speech", parts.code2wav),
-    "reply": Benchmark("", replies.reply),
+    REPLY: Benchmark("", replies.reply),
     "load": Benchmark("", fresh.load),
     "memory": Benchmark("", fresh.memory),
 }
@@ -62,8 +64,11 @@ def run(
     told: Told,
     *,
     warm_up: bool = True,
+    preset: str | None = None,
 ) -> None:
     """Measure the named benchmarks; what is left out is noted with its reason.
+
+    `preset` is how whole replies are spoken; None is the bundle's default.
 
     `rows` and `left_out` are the caller's and are filled as it goes, so that an interruption
     leaves what there is.
@@ -73,7 +78,7 @@ def run(
             left_out[name] = reason
             continue
         told_of = _numbered(told, f"{names.index(name) + 1}/{len(names)}")
-        works = BENCHMARKS[name].works(model)
+        works = replies.reply(model, preset) if name == REPLY else BENCHMARKS[name].works(model)
         empty = measure(works, repetitions, rows, told_of, warm_up=warm_up)
         left_out.update(dict.fromkeys(empty, "the reply had none"))
 

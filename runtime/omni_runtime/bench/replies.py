@@ -47,17 +47,20 @@ def ways(model: Model) -> Iterator[tuple[str, list[Part], bool]]:
             yield f"{name}, heard live", parts, True
 
 
-def options(model: Model) -> ReplyOptions:
-    """The same short reply every time."""
+def options(model: Model, preset: str | None = None) -> ReplyOptions:
+    """The same short reply every time; `preset` None is the bundle's default."""
     if model.config.speech is None:
         return ReplyOptions(speech=None, max_tokens=MAX_TOKENS)
     codes = int(MAX_SPEECH * model.codes_per_second)
-    return ReplyOptions(SpeechOptions(max_codes=codes, pace="live"), max_tokens=MAX_TOKENS)
+    speech = SpeechOptions(preset=preset, max_codes=codes, pace="live")
+    return ReplyOptions(speech, max_tokens=MAX_TOKENS)
 
 
-def ask(model: Model, parts: Sequence[Part], *, live: bool = False) -> Timings:
+def ask(
+    model: Model, parts: Sequence[Part], *, live: bool = False, preset: str | None = None
+) -> Timings:
     """The numbers of one reply in a conversation of its own, from the end of the question on."""
-    conversation, wanted = Conversation(model), options(model)
+    conversation, wanted = Conversation(model), options(model, preset)
     if live:
         _listen(conversation, parts)
     *_, done = conversation.send(parts, wanted)
@@ -80,13 +83,15 @@ def _listen(conversation: Conversation, parts: Sequence[Part]) -> None:
             conversation.read_ahead([*before, heard], more=True, speech=speech)
 
 
-def reply(model: Model) -> Iterator[Work]:
+def reply(model: Model, preset: str | None = None) -> Iterator[Work]:
     """A reply to each kind of question, everything loaded."""
     for name, parts, live in ways(model):
         limits = f"at most {MAX_TOKENS} tokens"
         quantities = [Quantity(f"first text, {name}", "s", False, limits)]
         if model.config.speech is not None:
-            limits = f"{limits} and {MAX_SPEECH} s of speech"
+            limits = (
+                f"{limits} and {MAX_SPEECH} s of speech, {preset or model.speech.default_preset}"
+            )
             quantities += [
                 Quantity(f"first sound, {name}", "s", False, limits),
                 Quantity(f"real time, {name}", "x", True, "seconds of speech a second of work"),
@@ -95,7 +100,7 @@ def reply(model: Model) -> Iterator[Work]:
         def run(
             parts: list[Part] = parts, live: bool = live, count: int = len(quantities)
         ) -> Sequence[float | None]:
-            timings = ask(model, parts, live=live)
+            timings = ask(model, parts, live=live, preset=preset)
             return [timings.first_text, timings.first_audio, _real_time(timings)][:count]
 
         yield Work(tuple(quantities), run)

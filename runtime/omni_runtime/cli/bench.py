@@ -22,6 +22,7 @@ from omni_runtime.engine.native import native
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.errors import OmniError, UsageError
 from omni_runtime.model import Model
+from omni_runtime.options import SpeechOptions
 
 LLAMA, TORCH = "llama.cpp", "torch"
 NEEDS = {LLAMA: {"pp": "", "tg": ""}}
@@ -34,6 +35,8 @@ def main(options: argparse.Namespace) -> int:
     _check(options)
     settings = SessionOptions(options.threads, native=options.native, kv_cache=options.kv_cache)
     model = Model(options.bundle, settings)
+    if options.preset is not None:
+        SpeechOptions(preset=options.preset).resolved(model.speech)  # refused before any work
     if options.timeline or options.roofline:
         _pictures(options, model)
     elif options.compare:
@@ -53,6 +56,8 @@ def _check(options: argparse.Namespace) -> None:
             "--compare torch needs the shape of a checkpoint",
             fix="--checkpoint FOLDER, the checkpoint that the bundle was made of",
         )
+    if options.preset and (options.compare or options.timeline or options.roofline):
+        raise UsageError("--preset is for the replies of the table", fix="leave it out")
     if (options.timeline or options.roofline) and (options.compare or options.only):
         raise UsageError("a picture has its own works", fix="leave out --compare and --only")
     for picture in filter(None, (options.timeline, options.roofline)):
@@ -66,7 +71,14 @@ def _measure(options: argparse.Namespace, model: Model) -> None:
     left_out: dict[str, str] = {}
     try:
         plan.run(
-            model, names, options.repetitions, rows, left_out, ui.note, warm_up=options.warm_up
+            model,
+            names,
+            options.repetitions,
+            rows,
+            left_out,
+            ui.note,
+            warm_up=options.warm_up,
+            preset=options.preset,
         )
     finally:
         _print(options, model, ROW_HEADER, map(of_row, rows), left_out)

@@ -206,6 +206,7 @@ def _bench_flags(bench: argparse.ArgumentParser) -> None:
         metavar="LIST",
         help="of pp,tg,audio,image,talker,dit,vocoder,code2wav,reply,load,memory; all by default",
     )
+    bench.add_argument("--preset", help="how whole replies are spoken: faithful, balanced, fast")
     bench.add_argument(
         "-r", "--repetitions", type=_positive, default=5, metavar="N", help="runs of each test (5)"
     )

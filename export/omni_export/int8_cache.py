@@ -1,11 +1,13 @@
 """The decoders' second files, for a KV cache of int8: what its channels reach, and the graphs.
 
-What keys and values reach is read from the float32 caches of some replies of the new bundle,
-spoken where it speaks, to a sound and a picture too where it hears and sees. They are made in a
-process of its own, as the first reply is: a reply is not bounded in memory as the export is.
+What keys and values reach is read from the float32 caches of some replies of the new bundle, to a
+sound and a picture too where it hears and sees; where it speaks codes are drawn, but no sound is
+made of them. All this in a process of its own, as the first reply: it needs more memory than the
+export itself.
 """
 
 import io
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -19,25 +21,24 @@ import PIL.Image
 from omni_export.parts import file_entry
 from omni_quantize import kv_cache
 from omni_quantize.production import FloatArray
-from omni_runtime.bundle.manifest import Manifest
-from omni_runtime.conversation import Conversation
+from omni_runtime.bundle.manifest import Manifest, read_manifest
 from omni_runtime.engine.kv_cache import KVCache
+from omni_runtime.engine.session import SessionOptions
+from omni_runtime.engine.talker import SpeechSettings, own_sampling
 from omni_runtime.errors import OmniError
-from omni_runtime.inputs.messages import Audio, Image, Part, Text
-from omni_runtime.memory import DECODERS
+from omni_runtime.inputs.messages import Audio, Image, Message, Part, Text
+from omni_runtime.memory import DECODERS, ENCODERS, LEAST_CONTEXT, Footprint
 from omni_runtime.model import Model
-from omni_runtime.options import ReplyOptions, SpeechOptions
 
 FILE = "model.int8_cache.onnx"
 
 QUESTIONS = (
     "Hello! Who are you, and what can you do?",
     "Tell me in two sentences why the sky is blue in the morning and red in the evening.",
-    "What is 17 times 23, and how did you work it out? Then write a loop in Python that prints it.",
+    "What is 17 % of 3,482.50 dollars? Then write a loop in Python that prints it.",
     "Wie heißt die Hauptstadt von Frankreich? 用中文说三句关于春天的话",
-    "I had 3,482.50 dollars on 12 May 2024; what is left after a rent of 1,150 and a tax of 8 %?",
 )
-MAX_TOKENS = 24
+MAX_TOKENS = 16
 MAX_CODES = 72
 SECONDS_HEARD = 2
 PICTURE = 224
@@ -77,21 +78,43 @@ def calibrated(bundle: Path) -> Reach:
 
 
 def reach(bundle: Path) -> Reach:
-    """Ask the questions; what each channel of the caches reached."""
-    model = Model(bundle)
-    speech = None
-    if model.config.speech is not None:
-        quickest = min(model.passes, key=lambda name: model.passes[name])  # nobody hears it
-        speech = SpeechOptions(preset=quickest, max_codes=MAX_CODES)
+    """Answer the questions; what each channel of the caches reached."""
+    footprint = Footprint.of(read_manifest(bundle))
+    speaks = footprint.config.speech is not None
+    least = footprint.least(LEAST_CONTEXT, speech=speaks, encoders=ENCODERS)
+    model = Model(bundle, SessionOptions(memory=least))
     found: Reach = {}
     for parts in _questions(model):
-        conversation = Conversation(model)
-        for _ in conversation.send(parts, ReplyOptions(speech, max_tokens=MAX_TOKENS)):
-            # After each event: the rows of what is being spoken leave the Talker's cache again.
-            for name, cache in zip(DECODERS, conversation.caches, strict=False):
-                seen = channels(cache)
-                found[name] = list(map(np.maximum, found.get(name, seen), seen))
+        for name, cache in zip(DECODERS, _answer(model, parts), strict=False):
+            seen = channels(cache)
+            found[name] = list(map(np.maximum, found.get(name, seen), seen))
     return found
+
+
+def _answer(model: Model, parts: Sequence[Part]) -> list[KVCache]:
+    """The caches after a reply: the Thinker's, and the Talker's where it is spoken."""
+    thinker, prompt = model.thinker, model.prompts.build([Message("user", parts)])
+    cache = thinker.new_cache()
+    output = thinker.prefill(cache, prompt)
+    asked, rows = output.talker_rows, []
+    while len(rows) < MAX_TOKENS and cache.room:
+        token = int(output.logits.argmax())
+        output = thinker.step(cache, token, prompt.next_position + len(rows))
+        rows.append(output.talker_rows[0])
+    if model.config.speech is None:
+        return [cache]
+    sampling, talker = own_sampling(model.speech.talker), model.talker
+    spoken = talker.new_cache()
+    talker.append(spoken, asked, prompt.positions)
+    settings = SpeechSettings(sampling, MAX_CODES, np.random.default_rng(0))
+    bos = model.speech.voices[model.speech.default_voice]
+    speech = talker.start(spoken, bos, rows[0], prompt.next_position, settings)
+    for row in rows[1:]:
+        speech.feed(row)
+    speech.end_text()
+    while speech.ready:
+        speech.step()
+    return [cache, spoken]
 
 
 def channels(cache: KVCache) -> list[FloatArray]:

@@ -91,14 +91,9 @@ class Conversation:
         return self._last_tokens
 
     @property
-    def caches(self) -> tuple[KVCache, ...]:
-        """The Thinker's, and the Talker's once it has read or spoken something. Only to look at."""
-        return (self._cache, self._talker_cache) if self._talker_cache else (self._cache,)
-
-    @property
     def cache_bytes(self) -> int:
         """Bytes of both caches."""
-        return sum(cache.nbytes for cache in self.caches)
+        return self._cache.nbytes + (self._talker_cache.nbytes if self._talker_cache else 0)
 
     def send(
         self, parts: Sequence[Part] | str, options: ReplyOptions | None = None

@@ -8,6 +8,7 @@ from omni_runtime.bundle.config import SpeechConfig
 from omni_runtime.engine.dit import Noise
 from omni_runtime.engine.pace import PaceName
 from omni_runtime.engine.sampling import GREEDY, Sampling
+from omni_runtime.engine.talker import own_sampling
 from omni_runtime.errors import UsageError
 
 AUTO = "auto"
@@ -45,8 +46,7 @@ class SpeechOptions:
         return ResolvedSpeech(
             voice=_choose("voice", self.voice or speech.default_voice, list(speech.voices)),
             preset=_choose("preset", self.preset or speech.default_preset, [*speech.presets, AUTO]),
-            sampling=self.sampling
-            or Sampling(talker.temperature, talker.top_k, talker.top_p, talker.repetition_penalty),
+            sampling=self.sampling or own_sampling(talker),
             max_codes=min(self.max_codes or talker.max_codes, talker.max_codes),
             noise=self.noise,
             pace=_choose("pace", self.pace, list(get_args(PaceName))),

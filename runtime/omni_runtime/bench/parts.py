@@ -14,8 +14,7 @@ from omni_runtime.bench.rows import Quantity, Work, duration, rate, seconds
 from omni_runtime.bundle.config import SpeechConfig
 from omni_runtime.engine.dit import Dit, MelStream, seeded_noise
 from omni_runtime.engine.kv_cache import KVCache
-from omni_runtime.engine.sampling import Sampling
-from omni_runtime.engine.talker import SpeechSettings
+from omni_runtime.engine.talker import SpeechSettings, own_sampling
 from omni_runtime.engine.vocoder import WaveStream
 from omni_runtime.inputs.mel import audio_tokens
 from omni_runtime.inputs.pixels import Patches, image_patches
@@ -152,7 +151,7 @@ def image_note(model: Model, patches: Patches) -> str:
 def talker(model: Model) -> Iterator[Work]:
     """Drawing codes, each with the Talker's own sampling. An end code does not end it."""
     part, config = model.talker, model.speech.talker
-    sampling = Sampling(config.temperature, config.top_k, config.top_p, config.repetition_penalty)
+    sampling = own_sampling(config)
     cache = part.new_cache()
     count = min(CODES, cache.limit)
 

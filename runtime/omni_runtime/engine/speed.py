@@ -14,8 +14,7 @@ import numpy.typing as npt
 
 from omni_runtime.engine.dit import Dit, MelStream, seeded_noise
 from omni_runtime.engine.pace import GROWING
-from omni_runtime.engine.sampling import Sampling
-from omni_runtime.engine.talker import SpeechSettings, Talker
+from omni_runtime.engine.talker import SpeechSettings, Talker, own_sampling
 from omni_runtime.engine.vocoder import Vocoder
 
 AMPLE = 1.2
@@ -83,7 +82,7 @@ def trial(
 
 def _draw(talker: Talker, count: int) -> None:
     config, cache = talker.config, talker.new_cache()
-    sampling = Sampling(config.temperature, config.top_k, config.top_p, config.repetition_penalty)
+    sampling = own_sampling(config)
     settings = SpeechSettings(sampling, count, np.random.default_rng(0))
     row = talker.text(config.text_pad) + talker.codec(config.codec_bos)
     for position in range(count):

@@ -20,6 +20,11 @@ from omni_runtime.engine.sampling import Sampling, sample, suppress
 FloatArray = npt.NDArray[np.float32]
 
 
+def own_sampling(config: TalkerConfig) -> Sampling:
+    """How the checkpoint wants codes to be drawn."""
+    return Sampling(config.temperature, config.top_k, config.top_p, config.repetition_penalty)
+
+
 @dataclass(frozen=True)
 class SpeechSettings:
     """How codes are drawn, and how many at most."""

@@ -3,6 +3,7 @@
 #include "anti_aliased_snake.h"
 #include "block_matmul.h"
 #include "cached_attention.h"
+#include "integer_matmul.h"
 #include "ort.h"
 
 namespace {
@@ -12,6 +13,9 @@ ort::Operator operators[] = {
 #ifdef POCKET_OMNI_AVX2
     ort::operator_of<BlockMatMul>(),
     ort::operator_of<CachedAttention>(),
+#ifndef POCKET_OMNI_VNNI
+    ort::operator_of<IntegerMatMul>(),
+#endif
 #endif
 };
 

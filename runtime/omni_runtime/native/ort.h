@@ -37,7 +37,7 @@ enum Function {  // positions in OrtApi
   kParallelFor = 274,
 };
 
-enum ElementType { kFloat = 1, kUint8 = 2, kInt32 = 6, kFloat16 = 10 };
+enum ElementType { kFloat = 1, kUint8 = 2, kInt8 = 3, kInt32 = 6, kFloat16 = 10 };
 
 using Api = const void* const*;
 

@@ -24,6 +24,7 @@ from omni_runtime.model import Model
 
 INTEGER = (
     "BlockMatMul",
+    "IntegerMatMul",
     "MatMulNBits",
     "DynamicQuantizeMatMul",
     "MatMulIntegerToFloat",

@@ -21,11 +21,14 @@ constexpr int kBlock = 64;
 constexpr int kRows = 4;      // rows and
 constexpr int kColumns = 16;  // columns of a tile: its sums fill half of the registers
 constexpr int kSums = 2 * kRows;
+constexpr int kPanels = 4;        // that a thread holds at once,
+constexpr int kHeld = 192 << 10;  // if they are no more bytes, to stay in a core's own cache
+constexpr int kWidest = kPanels * kColumns;
 
-// Sums of products are kept in int16 for as long as they fit: as long as the weights of one sign
-// that they contain do not add up to more than kFits. Those of eight products of four hardly ever
-// do in trained matrices, whose weights are 20 of 64 on average; those of two never do where all
-// weights are within 64, those of one never at all. With more levels, eight would seldom fit.
+// Sums of products are kept in int16 for as long as they fit: while the weights of one sign that
+// they contain do not add up to more than kFits. Of eight products of four they seldom do where
+// weights are about normal (in 2 % of the panels of 1024 rows; of 127 levels, in all), of two they
+// can't where weights reach to 64, of one they never can.
 constexpr int kLevels = 90;
 constexpr int kFits = 32767 / kLevels;
 
@@ -41,12 +44,13 @@ struct Rows {
 };
 
 // 16 columns: `weights` int8 (inner / 4, 16, 4), so that a register holds four values of eight
-// columns; `totals` float32 (blocks, 16). `sums` products of four fit into int16 together.
+// columns; `totals` float32 (blocks, 16). `wide` of them are the matrix's, the others are zero.
+// `sums` products of four fit into int16 together.
 struct Panel {
   int8_t* weights;
   float* totals;
   __m256 scale[2];
-  int wide, sums;  // how many columns there are
+  int wide, sums;
 };
 
 template <class Choose>
@@ -99,17 +103,16 @@ inline void interleave(const __m128i* rows, __m256i* into) {
   into[1] = _mm256_set_m128i(_mm_unpackhi_epi16(c, d), _mm_unpacklo_epi16(c, d));
 }
 
-// Makes a panel of the first columns of a matrix int8 (inner, outer), block by block, so that
-// several panels can share what is read of it. What is missing of a panel is zero.
+// Makes a panel, block by block.
 class Packing {
  public:
-  Packing(const int8_t* from, size_t outer, int inner, Panel* panel)
-      : from_(from), outer_(outer), inner_(inner), panel_(panel) {}
+  explicit Packing(Panel* panel) : panel_(panel) {}
 
-  void block(int b) {
+  // `weights` int8 (kBlock, kWidest): the panel's columns are the first ones.
+  void block(int b, const int8_t* weights) {
     int8_t* to = panel_->weights + b * kBlock * kColumns;
     __m256i totals[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-    for (int k = b * kBlock; k < (b + 1) * kBlock; k += 32, to += 8 * 64) eight(k, to, totals);
+    for (int k = 0; k < kBlock; k += 32, to += 8 * 64) eight(weights + k * kWidest, to, totals);
     for (int half = 0; half < 2; half++) {
       const __m256i sums = _mm256_madd_epi16(totals[half], _mm256_set1_epi16(1));
       _mm256_storeu_ps(panel_->totals + b * kColumns + 8 * half, _mm256_cvtepi32_ps(sums));
@@ -120,38 +123,32 @@ class Packing {
 
  private:
   // Eight times four rows. Adds up the weights of each sign, to see which sums of products fit.
-  void eight(int k, int8_t* to, __m256i* totals) {
+  void eight(const int8_t* weights, int8_t* to, __m256i* totals) {
     const __m256i one = _mm256_set1_epi8(1), zero = _mm256_setzero_si256();
-    __m256i plus[2] = {zero, zero}, minus[2] = {zero, zero};
-    for (int step = 0; step < 8; step++, k += 4, to += 64) {
+    __m256i plus[2] = {zero, zero}, minus[2] = {zero, zero}, ones = ones_;
+    for (int step = 0; step < 8; step++, to += 64) {
       __m128i rows[4];
-      for (int i = 0; i < 4; i++) rows[i] = row(k + i);
-      __m256i weights[2];
-      interleave(rows, weights);
+      for (int i = 0; i < 4; i++, weights += kWidest) {
+        rows[i] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(weights));
+      }
+      __m256i columns[2];
+      interleave(rows, columns);
       POCKET_OMNI_UNROLL
       for (int half = 0; half < 2; half++) {
-        store(to + 32 * half, weights[half]);
-        const __m256i all = _mm256_maddubs_epi16(one, weights[half]);
-        const __m256i up = _mm256_maddubs_epi16(one, _mm256_max_epi8(weights[half], zero));
+        store(to + 32 * half, columns[half]);
+        const __m256i all = _mm256_maddubs_epi16(one, columns[half]);
+        const __m256i up = _mm256_maddubs_epi16(one, _mm256_max_epi8(columns[half], zero));
         const __m256i down = _mm256_sub_epi16(up, all);
-        ones_ = _mm256_max_epi16(ones_, _mm256_max_epi16(up, down));
+        ones = _mm256_max_epi16(ones, _mm256_max_epi16(up, down));
         plus[half] = _mm256_add_epi16(plus[half], up);
         minus[half] = _mm256_add_epi16(minus[half], down);
       }
     }
+    ones_ = ones;
     for (int half = 0; half < 2; half++) {
       eights_ = _mm256_max_epi16(eights_, _mm256_max_epi16(plus[half], minus[half]));
       totals[half] = _mm256_add_epi16(totals[half], _mm256_sub_epi16(plus[half], minus[half]));
     }
-  }
-
-  __m128i row(int k) const {
-    if (k >= inner_) return _mm_setzero_si128();
-    const int8_t* at = from_ + k * outer_;
-    if (panel_->wide == kColumns) return _mm_loadu_si128(reinterpret_cast<const __m128i*>(at));
-    alignas(16) int8_t some[kColumns] = {};
-    std::memcpy(some, at, panel_->wide);
-    return _mm_load_si128(reinterpret_cast<const __m128i*>(some));
   }
 
   static int above(__m256i largest) {
@@ -160,9 +157,6 @@ class Packing {
     return *std::max_element(lanes, lanes + 16);
   }
 
-  const int8_t* from_;
-  size_t outer_;
-  int inner_;
   Panel* panel_;
   __m256i ones_ = _mm256_setzero_si256();    // the largest of one product of four
   __m256i eights_ = _mm256_setzero_si256();  // and of eight of them together
@@ -259,15 +253,14 @@ class IntegerMatMul {
         round_row(x, work.inner, work.rounded.from(row, blocks));
       }
     });
-    context.parallel((work.outer + kShare - 1) / kShare, [&](size_t share) {
-      columns(work, share * kShare, std::min(work.outer, (share + 1) * kShare));
+    const size_t held = kHeld / (blocks * kBlock * kColumns);
+    const size_t share = std::clamp<size_t>(held, 1, kPanels) * kColumns;
+    context.parallel((work.outer + share - 1) / share, [&](size_t index) {
+      columns(work, index * share, std::min(work.outer, (index + 1) * share));
     });
   }
 
  private:
-  static constexpr size_t kShare = 64;     // columns that a thread takes at once
-  static constexpr size_t kTogether = 48;  // rows that stay in the cache for all of them
-
   struct Work {
     const float* x;
     const int8_t* weights;
@@ -282,33 +275,47 @@ class IntegerMatMul {
   static void columns(const Work& work, size_t start, size_t stop) {
     using namespace integer_matmul;
     thread_local Scratch scratch;
-    constexpr size_t most = kShare / kColumns;
-    const size_t blocks = work.blocks;
-    scratch.reserve(most * (Scratch::padded<int8_t>(blocks * kBlock * kColumns) +
-                            Scratch::padded<float>(blocks * kColumns)));
-    Panel panels[most];
-    std::vector<Packing> packings;
+    const size_t weights = size_t(work.blocks) * kBlock * kColumns;
+    const size_t totals = size_t(work.blocks) * kColumns;
+    scratch.reserve(kPanels * (Scratch::padded<int8_t>(weights) + Scratch::padded<float>(totals)));
+    Panel panels[kPanels];
+    size_t count = 0;
     for (size_t n = start; n < stop; n += kColumns) {
-      Panel& panel = panels[packings.size()];
-      panel.weights = scratch.take<int8_t>(blocks * kBlock * kColumns);
-      panel.totals = scratch.take<float>(blocks * kColumns);
+      Panel& panel = panels[count++];
+      panel.weights = scratch.take<int8_t>(weights);
+      panel.totals = scratch.take<float>(totals);
       panel.wide = static_cast<int>(std::min<size_t>(kColumns, stop - n));
       float scale[kColumns] = {};
       for (int i = 0; i < panel.wide; i++) scale[i] = work.scale[(n + i) * work.scales];
       for (int half = 0; half < 2; half++) panel.scale[half] = _mm256_loadu_ps(scale + 8 * half);
-      packings.emplace_back(work.weights + n, work.outer, work.inner, &panel);
     }
-    for (int b = 0; b < work.blocks; b++) {
-      for (Packing& packing : packings) packing.block(b);
-    }
-    for (Packing& packing : packings) packing.done();
-    for (size_t first = 0; first < work.rows; first += kTogether) {
-      const size_t last = std::min(work.rows, first + kTogether);
-      for (size_t i = 0; i < packings.size(); i++) {
-        float* y = work.y + start + i * kColumns;
-        for (size_t m = first; m < last; m += kRows) product(work, panels[i], m, y);
+    pack(work, start, stop - start, panels);
+    // Neighbours right after each other, so that lines of `y` are written whole.
+    for (size_t m = 0; m < work.rows; m += kRows) {
+      for (size_t i = 0; i < count; i++) {
+        product(work, panels[i], m, work.y + m * work.outer + start + i * kColumns);
       }
     }
+  }
+
+  // By way of a small copy, in which a block's rows do not compete for the same lines of the cache
+  // and what is missing is zero.
+  static void pack(const Work& work, size_t start, size_t wide, integer_matmul::Panel* panels) {
+    using namespace integer_matmul;
+    alignas(64) int8_t copy[kBlock][kWidest] = {};
+    std::vector<Packing> packings;
+    for (size_t n = 0; n < wide; n += kColumns) packings.emplace_back(panels++);
+    for (int b = 0; b < work.blocks; b++) {
+      const int rows = std::min(kBlock, work.inner - b * kBlock);
+      if (rows < kBlock) std::memset(copy, 0, sizeof copy);
+      for (int k = 0; k < rows; k++) {
+        const int8_t* from = work.weights + (size_t(b) * kBlock + k) * work.outer + start;
+        _mm_prefetch(reinterpret_cast<const char*>(from + kBlock * work.outer), _MM_HINT_T1);
+        wide == kWidest ? std::memcpy(copy[k], from, kWidest) : std::memcpy(copy[k], from, wide);
+      }
+      for (size_t i = 0; i < packings.size(); i++) packings[i].block(b, copy[0] + i * kColumns);
+    }
+    for (Packing& packing : packings) packing.done();
   }
 
   static void product(const Work& work, const integer_matmul::Panel& panel, size_t m, float* y) {
@@ -322,7 +329,7 @@ class IntegerMatMul {
     }
     const int count = static_cast<int>(std::min<size_t>(kRows, work.rows - m));
     for (int r = 0; r < count; r++) {
-      float* to = y + (m + r) * work.outer;
+      float* to = y + r * work.outer;
       float lanes[kColumns];
       float* into = panel.wide == kColumns ? to : lanes;
       for (int half = 0; half < 2; half++) {

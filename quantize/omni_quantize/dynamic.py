@@ -32,6 +32,7 @@ from omni_runtime.bundle.contracts import DOMAIN
 from omni_runtime.errors import UsageError
 
 INTEGER_MATMUL = "IntegerMatMul"
+BIASED = "BiasedIntegerMatMul"
 TARGETS = ("native", "avx2", "avx512_vnni", "arm64")
 
 
@@ -89,30 +90,55 @@ def rewrite(model: ir.Model, rules: dict[str, Rule], target: str) -> list[Produc
             columns_of(weight.const_value),
         )
         parts = register(model.graph, weight.name, matrix.layout(outer), matrix)
-        product = ir.node(
-            INTEGER_MATMUL, inputs=[node.inputs[0], *parts], domain=DOMAIN, name=node.name
-        )
-        product.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
-        ir.convenience.replace_nodes_and_values(
-            model.graph, node, [node], [product], node.outputs, product.outputs
-        )
+        _replace(model, node, parts)
         del model.graph.initializers[weight.name]
         made.append(matrix)
-    if made:
-        model.functions.setdefault(integer_matmul().identifier(), integer_matmul())
     return made
 
 
+def _replace(model: ir.Model, node: ir.Node, parts: list[ir.Value]) -> None:
+    """A MatMul, and the bias that is added to it if one is, become a single product."""
+    old, inputs = [node], [node.inputs[0], *parts]
+    bias = _bias(node)
+    if bias is not None:
+        old.append(bias[0])
+        inputs.append(bias[1])
+    made = integer_matmul(biased=bias is not None)
+    product = ir.node(made.name, inputs, domain=DOMAIN, name=node.name)
+    product.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    ir.convenience.replace_nodes_and_values(
+        model.graph, old[-1], old, [product], old[-1].outputs, product.outputs
+    )
+    model.functions.setdefault(made.identifier(), made)
+
+
+def _bias(node: ir.Node) -> tuple[ir.Node, ir.Value] | None:
+    """The Add that alone sees a MatMul's result, and the constants for its columns that it adds."""
+    (product,) = node.outputs
+    users = list(product.uses())
+    add = users[0].node if len(users) == 1 and not product.is_graph_output() else None
+    if add is None or add.op_type != "Add" or add.domain:
+        return None
+    (other,) = (value for value in add.inputs if value is not product)
+    weight = node.inputs[1]
+    assert other is not None and weight is not None and weight.shape is not None
+    constant = other.is_initializer() and other.shape == weight.shape[1:]
+    return (add, other) if constant else None
+
+
 @cache
-def integer_matmul() -> ir.Function:
+def integer_matmul(biased: bool = False) -> ir.Function:
     """IntegerMatMul as ONNX Runtime computes it where there is no kernel of ours.
 
     rows float32 (..., K); integers, scales and zero points, all zero, as `IntegerMatrix.layout`
-    says. Returns float32 (..., N). ONNX Runtime knows these five nodes as one product, and rounds
-    rows only once for all products of the same ones. It rounds them all with one scale and to 8
-    bits, the kernel each block of 64 values with its own and to 7 bits.
+    says; if `biased`, float32 (N), which is added. Returns float32 (..., N).
+
+    ONNX Runtime knows these nodes as one product, and rounds rows only once for all products of
+    the same ones. It rounds them all with one scale and to 8 bits, the kernel each block of 64
+    values with its own and to 91 levels.
     """
-    inputs = [ir.Value(name=name) for name in ("rows", "quantized", "scale", "zero_point")]
+    names = ("rows", "quantized", "scale", "zero_point", *(("bias",) if biased else ()))
+    inputs = [ir.Value(name=name) for name in names]
     nodes: list[ir.Node] = []
 
     def add(operator: str, *from_: ir.Value, names: Sequence[str]) -> Sequence[ir.Value]:
@@ -122,14 +148,17 @@ def integer_matmul() -> ir.Function:
             value.name = name
         return nodes[-1].outputs
 
-    rows, quantized, scale, zero = inputs
-    names = ("integers", "row_scale", "row_zero")
-    integers, row_scale, row_zero = add("DynamicQuantizeLinear", rows, names=names)
+    rows, quantized, scale, zero, *bias = inputs
+    integers, row_scale, row_zero = add(
+        "DynamicQuantizeLinear", rows, names=("integers", "row_scale", "row_zero")
+    )
     (sums,) = add("MatMulInteger", integers, quantized, row_zero, zero, names=["sums"])
     (floats,) = add("Cast", sums, names=["floats"])
     (scales,) = add("Mul", row_scale, scale, names=["scales"])
-    add("Mul", floats, scales, names=["product"])
-    return function(INTEGER_MATMUL, inputs, nodes, ())
+    (product,) = add("Mul", floats, scales, names=["product"])
+    if biased:
+        add("Add", product, *bias, names=["result"])
+    return function(BIASED if biased else INTEGER_MATMUL, inputs, nodes, ())
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ def rounded_product(x: np.ndarray, parts: dict[str, np.ndarray]) -> np.ndarray:
         integers = np.rint((block - least) * inverse).astype(np.float64)
         assert integers.min() >= 0 and integers.max() <= 90
         total += step * (integers @ weights) + least * weights.sum(axis=0)
-    return total * parts["scale"]
+    return total * parts["scale"] + parts.get("bias", 0)
 
 
 def integer_matrix(values: np.ndarray, steps: int, per_channel: bool) -> dict[str, np.ndarray]:
@@ -159,8 +159,11 @@ def test_integer_matmul(inner: int, steps: int) -> None:
         x[0, -1, -64:] = 3  # no range
         x[0, 1:2] = 0
         parts = integer_matrix(values, steps, per_channel=outer != 40)
-        (ours,), _ = both(dynamic.integer_matmul(), {"rows": x}, parts)
-        assert relative(ours, rounded_product(x, parts)) < 1e-5, (rows, outer)
+        for biased in (False, True):
+            if biased:
+                parts["bias"] = random.standard_normal(outer).astype(np.float32) * 9
+            (ours,), _ = both(dynamic.integer_matmul(biased), {"rows": x}, parts)
+            assert relative(ours, rounded_product(x, parts)) < 1e-5, (rows, outer, biased)
 
 
 @integer_kernel
@@ -241,7 +244,8 @@ def test_integer_matmul_is_left_to_processors_that_are_faster(
     random = np.random.default_rng(0)
     parts = integer_matrix(random.standard_normal((128, 33)).astype(np.float32), 64, True)
     x = random.standard_normal((1, 8, 128)).astype(np.float32)
-    (left,), (theirs,) = both(dynamic.integer_matmul(), {"rows": x}, parts)
+    parts["bias"] = np.ones(33, np.float32)
+    (left,), (theirs,) = both(dynamic.integer_matmul(biased=True), {"rows": x}, parts)
     assert np.array_equal(left, theirs)
 
 

@@ -25,6 +25,7 @@ from omni_runtime.model import Model
 INTEGER = (
     "BlockMatMul",
     "IntegerMatMul",
+    "BiasedIntegerMatMul",
     "MatMulNBits",
     "DynamicQuantizeMatMul",
     "MatMulIntegerToFloat",

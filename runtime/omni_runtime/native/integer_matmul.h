@@ -2,8 +2,9 @@
 //
 // Each block of 64 values of a row is rounded to 0 ... 90 with its own step and minimum:
 //   y[m, n] = scale[n] * sum over blocks b of (step[m, b] * integers + least[m, b] * total[n, b])
-// where total is the sum of a column's weights in the block. Weights come straight from the mapped
-// file; the columns that a thread works on are interleaved in its scratch memory.
+// plus, perhaps, bias[n], where total is the sum of a column's weights in the block. Weights come
+// straight from the mapped file; the columns that a thread works on are interleaved in its scratch
+// memory.
 #pragma once
 
 #include "ort.h"
@@ -13,7 +14,6 @@
 #ifdef POCKET_OMNI_AVX2
 
 #include <algorithm>
-#include <cmath>
 
 namespace integer_matmul {
 
@@ -49,7 +49,7 @@ struct Rows {
 struct Panel {
   int8_t* weights;
   float* totals;
-  __m256 scale[2];
+  __m256 scale[2], bias[2];
   int wide, sums;
 };
 
@@ -221,7 +221,7 @@ class IntegerMatMul {
   // rows (..., inner); weights int8 (inner, outer); scale (outer) or (); zero points, all zero
   static constexpr ort::ElementType kInputs[] = {ort::kFloat, ort::kInt8, ort::kFloat, ort::kInt8};
 
-  explicit IntegerMatMul(const void*) {}
+  explicit IntegerMatMul(const void*, bool biased = false) : biased_(biased) {}
 
   void run(const ort::Context& context) const {
     using namespace integer_matmul;
@@ -239,6 +239,7 @@ class IntegerMatMul {
     work.weights = context.input<int8_t>(1);
     work.scale = context.input<float>(2);
     work.scales = context.shape(2).empty() ? 0 : 1;
+    work.bias = biased_ ? context.input<float>(4) : nullptr;
     work.y = context.output<float>(0, shape);
     if (work.rows == 0) return;
     const size_t tiles = (work.rows + kRows - 1) / kRows, blocks = work.blocks;
@@ -265,7 +266,8 @@ class IntegerMatMul {
     const float* x;
     const int8_t* weights;
     const float* scale;
-    size_t scales;  // the step from one scale to the next
+    size_t scales;      // the step from one scale to the next
+    const float* bias;  // or none
     float* y;
     size_t rows, outer;
     int inner, blocks;
@@ -285,9 +287,15 @@ class IntegerMatMul {
       panel.weights = scratch.take<int8_t>(weights);
       panel.totals = scratch.take<float>(totals);
       panel.wide = static_cast<int>(std::min<size_t>(kColumns, stop - n));
-      float scale[kColumns] = {};
-      for (int i = 0; i < panel.wide; i++) scale[i] = work.scale[(n + i) * work.scales];
-      for (int half = 0; half < 2; half++) panel.scale[half] = _mm256_loadu_ps(scale + 8 * half);
+      float scale[kColumns] = {}, bias[kColumns] = {};
+      for (int i = 0; i < panel.wide; i++) {
+        scale[i] = work.scale[(n + i) * work.scales];
+        if (work.bias != nullptr) bias[i] = work.bias[n + i];
+      }
+      for (int half = 0; half < 2; half++) {
+        panel.scale[half] = _mm256_loadu_ps(scale + 8 * half);
+        panel.bias[half] = _mm256_loadu_ps(bias + 8 * half);
+      }
     }
     pack(work, start, stop - start, panels);
     // Neighbours right after each other, so that lines of `y` are written whole.
@@ -333,11 +341,25 @@ class IntegerMatMul {
       float lanes[kColumns];
       float* into = panel.wide == kColumns ? to : lanes;
       for (int half = 0; half < 2; half++) {
-        _mm256_storeu_ps(into + 8 * half, _mm256_mul_ps(sums[2 * r + half], panel.scale[half]));
+        const __m256 sum = sums[2 * r + half];
+        _mm256_storeu_ps(into + 8 * half,
+                         _mm256_fmadd_ps(sum, panel.scale[half], panel.bias[half]));
       }
       if (into == lanes) std::copy_n(lanes, panel.wide, to);
     }
   }
+
+  bool biased_;
+};
+
+// A fifth input (outer) is added. An operator of its own, as a function's inputs can't be optional.
+class BiasedIntegerMatMul : public IntegerMatMul {
+ public:
+  static constexpr const char* kName = "BiasedIntegerMatMul";
+  static constexpr ort::ElementType kInputs[] = {ort::kFloat, ort::kInt8, ort::kFloat, ort::kInt8,
+                                                 ort::kFloat};
+
+  explicit BiasedIntegerMatMul(const void* info) : IntegerMatMul(info, true) {}
 };
 
 #endif  // POCKET_OMNI_AVX2

@@ -15,6 +15,7 @@ ort::Operator operators[] = {
     ort::operator_of<CachedAttention>(),
 #ifndef POCKET_OMNI_VNNI
     ort::operator_of<IntegerMatMul>(),
+    ort::operator_of<BiasedIntegerMatMul>(),
 #endif
 #endif
 };

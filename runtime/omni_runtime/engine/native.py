@@ -1,8 +1,8 @@
 """Our own kernels for the operators of our own domain, compiled on the machine that will run them.
 
 A graph's node of that domain is a function of ONNX operators. Where a compiler was found it runs
-as one kernel instead, with the same result, faster; where none was, ONNX Runtime inlines the
-function. The library is compiled once and kept with the user's caches.
+as one kernel instead, with the same result up to rounding, faster; where none was, ONNX Runtime
+inlines the function. The library is compiled once and kept with the user's caches.
 """
 
 import ctypes

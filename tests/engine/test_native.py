@@ -176,6 +176,8 @@ def test_integer_matmul_does_not_overflow(inner: int, steps: int) -> None:
     quantized[:, :64] //= 8  # so that some panels have none that is extreme
     quantized[:, 0], quantized[:, 17] = steps, -max(steps, -127)
     quantized[::2, 20], quantized[1::2, 20] = steps, -max(steps, -127)
+    quantized[:, 40] = 22  # just within what eight products of four may add up to
+    quantized[:, 60] = min(91, abs(steps))  # and two
     quantized[:, 65] = steps
     parts = {
         "quantized": quantized.astype(np.int8),

@@ -1,16 +1,20 @@
 """INT8 for graphs that work on many rows at once: int8 weights, activations quantized on the fly.
 
-The rewrite and the numbers are those of optimum's ORTQuantizer, which loads a whole graph; this one
-takes a slice of a matrix at a time. A test holds the two equal, initializer by initializer.
+A product is an IntegerMatMul, a function of our own domain, for which the runtime may have a faster
+kernel. The function's nodes and the numbers are those of optimum's ORTQuantizer, which loads a
+whole graph; this one takes a slice of a matrix at a time. A test holds the two equal, initializer
+by initializer.
 """
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import onnx_ir as ir
 
+from omni_quantize.operators import function
 from omni_quantize.production import (
     Columns,
     FloatArray,
@@ -24,8 +28,11 @@ from omni_quantize.production import (
     slices,
 )
 from omni_quantize.recipe import Rule
+from omni_runtime.bundle.contracts import DOMAIN
 from omni_runtime.errors import UsageError
 
+INTEGER_MATMUL = "IntegerMatMul"
+BIASED = "BiasedIntegerMatMul"
 TARGETS = ("native", "avx2", "avx512_vnni", "arm64")
 
 
@@ -56,7 +63,7 @@ def largest_integer(target: str) -> int:
 
 
 def rewrite(model: ir.Model, rules: dict[str, Rule], target: str) -> list[Production]:
-    """Replace the MatMul of each weight with a "dynamic" rule by integer products.
+    """Replace the MatMul of each weight with a "dynamic" rule by IntegerMatMul.
 
     `target` is one of TARGETS but "native". Returns one production for each weight; nothing is
     read before its pieces are asked for. Raises UsageError when the rules of one graph differ in
@@ -68,7 +75,6 @@ def rewrite(model: ir.Model, rules: dict[str, Rule], target: str) -> list[Produc
             "dynamic rules of one graph differ in per_channel", fix="give them the same value"
         )
     made: list[Production] = []
-    quantized: dict[str, list[ir.Value]] = {}
     for node in list(model.graph):
         weight = node.inputs[1] if node.op_type == "MatMul" and not node.domain else None
         if weight is None or weight.name not in chosen:
@@ -84,36 +90,75 @@ def rewrite(model: ir.Model, rules: dict[str, Rule], target: str) -> list[Produc
             columns_of(weight.const_value),
         )
         parts = register(model.graph, weight.name, matrix.layout(outer), matrix)
-        _replace(model.graph, node, parts, quantized)
+        _replace(model, node, parts)
         del model.graph.initializers[weight.name]
         made.append(matrix)
     return made
 
 
-def _replace(
-    graph: ir.Graph, node: ir.Node, parts: list[ir.Value], quantized: dict[str, list[ir.Value]]
-) -> None:
-    """The five nodes that ONNX Runtime knows as one product. Equal inputs are quantized once."""
-    source, (values, scale, zero) = node.inputs[0], parts
-    assert source is not None and source.name is not None and node.name is not None
-    new: list[ir.Node] = []
+def _replace(model: ir.Model, node: ir.Node, parts: list[ir.Value]) -> None:
+    """A MatMul, and the bias that is added to it if one is, become a single product."""
+    old, inputs = [node], [node.inputs[0], *parts]
+    bias = _bias(node)
+    if bias is not None:
+        old.append(bias[0])
+        inputs.append(bias[1])
+    made = integer_matmul(biased=bias is not None)
+    product = ir.node(made.name, inputs, domain=DOMAIN, name=node.name)
+    product.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    ir.convenience.replace_nodes_and_values(
+        model.graph, old[-1], old, [product], old[-1].outputs, product.outputs
+    )
+    model.functions.setdefault(made.identifier(), made)
 
-    def add(operator: str, *inputs: ir.Value, outputs: int = 1, **attributes: int) -> ir.Node:
-        name = f"{node.name}_{len(new)}_{operator}"
-        made = ir.node(operator, inputs, attributes=attributes, num_outputs=outputs, name=name)
-        for number, value in enumerate(made.outputs):
-            value.name = f"{name}_{number}"
-        new.append(made)
-        return made
 
-    if source.name not in quantized:
-        quantized[source.name] = list(add("DynamicQuantizeLinear", source, outputs=3).outputs)
-    rows, row_scale, row_zero = quantized[source.name]
-    product = add("MatMulInteger", rows, values, row_zero, zero).outputs[0]
-    product = add("Cast", product, to=int(ir.DataType.FLOAT)).outputs[0]
-    scales = add("Mul", row_scale, scale).outputs[0]
-    final = add("Mul", product, scales)
-    ir.convenience.replace_nodes_and_values(graph, node, [node], new, node.outputs, final.outputs)
+def _bias(node: ir.Node) -> tuple[ir.Node, ir.Value] | None:
+    """The Add that alone sees a MatMul's result, and the constants for its columns that it adds."""
+    (product,) = node.outputs
+    users = list(product.uses())
+    add = users[0].node if len(users) == 1 and not product.is_graph_output() else None
+    if add is None or add.op_type != "Add" or add.domain:
+        return None
+    (other,) = (value for value in add.inputs if value is not product)
+    weight = node.inputs[1]
+    assert other is not None and weight is not None and weight.shape is not None
+    constant = other.is_initializer() and other.shape == weight.shape[1:]
+    return (add, other) if constant else None
+
+
+@cache
+def integer_matmul(biased: bool = False) -> ir.Function:
+    """IntegerMatMul as ONNX Runtime computes it where there is no kernel of ours.
+
+    rows float32 (..., K); integers, scales and zero points, all zero, as `IntegerMatrix.layout`
+    says; if `biased`, float32 (N), which is added. Returns float32 (..., N).
+
+    ONNX Runtime knows these nodes as one product, and rounds rows only once for all products of
+    the same ones. It rounds them all with one scale and to 8 bits, the kernel each block of 64
+    values with its own and to 91 levels.
+    """
+    names = ("rows", "quantized", "scale", "zero_point", *(("bias",) if biased else ()))
+    inputs = [ir.Value(name=name) for name in names]
+    nodes: list[ir.Node] = []
+
+    def add(operator: str, *from_: ir.Value, names: Sequence[str]) -> Sequence[ir.Value]:
+        to = {"to": ir.DataType.FLOAT} if operator == "Cast" else {}
+        nodes.append(ir.node(operator, from_, to, num_outputs=len(names)))
+        for value, name in zip(nodes[-1].outputs, names, strict=True):
+            value.name = name
+        return nodes[-1].outputs
+
+    rows, quantized, scale, zero, *bias = inputs
+    integers, row_scale, row_zero = add(
+        "DynamicQuantizeLinear", rows, names=("integers", "row_scale", "row_zero")
+    )
+    (sums,) = add("MatMulInteger", integers, quantized, row_zero, zero, names=["sums"])
+    (floats,) = add("Cast", sums, names=["floats"])
+    (scales,) = add("Mul", row_scale, scale, names=["scales"])
+    (product,) = add("Mul", floats, scales, names=["product"])
+    if biased:
+        add("Add", product, *bias, names=["result"])
+    return function(BIASED if biased else INTEGER_MATMUL, inputs, nodes, ())
 
 
 @dataclass(frozen=True)

@@ -10,19 +10,21 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from omni_quantize import nbits
-from omni_quantize.dynamic import IntegerMatrix
+from omni_quantize.dynamic import INTEGER_MATMUL, IntegerMatrix, integer_matmul
 from omni_quantize.error import ErrorMeter
 from omni_quantize.nbits import BlockMatrix
 from omni_quantize.operators import MICROSOFT
 from omni_quantize.production import FloatArray, Parts, Production, Watch
+from omni_runtime.bundle.contracts import DOMAIN, OPSET
 from omni_runtime.bundle.manifest import GraphError
 
 ROWS = 16
-OPSETS = [helper.make_opsetid("", 21), helper.make_opsetid(MICROSOFT, 1)]
+OPSETS = [helper.make_opsetid(*one) for one in (("", OPSET), (MICROSOFT, 1), (DOMAIN, 1))]
 IR_VERSION = 10
 
 
@@ -42,7 +44,7 @@ class ProductMeter:
             if isinstance(production, BlockMatrix):
                 nodes = _block_product(production, values.shape[1], parts)
             else:
-                nodes = _integer_product()
+                nodes = _integer_product(parts)
             self._meter.add(rows @ values, _run(nodes, rows, parts, values.shape[1]))
 
         return see
@@ -61,15 +63,8 @@ def _block_product(matrix: BlockMatrix, columns: int, parts: Parts) -> list[onnx
     ]
 
 
-def _integer_product() -> list[onnx.NodeProto]:
-    node = helper.make_node
-    return [
-        node("DynamicQuantizeLinear", ["rows"], ["integers", "row_scale", "row_zero"]),
-        node("MatMulInteger", ["integers", "quantized", "row_zero", "zero_point"], ["sums"]),
-        node("Cast", ["sums"], ["floats"], to=TensorProto.FLOAT),
-        node("Mul", ["row_scale", "scale"], ["scales"]),
-        node("Mul", ["floats", "scales"], ["product"]),
-    ]
+def _integer_product(parts: Parts) -> list[onnx.NodeProto]:
+    return [helper.make_node(INTEGER_MATMUL, ["rows", *parts], ["product"], domain=DOMAIN)]
 
 
 def _run(nodes: list[onnx.NodeProto], rows: FloatArray, parts: Parts, columns: int) -> Any:
@@ -80,7 +75,10 @@ def _run(nodes: list[onnx.NodeProto], rows: FloatArray, parts: Parts, columns: i
         [helper.make_tensor_value_info("product", TensorProto.FLOAT, [ROWS, columns])],
         [numpy_helper.from_array(np.asarray(data), name) for name, data in parts.items()],
     )
-    model = helper.make_model(graph, opset_imports=OPSETS, ir_version=IR_VERSION)
+    functions = [ir.to_proto(integer_matmul())]
+    model = helper.make_model(
+        graph, opset_imports=OPSETS, ir_version=IR_VERSION, functions=functions
+    )
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = 1  # the slices themselves are shared out
     settings.log_severity_level = 3

@@ -14,10 +14,11 @@ import pytest
 from conftest import export_to, relative
 from omni_export.graphs.decoder import cached_attention
 from omni_export.graphs.vocoder import Activation, anti_aliased_snake
-from omni_quantize import nbits
+from omni_quantize import dynamic, nbits
 from omni_quantize.kv_cache import int8_cached_attention
 from omni_quantize.nbits import BlockMatrix
 from omni_quantize.recipe import Rule
+from omni_runtime import processor_features
 from omni_runtime.bundle.contracts import DOMAIN, OPSET
 from omni_runtime.engine import native as door
 from omni_runtime.engine.native import native
@@ -25,6 +26,11 @@ from omni_runtime.engine.session import SessionOptions
 from omni_runtime.model import Model
 
 compiled = pytest.mark.skipif(not native().library, reason=native().problem)
+features = processor_features.found()
+integer_kernel = pytest.mark.skipif(
+    not native().library or "avx2" not in features or bool(features & door.VNNI_FEATURES),
+    reason="this processor's products of int8 are left to ONNX Runtime",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -117,6 +123,133 @@ def test_what_the_kernel_can_not_do_is_left_to_onnx_runtime() -> None:
     assert has_kernel(128) and has_kernel(128, block=128)
     assert not has_kernel(96) and not has_kernel(128, block=256) and not has_kernel(128, block=16)
     assert not has_kernel(128, symmetric=False) and not has_kernel(128, accuracy_level=0)
+
+
+def rounded_product(x: np.ndarray, parts: dict[str, np.ndarray]) -> np.ndarray:
+    """IntegerMatMul by its kernel's definition: rows rounded to 0 ... 90 in blocks of 64."""
+    inner = x.shape[-1]
+    total = np.zeros((*x.shape[:-1], parts["quantized"].shape[1]))
+    for start in range(0, inner, 64):
+        block = x[..., start : start + 64]
+        weights = parts["quantized"][start : start + 64].astype(np.float64)
+        least = block.min(axis=-1, keepdims=True)
+        step = (block.max(axis=-1, keepdims=True) - least) / np.float32(90)
+        inverse = np.where(step > 0, 1 / np.where(step > 0, step, np.float32(1)), np.float32(0))
+        integers = np.rint((block - least) * inverse).astype(np.float64)
+        assert integers.min() >= 0 and integers.max() <= 90
+        total += step * (integers @ weights) + least * weights.sum(axis=0)
+    return total * parts["scale"] + parts.get("bias", 0)
+
+
+def integer_matrix(values: np.ndarray, steps: int, per_channel: bool) -> dict[str, np.ndarray]:
+    matrix = dynamic.IntegerMatrix(
+        "w", *values.shape, steps, per_channel, lambda start, stop: values[:, start:stop]
+    )
+    return matrix.quantize(values, None if per_channel else np.abs(values).max())
+
+
+@integer_kernel
+@pytest.mark.parametrize("steps", [64, 127])
+@pytest.mark.parametrize("inner", [4, 64, 68, 100, 1280, 3420])
+def test_integer_matmul(inner: int, steps: int) -> None:
+    random = np.random.default_rng(inner + steps)
+    for rows, outer in ((1, 16), (2, 5), (3, 40), (4, 1), (5, 48), (9, 100), (33, 49), (100, 17)):
+        values = random.standard_normal((inner, outer)).astype(np.float32)
+        x = random.standard_normal((1, rows, inner)).astype(np.float32)
+        x[0, 0, :64] *= 1000  # one block far above the others
+        x[0, -1, -64:] = 3  # no range
+        x[0, 1:2] = 0
+        parts = integer_matrix(values, steps, per_channel=outer != 40)
+        for biased in (False, True):
+            if biased:
+                parts["bias"] = random.standard_normal(outer).astype(np.float32) * 9
+            (ours,), _ = both(dynamic.integer_matmul(biased), {"rows": x}, parts)
+            assert relative(ours, rounded_product(x, parts)) < 1e-5, (rows, outer, biased)
+
+
+@integer_kernel
+@pytest.mark.parametrize("steps", [64, 127, -128])
+@pytest.mark.parametrize("inner", [64, 100, 1280])
+def test_integer_matmul_does_not_overflow(inner: int, steps: int) -> None:
+    """Whatever the columns beside an extreme one are, and however its signs change."""
+    random = np.random.default_rng(inner)
+    quantized = random.integers(-abs(steps) + 1, abs(steps), (inner, 67))
+    quantized[:, :64] //= 8  # so that some panels have none that is extreme
+    quantized[:, 0], quantized[:, 17] = steps, -max(steps, -127)
+    quantized[::2, 20], quantized[1::2, 20] = steps, -max(steps, -127)
+    quantized[:, 40] = 22  # just within what eight products of four may add up to
+    quantized[:, 60] = min(91, abs(steps))  # and two
+    quantized[:, 65] = steps
+    parts = {
+        "quantized": quantized.astype(np.int8),
+        "scale": random.uniform(0.5, 2, 67).astype(np.float32),
+        "zero_point": np.zeros(67, np.int8),
+    }
+    x = np.full((1, 6, inner), 90, np.float32)
+    x[..., ::64] = 0  # the least of each block, so that the others are 90 steps above it
+    x[0, 1, 1::2] = 0
+    x[0, 2] *= -1
+    x[0, 3] = random.choice([-1, 1], inner)
+    x[0, 4:] = random.standard_normal((2, inner))
+    (ours,), _ = both(dynamic.integer_matmul(), {"rows": x}, parts)
+    wanted = rounded_product(x, parts)
+    assert (np.abs(ours - wanted).max(axis=(0, 1)) < 1e-5 * np.abs(wanted).max(axis=(0, 1))).all()
+
+
+@integer_kernel
+def test_integer_matmul_of_what_is_no_number() -> None:
+    """Rows that are broken break no others, nor the process."""
+    random = np.random.default_rng(0)
+    parts = integer_matrix(random.standard_normal((200, 33)).astype(np.float32), 64, True)
+    x = random.standard_normal((1, 8, 200)).astype(np.float32)
+    x[0, 1, 5], x[0, 2, 70], x[0, 3, 199], x[0, 4] = np.nan, np.inf, -np.inf, np.nan
+    (ours,), _ = both(dynamic.integer_matmul(), {"rows": x}, parts)
+    sound = [0, 5, 6, 7]
+    assert relative(ours[:, sound], rounded_product(x[:, sound], parts)) < 1e-5
+    assert not np.isfinite(ours[0, 2:5]).any()
+    (none,), _ = both(dynamic.integer_matmul(), {"rows": x[:, :0]}, parts)
+    assert none.shape == (1, 0, 33)
+
+
+@integer_kernel
+@pytest.mark.parametrize(
+    ("kind", "most"), [("normal", 1.2), ("channels", 0.7), ("rows", 0.7), ("gelu", 0.95)]
+)
+def test_errors_of_integer_matmul(kind: str, most: float) -> None:
+    """Less than ONNX Runtime's, which rounds all rows alike, where some values are far above the
+    others; where none is, its finer levels count."""
+    random = np.random.default_rng(0)
+    values = random.standard_normal((1280, 64)).astype(np.float32)
+    x = random.standard_normal((1, 40, 1280)).astype(np.float32)
+    if kind == "channels":
+        x[..., random.choice(1280, 4)] *= 30
+    elif kind == "rows":
+        x[:, :3] *= 30
+    elif kind == "gelu":
+        x *= np.exp(0.7 * random.standard_normal(1280)).astype(np.float32)
+        x = x / (1 + np.exp(-1.7 * x))
+    parts = integer_matrix(values, 64, per_channel=True)
+    exact = x @ values
+    ours, theirs = (
+        np.linalg.norm((found - exact) / np.linalg.norm(exact, axis=-1, keepdims=True))
+        for (found,) in both(dynamic.integer_matmul(), {"rows": x}, parts)
+    )
+    assert ours < most * theirs
+
+
+@compiled
+def test_integer_matmul_is_left_to_processors_that_are_faster(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(processor_features, "found", lambda: {*features, "avx_vnni"})
+    monkeypatch.setattr(door, "_folder", lambda: tmp_path)
+    native.cache_clear()
+    random = np.random.default_rng(0)
+    parts = integer_matrix(random.standard_normal((128, 33)).astype(np.float32), 64, True)
+    x = random.standard_normal((1, 8, 128)).astype(np.float32)
+    parts["bias"] = np.ones(33, np.float32)
+    (left,), (theirs,) = both(dynamic.integer_matmul(biased=True), {"rows": x}, parts)
+    assert np.array_equal(left, theirs)
 
 
 @compiled

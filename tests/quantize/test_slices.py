@@ -13,12 +13,13 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from conftest import Twin
+from conftest import Twin, relative
 from omni_export import external_data
 from omni_quantize import dynamic, nbits, production
 from omni_quantize.nbits import BlockMatrix
 from omni_quantize.products import ProductMeter
 from omni_quantize.recipe import Rule
+from omni_runtime.bundle.contracts import DOMAIN
 from omni_runtime.errors import UsageError
 
 BITS = [(4, False), (4, True), (8, True), (8, False)]
@@ -81,6 +82,16 @@ def saved(model: ir.Model, folder: Path, made: list[production.Production]) -> P
     )
 
 
+def fused(path: Path) -> list[str]:
+    """Operators of a graph as ONNX Runtime runs them, without our kernels."""
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 3
+    settings.optimized_model_filepath = str(path.with_suffix(".fused.onnx"))
+    ort.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+    graph = onnx.load(settings.optimized_model_filepath, load_external_data=False).graph
+    return sorted(node.op_type for node in graph.node)
+
+
 @pytest.mark.parametrize("per_channel", [True, False])
 @pytest.mark.parametrize("target", ["avx2", "avx512_vnni", "arm64"])
 def test_integers_equal_optimums(
@@ -101,17 +112,41 @@ def test_integers_equal_optimums(
     assert a.keys() == b.keys() and keep in a
     for name, values in b.items():
         assert a[name].dtype == values.dtype and np.array_equal(a[name], values), name
-    nodes = [
-        sorted(node.op_type for node in onnx.load(path, load_external_data=False).graph.node)
-        for path in (found, wanted)
-    ]
-    assert nodes[0] == nodes[1]
+    assert fused(found) == fused(wanted)
+    nodes = onnx.load(found, load_external_data=False).graph.node
+    assert sum(node.op_type.endswith("IntegerMatMul") for node in nodes) == len(others)
     inputs = {
         "mel": np.random.default_rng(0).standard_normal((2, 128, 200), np.float32),
         "frames": np.array([200, 137], np.int32),
     }
     ours, theirs = (ort.InferenceSession(path).run(None, inputs)[0] for path in (found, wanted))
     assert np.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("bias", "more", "biased"),
+    [([8], [], True), ([1], [], False), ([3, 8], [], False), ([8], ["p"], False)],
+)
+def test_a_bias_becomes_part_of_the_product(bias: list[int], more: list[str], biased: bool) -> None:
+    """One for each column, where nobody else wants the product without it."""
+    random = np.random.default_rng(0)
+    weights = {"w": (64, 8), "b": bias}
+    data = {name: random.standard_normal(shape, np.float32) for name, shape in weights.items()}
+    node, x = helper.make_node, random.standard_normal((3, 64), np.float32)
+    graph = helper.make_graph(
+        [node("MatMul", ["x", "w"], ["p"], "product"), node("Add", ["b", "p"], ["y"], "sum")],
+        "one",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [3, 64])],
+        [helper.make_tensor_value_info(y, TensorProto.FLOAT, [3, 8]) for y in ("y", *more)],
+        [numpy_helper.from_array(values, name) for name, values in data.items()],
+    )
+    model = ir.from_proto(helper.make_model(graph, ir_version=10))
+    model.graph.opset_imports[DOMAIN] = 1
+    dynamic.rewrite(model, {"w": integers("w")}, "avx2")
+    found = [node.op_type for node in model.graph]
+    assert found == (["BiasedIntegerMatMul"] if biased else ["IntegerMatMul", "Add"])
+    session = ort.InferenceSession(ir.to_proto(model).SerializeToString())
+    assert relative(session.run(["y"], {"x": x})[0], x @ data["w"] + data["b"]) < 0.05
 
 
 @pytest.mark.parametrize(("bits", "symmetric"), BITS)

@@ -24,6 +24,8 @@ from omni_runtime.model import Model
 
 INTEGER = (
     "BlockMatMul",
+    "IntegerMatMul",
+    "BiasedIntegerMatMul",
     "MatMulNBits",
     "DynamicQuantizeMatMul",
     "MatMulIntegerToFloat",

@@ -1,8 +1,8 @@
 """Our own kernels for the operators of our own domain, compiled on the machine that will run them.
 
 A graph's node of that domain is a function of ONNX operators. Where a compiler was found it runs
-as one kernel instead, with the same result, faster; where none was, ONNX Runtime inlines the
-function. The library is compiled once and kept with the user's caches.
+as one kernel instead, with the same result up to rounding, faster; where none was, ONNX Runtime
+inlines the function. The library is compiled once and kept with the user's caches.
 """
 
 import ctypes
@@ -26,6 +26,11 @@ COMPILERS = ("clang++",) if WINDOWS else ("c++", "g++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-shared", "-fvisibility=hidden", "-static" if WINDOWS else "-fPIC")
 AVX2 = ("-mavx2", "-mfma", "-mf16c")
 """Not -march=native: GCC's order of instructions for Zen 4 makes products 1.4 times slower."""
+
+VNNI = ("-DPOCKET_OMNI_VNNI",)
+VNNI_FEATURES = {"avx512_vnni", "avx_vnni"}
+"""They multiply and add int8 in one instruction. ONNX Runtime uses it, which makes it faster there
+than our IntegerMatMul, so that one is left out."""
 
 TOO_LONG = 120
 """Seconds after which a compiler is given up: it takes five."""
@@ -54,7 +59,12 @@ def native() -> Native:
     if not compiler:
         fix = INSTALL.get(sys.platform, "install clang++ and put it into PATH")
         return Native(None, "there is no C++ compiler", fix)
-    flags = (*FLAGS, *(AVX2 if "avx2" in processor_features.found() else ()))
+    features = processor_features.found()
+    flags = (
+        *FLAGS,
+        *(AVX2 if "avx2" in features else ()),
+        *(VNNI if features & VNNI_FEATURES else ()),
+    )
     key = hashlib.sha256(repr((compiler, flags, platform.machine())).encode())
     for source in sorted(SOURCES.iterdir()):
         key.update(source.read_bytes())

@@ -6,18 +6,9 @@
 
 #include "ort.h"
 #include "scratch.h"
+#include "vectors.h"
 
 #ifdef POCKET_OMNI_AVX2
-
-#if defined(__GNUC__)
-#define POCKET_OMNI_UNROLL _Pragma("GCC unroll 8")
-#define POCKET_OMNI_ALONE __attribute__((noinline))
-#else
-#define POCKET_OMNI_UNROLL
-#define POCKET_OMNI_ALONE
-#endif
-
-#include <immintrin.h>
 
 #include <algorithm>
 #include <cmath>
@@ -33,22 +24,12 @@ constexpr int kColumns = 3;   // columns of a tile
 constexpr int kOffset4 = 8;   // what the stored nibbles are above the weights
 constexpr int kFewRows = 3;   // up to here, row by row is faster than a group of eight
 
-inline __m256i load(const void* from) {
-  return _mm256_loadu_si256(static_cast<const __m256i*>(from));
-}
-
 // Eight float16 as float32.
 inline __m256 halves(const uint16_t* from) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
 }
 
 inline float half(uint16_t value) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(value))); }
-
-inline int32_t word(const void* from) {
-  int32_t value;
-  std::memcpy(&value, from, sizeof value);
-  return value;
-}
 
 inline float sum(__m256 v) {
   __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
@@ -276,18 +257,6 @@ inline void unpack8(const uint8_t* packed, int inner, uint8_t* high, uint8_t* lo
   }
 }
 
-// Left to itself, GCC computes all products of a tile first and runs out of registers: 1.8 times
-// the time. Here it must have all sums at once.
-template <int groups>
-inline void in_order(__m256i* p) {
-#if defined(__GNUC__)
-  if constexpr (groups == 1) asm volatile("" : "+x"(p[0]), "+x"(p[1]), "+x"(p[2]));
-  if constexpr (groups == 2) {
-    asm volatile("" : "+x"(p[0]), "+x"(p[1]), "+x"(p[2]), "+x"(p[3]), "+x"(p[4]), "+x"(p[5]));
-  }
-#endif
-}
-
 // Groups of eight rows times three unpacked columns: a register of `sums` for each group and
 // column, a lane a row. Two groups fill the registers and share what is read of the columns.
 template <int block, int groups>
@@ -316,7 +285,7 @@ POCKET_OMNI_ALONE void tile(const Rows* rows, const uint8_t* bytes, const float*
             pair = k == 0 ? product : _mm256_add_epi16(pair, product);
           }
         }
-        in_order<groups>(pairs);
+        in_order<groups * kColumns>(pairs);
       }
       POCKET_OMNI_UNROLL
       for (int j = 0; j < groups * kColumns; j++) {

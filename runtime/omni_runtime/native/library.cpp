@@ -3,6 +3,7 @@
 #include "anti_aliased_snake.h"
 #include "block_matmul.h"
 #include "cached_attention.h"
+#include "integer_matmul.h"
 #include "ort.h"
 
 namespace {
@@ -13,6 +14,10 @@ ort::Operator operators[] = {
     ort::operator_of<BlockMatMul>(),
     ort::operator_of<CachedAttention>(),
     ort::operator_of<Int8CachedAttention>(),
+#ifndef POCKET_OMNI_VNNI
+    ort::operator_of<IntegerMatMul>(),
+    ort::operator_of<BiasedIntegerMatMul>(),
+#endif
 #endif
 };
 

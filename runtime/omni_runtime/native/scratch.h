@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <new>
 
 class Scratch {
  public:
@@ -10,7 +11,7 @@ class Scratch {
   void reserve(size_t bytes) {
     used_ = 0;
     if (bytes <= size_) return;
-    memory_.reset(new char[bytes]);
+    memory_.reset(new (std::align_val_t{kLine}) char[bytes]);
     size_ = bytes;
   }
 
@@ -23,10 +24,16 @@ class Scratch {
 
   template <class Element>
   static size_t padded(size_t count) {
-    return (count * sizeof(Element) + 63) / 64 * 64;
+    return (count * sizeof(Element) + kLine - 1) / kLine * kLine;
   }
 
  private:
-  std::unique_ptr<char[]> memory_;
+  static constexpr size_t kLine = 64;  // of a cache: what is read whole should not straddle two
+
+  struct Free {
+    void operator()(char* memory) const { ::operator delete[](memory, std::align_val_t{kLine}); }
+  };
+
+  std::unique_ptr<char[], Free> memory_;
   size_t size_ = 0, used_ = 0;
 };

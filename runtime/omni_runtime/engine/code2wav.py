@@ -14,6 +14,10 @@ FloatArray = npt.NDArray[np.float32]
 
 LOOK_AHEAD_BLOCKS = 1
 
+EARLY_CODES = 4
+"""Codes of look-ahead behind the first block when somebody waits for it. On the trained checkpoint
+its log mel is then 0.15 to 0.26 dB from that of the whole utterance instead of 0.05 to 0.17."""
+
 
 class Code2Wav:
     """The sound of one utterance. A block is as many codes as the DiT attends to at once."""
@@ -32,14 +36,14 @@ class Code2Wav:
         """Add a code; samples when some may be heard."""
         self._codes.append(code)
         block = self._mel.codes_per_block
-        blocks, more = divmod(len(self._codes), block)
-        commit = self._pace.commit(blocks - LOOK_AHEAD_BLOCKS, block - more)
+        waited_for = self._pace.hurried and not self._mel.blocks_done
+        ahead = EARLY_CODES if waited_for else LOOK_AHEAD_BLOCKS * block
+        ready, more = divmod(len(self._codes) - ahead, block)
+        commit = self._pace.commit(ready, block - more)
         if not commit:
             return None
-        # Not the codes of a block that is still short: a chunk is the same whenever it is made.
-        chunk = self._mel.chunk(
-            np.array(self._codes[: (commit + LOOK_AHEAD_BLOCKS) * block], np.int64), commit
-        )
+        # Not what is there beyond: a chunk is the same whenever it is made.
+        chunk = self._mel.chunk(np.array(self._codes[: commit * block + ahead], np.int64), commit)
         del self._codes[: commit * block]
         self._held.append(self._wave.push(chunk.mel, chunk.provisional, last=False))
         heard = self._pace.made(commit, len(self._held[-1]) / self._rate)

@@ -37,7 +37,12 @@ RECENT_DRAWS, RECENT_CHUNKS = 24, 8
 
 
 class Pace(Protocol):
-    """Decides for one utterance."""
+    """Decides for one utterance.
+
+    `hurried`: the first chunk is better early than with all of its look-ahead.
+    """
+
+    hurried: bool
 
     @property
     def slow(self) -> "Slow | None":
@@ -59,6 +64,7 @@ class Pace(Protocol):
 class Steady:
     """Chunks of fixed sizes, heard at once. Knows nothing of a listener."""
 
+    hurried = False
     slow = None
 
     def __init__(self, sizes: Sequence[int] = GROWING) -> None:
@@ -94,6 +100,8 @@ class Live:
     longer than it lasts. Where no reasonable lead makes speech fluent, it is heard at once and
     chunks double: the pauses can only be made few.
     """
+
+    hurried = True
 
     def __init__(
         self,

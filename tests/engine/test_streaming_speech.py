@@ -7,7 +7,7 @@ import torch
 from conftest import Twin, relative
 from omni_runtime.engine import code2wav
 from omni_runtime.engine.dit import MelStream, seeded_noise
-from omni_runtime.engine.pace import Pace, Steady
+from omni_runtime.engine.pace import EARLY_CODES, Pace, Steady
 from omni_runtime.engine.vocoder import Vocoder, WaveStream
 
 CODES = 96
@@ -161,7 +161,7 @@ def test_who_waits_hears_the_first_block_before_all_of_its_look_ahead(default_tw
         heard = [(number, sound.push(int(code))) for number, code in enumerate(codes, 1)]
         pieces[name] = [(number, piece) for number, piece in heard if piece is not None]
     early, late = pieces["live"][0], pieces["steady"][0]
-    assert (early[0], late[0]) == (12 + code2wav.EARLY_CODES, 24)
+    assert (early[0], late[0]) == (12 + EARLY_CODES, 24)
     assert len(early[1]) == len(late[1])
     assert relative(early[1], late[1]) < 0.3  # random weights look ahead as they look back
     assert pieces["live"][1][0] == pieces["steady"][1][0] == 48

@@ -7,16 +7,12 @@ import numpy as np
 import numpy.typing as npt
 
 from omni_runtime.engine.dit import Dit, MelStream, Noise
-from omni_runtime.engine.pace import Pace
+from omni_runtime.engine.pace import EARLY_CODES, Pace
 from omni_runtime.engine.vocoder import Vocoder, WaveStream
 
 FloatArray = npt.NDArray[np.float32]
 
 LOOK_AHEAD_BLOCKS = 1
-
-EARLY_CODES = 4
-"""Codes of look-ahead behind the first block when somebody waits for it. On the trained checkpoint
-its log mel is then 0.15 to 0.26 dB from that of the whole utterance instead of 0.05 to 0.17."""
 
 
 class Code2Wav:

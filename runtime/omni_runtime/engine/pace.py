@@ -22,6 +22,9 @@ WHOLE = (sys.maxsize,)
 """No chunk before the speech is over."""
 MOST = 16
 """Blocks of the largest chunk that is worth waiting for: the rest of the cost hardly shrinks."""
+EARLY_CODES = 4
+"""Codes of look-ahead behind the first block when somebody waits for it. On the trained checkpoint
+its log mel is then 0.15 to 0.26 dB from that of the whole utterance instead of 0.05 to 0.17."""
 SAFETY = 1.5
 """Work may take so much longer than estimated before a listener hears a gap."""
 HORIZON = 10.0
@@ -175,6 +178,10 @@ class Live:
     def _lead(self, costs: "_Costs") -> float | None:
         """Seconds of speech to have in hand before any is heard; None if patience is of no use."""
         lead = costs.lead(costs.best)
+        if (
+            len(self._chunks) == 1
+        ):  # what the first did not look at the second still has to wait for
+            lead += SAFETY * costs.draw * (1 - EARLY_CODES / self._codes_per_block)
         patience = PATIENCE * (CRUDE if len(self._chunks) == 1 else 1.0)
         return lead if lead <= patience else None
 

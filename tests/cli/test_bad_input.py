@@ -68,9 +68,10 @@ def test_changed_files_that_can_not_be_loaded(omni, copied: Path) -> None:
         path.write_bytes(bytes(len(before)))
         omni("run", copied, *QUESTION).refused(name, 1)
         path.write_bytes(before)
-    graph = next(path for path in copied.rglob("*.onnx") if "thinker" in str(path))
-    graph.write_bytes(bytes(graph.stat().st_size))
-    omni("run", copied, *QUESTION).refused("can't be loaded", 1)
+    for cache, name in (("float32", "model.onnx"), ("int8", "model.int8_cache.onnx")):
+        graph = copied / "graphs" / "thinker" / name
+        graph.write_bytes(bytes(graph.stat().st_size))
+        omni("run", copied, *QUESTION, "--kv-cache", cache).refused("can't be loaded", 1)
 
 
 def test_manifests(omni, copied: Path) -> None:

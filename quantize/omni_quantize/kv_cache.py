@@ -77,9 +77,13 @@ def rewrite(model: ir.Model, reach: Sequence[FloatArray]) -> None:
             for which, kind in enumerate(("key", "value"))
         ]
         new = ir.Node(
-            DOMAIN, INT8, [*node.inputs, *scales], node.attributes.values(), num_outputs=3,
+            DOMAIN,
+            INT8,
+            [*node.inputs, *scales],
+            node.attributes.values(),
+            num_outputs=3,
             name=node.name,
-        )  # fmt: skip
+        )
         new.outputs[0].type = node.outputs[0].type
         for output in new.outputs[1:]:
             output.type = ir.TensorType(ir.DataType.INT8)

@@ -19,8 +19,8 @@ FLOAT, INT8 = "CachedAttention", "Int8CachedAttention"
 
 MARGIN = 1.5
 """What may come over what was seen, before it is cut off. On a language model of 135 M weights, in
-contexts of 2048 tokens behind a calibration of 200, 1.25 cut off 0.07 % of all values, 1.6 0.01 %,
-which changed its words less."""
+contexts of 2048 tokens behind a calibration of 200, 1.25 cut off 0.07 % of all values and 1.6
+0.01 %, with less loss; more only coarsens what is kept."""
 
 LEAST = 1e-6
 """Of a scale, for channels in which nothing was seen."""
@@ -90,8 +90,8 @@ def rewrite(model: ir.Model, reach: Sequence[FloatArray]) -> None:
         ir.convenience.replace_nodes_and_values(
             graph, node, [node], [new], node.outputs, new.outputs
         )
-    function_of_int8 = int8_cached_attention()
-    model.functions[function_of_int8.identifier()] = function_of_int8
+    ours = int8_cached_attention()
+    model.functions[ours.identifier()] = ours
     model.functions.pop((DOMAIN, FLOAT, ""), None)
 
 

@@ -61,8 +61,9 @@ class Bundle:
         if cache == "float32":
             return self.folder / entry.file
         if entry.int8_cache is None:
+            why = self.manifest.untried or "there was no room to calibrate it"
             raise UsageError(
-                f"{self.folder} has no {name} with a cache of {cache}: {self.manifest.untried}",
+                f"{self.folder} has no {name} with a cache of {cache}: {why}",
                 fix="leave out --kv-cache, or export it again where there is room for a reply",
             )
         return self.folder / entry.int8_cache

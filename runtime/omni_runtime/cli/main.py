@@ -187,7 +187,7 @@ def _machine_flags(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--kv-cache",
-        choices=("float32", "int8"),
+        choices=("float32", "int8"),  # contracts.CacheType, too heavy to import for a parser
         default="float32",
         help="what keys and values are kept as: int8 takes a quarter of the memory",
     )

@@ -14,6 +14,7 @@ from conftest import Twin
 from omni_runtime.bundle.manifest import Measured
 from omni_runtime.conversation import Conversation
 from omni_runtime.engine.kv_cache import FIRST_CAPACITY
+from omni_runtime.engine.native import Native
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.errors import ContextFullError, UsageError
 from omni_runtime.events import AudioDelta, TurnDone
@@ -94,11 +95,28 @@ def test_what_speaks_makes_room_for_what_sees_and_comes_back(default_twin: Twin)
         voice = [weakref.ref(part) for part in (model.talker, model._dit_session, model.vocoder)]
 
 
-def test_without_a_budget_nothing_is_released(default_twin: Twin) -> None:
+@pytest.mark.parametrize("quick", [False, True])
+def test_without_a_budget_only_what_comes_back_in_a_moment_is_released(
+    default_twin: Twin, monkeypatch: pytest.MonkeyPatch, quick: bool
+) -> None:
+    monkeypatch.setattr(Native, "reads", lambda native, graph: quick)
     model = model_within(default_twin, None)
-    eyes, ears = model.vision_encoder, model.audio_encoder
-    assert (model.vision_encoder, model.audio_encoder) == (eyes, ears)
-    assert Conversation(model).context_limit == model.config.thinker.decoder.max_context
+
+    def there() -> set[str]:
+        return {name for name in model.budget.open if name in ENCODERS}
+
+    talk = Conversation(model)
+    assert talk.context_limit == model.config.thinker.decoder.max_context
+    eyes = weakref.ref(model.vision_encoder)
+    assert model.vision_encoder is eyes()
+    _ = model.audio_encoder
+    assert there() == ({"audio_encoder"} if quick else set(ENCODERS))
+    assert (eyes() is None) == quick
+    assert said(talk, picture())[1].size
+    assert there() == (set() if quick else set(ENCODERS))  # what speaks came last
+    assert said(talk, picture())[1].size
+    assert there() == ({"vision_encoder"} if quick else set(ENCODERS))
+    assert {"talker", "dit", "vocoder"} < set(model.budget.open)
 
 
 def test_what_goes_is_as_little_as_will_do(default_twin: Twin) -> None:

@@ -23,13 +23,14 @@ import PIL.Image
 from omni_export.parts import file_entry
 from omni_quantize import kv_cache
 from omni_quantize.production import FloatArray
+from omni_runtime.bundle.contracts import DECODERS
 from omni_runtime.bundle.manifest import Manifest, read_manifest
 from omni_runtime.engine.kv_cache import KVCache
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.engine.talker import SpeechSettings, own_sampling
 from omni_runtime.errors import OmniError
 from omni_runtime.inputs.messages import Audio, Image, Message, Part, Text
-from omni_runtime.memory import DECODERS, ENCODERS, LEAST_CONTEXT, Footprint
+from omni_runtime.memory import ENCODERS, LEAST_CONTEXT, Footprint
 from omni_runtime.model import Model
 
 FILE = "model.int8_cache.onnx"
@@ -94,7 +95,7 @@ def reach(bundle: Path) -> Reach:
     footprint = Footprint.of(read_manifest(bundle))
     speaks = footprint.config.speech is not None
     least = footprint.least(LEAST_CONTEXT, speech=speaks, encoders=ENCODERS)
-    model = Model(bundle, SessionOptions(memory=least))
+    model = Model(bundle, SessionOptions(memory=least, packed=False))
     found: Reach = {}
     for parts in _questions(model):
         for name, cache in zip(DECODERS, _answer(model, parts), strict=False):

@@ -52,7 +52,7 @@ def first_reply(bundle: Path) -> Measured:
     Raises OmniError when it does not answer: such a bundle must not be handed out.
     """
     limits = ["--max-tokens", str(MAX_TOKENS), "--max-speech", str(MAX_SPEECH)]
-    arguments = ["run", str(bundle), PROMPT, "--json", "--no-play", *limits]
+    arguments = ["run", str(bundle), PROMPT, "--json", "--no-play", "--no-packed", *limits]
     runtime = str(Path(machine.__file__).parent.parent)  # also where nothing is installed
     code = f"import sys; sys.path.insert(0, {runtime!r}); {COMMAND}"
     done = subprocess.run(  # noqa: S603 - our own code on our own file

@@ -1,5 +1,6 @@
 """What this machine and this process are: processor, memory, peak memory. On any system."""
 
+import os
 import platform
 import re
 import sys
@@ -36,6 +37,20 @@ def processor() -> str:
     """The processor's name, or its architecture where the system does not tell."""
     name = _linux_value("/proc/cpuinfo", r"model name\s*: (.*)")
     return name or platform.processor() or platform.machine()
+
+
+def caches() -> Path:
+    """The folder of what we keep for the user and can make again; it need not exist.
+
+    Raises RuntimeError where there is no home.
+    """
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "pocket-omni"
 
 
 def describe() -> str:

@@ -8,15 +8,13 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from omni_runtime.bundle.config import DecoderConfig, ModelConfig
-from omni_runtime.bundle.contracts import CacheType
+from omni_runtime.bundle.contracts import DECODERS, CacheType
 from omni_runtime.bundle.manifest import Manifest
 from omni_runtime.engine.kv_cache import FIRST_CAPACITY, KVCache
 from omni_runtime.errors import UsageError
 
 ENCODERS = ("audio_encoder", "vision_encoder")
 VOICE = ("talker", "dit", "vocoder")
-
-DECODERS = ("thinker", "talker")
 
 MAPPED_AND_PACKED = 1.6
 """At most: memory over the size of a decoder. Its file is mapped, and weights are held once more as
@@ -97,13 +95,16 @@ class Footprint:
 class Budget:
     """The graphs that are open, and those that must go before another one comes.
 
-    Without a limit nothing ever goes.
+    Without a limit only those go that come back in a moment.
     """
 
-    def __init__(self, footprint: Footprint, limit: int | None) -> None:
-        """`limit` in bytes; None for none."""
+    def __init__(
+        self, footprint: Footprint, limit: int | None, quick: Collection[str] = ()
+    ) -> None:
+        """`limit` in bytes, None for none; `quick` are the encoders that open in a moment."""
         self.footprint = footprint
         self.limit = limit
+        self.quick = quick
         self.open: list[str] = []
         self._spoke = False
         self._tokens = min(LEAST_CONTEXT, footprint.config.thinker.decoder.max_context)
@@ -134,7 +135,7 @@ class Budget:
         without them.
         """
         if self.limit is None:
-            return []
+            return [name for name in self.open if name in self.quick]
         speaks = graph in VOICE
         spoke = self._spoke or speaks or "talker" in self.open  # its cache outlives its release
         coming = VOICE if speaks else (graph,)  # or a reply would end where its first sound is due

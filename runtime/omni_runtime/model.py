@@ -1,7 +1,8 @@
 """A loaded bundle: its sessions and tables, each opened when it is first needed.
 
-Under a memory budget what is idle is released when something else needs its room, and opened again
-when it is needed: the encoders while a reply is spoken, what speaks while a medium is encoded.
+An encoder that opens in a moment is open for no longer than until another graph is needed. Under a
+memory budget whatever is idle is released when something else needs its room, and opened again when
+it is needed: the encoders while a reply is spoken, what speaks while a medium is encoded.
 """
 
 from collections.abc import Callable
@@ -12,13 +13,14 @@ import numpy as np
 import onnxruntime as ort
 
 from omni_runtime.bundle.config import SpeechConfig
-from omni_runtime.bundle.contracts import contracts
+from omni_runtime.bundle.contracts import DECODERS, contracts
 from omni_runtime.bundle.store import CHAT_TEMPLATE, TOKENIZER, Bundle
+from omni_runtime.engine import packed
 from omni_runtime.engine.code2wav import Code2Wav
 from omni_runtime.engine.decoder import Decoder
 from omni_runtime.engine.dit import Dit, Noise
 from omni_runtime.engine.encoders import AudioEncoder, VisionEncoder
-from omni_runtime.engine.native import native
+from omni_runtime.engine.native import Native, native
 from omni_runtime.engine.pace import Pace, PaceName, Steady, pace
 from omni_runtime.engine.session import SessionOptions, open_session
 from omni_runtime.engine.solver import passes
@@ -29,7 +31,7 @@ from omni_runtime.engine.vocoder import Vocoder
 from omni_runtime.errors import UsageError
 from omni_runtime.inputs.prompt import PromptBuilder
 from omni_runtime.inputs.tokenizer import Tokenizer
-from omni_runtime.memory import DECODERS, Budget, Footprint
+from omni_runtime.memory import ENCODERS, Budget, Footprint
 
 PROPERTIES = {"dit": "_dit_session"}
 """What holds an open graph where it is not the property of the same name."""
@@ -44,9 +46,11 @@ class Model:
         self.config = self.bundle.config
         self.options = options or SessionOptions()
         self._contracts = contracts(self.config, self.options.kv_cache)
-        compiled = self.options.native and native().library is not None
+        self._native = native() if self.options.native else Native(None)
+        compiled = self._native.library is not None
         footprint = Footprint.of(self.bundle.manifest, native=compiled, cache=self.options.kv_cache)
-        self.budget = Budget(footprint, self.options.memory)
+        quick = [name for name in ENCODERS if self._native.reads(name)]
+        self.budget = Budget(footprint, self.options.memory, quick)
         self._dits: dict[str, Dit] = {}
 
     @cached_property
@@ -168,4 +172,7 @@ class Model:
         """Open one graph and check it against its contract."""
         cache = self.options.kv_cache if graph in DECODERS else "float32"
         path = self.bundle.graph_path(graph, cache)
-        return open_session(path, self._contracts[graph], self.options)
+        copy = None
+        if self.options.packed:
+            copy = packed.place(self.bundle.manifest, path, graph, self._native)
+        return open_session(path, self._contracts[graph], self.options, copy)

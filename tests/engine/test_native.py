@@ -18,7 +18,7 @@ from omni_quantize import dynamic, nbits
 from omni_quantize.kv_cache import int8_cached_attention
 from omni_quantize.nbits import BlockMatrix
 from omni_quantize.recipe import Rule
-from omni_runtime import processor_features
+from omni_runtime import machine, processor_features
 from omni_runtime.bundle.contracts import DOMAIN, OPSET
 from omni_runtime.engine import native as door
 from omni_runtime.engine.native import native
@@ -242,7 +242,7 @@ def test_integer_matmul_is_left_to_processors_that_are_faster(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(processor_features, "found", lambda: {*features, "avx_vnni"})
-    monkeypatch.setattr(door, "_folder", lambda: tmp_path)
+    monkeypatch.setattr(machine, "caches", lambda: tmp_path)
     native.cache_clear()
     random = np.random.default_rng(0)
     parts = integer_matrix(random.standard_normal((128, 33)).astype(np.float32), 64, True)
@@ -319,14 +319,14 @@ def test_a_compiler_that_fails_leaves_nothing(
     monkeypatch.setenv("HOME", str(tmp_path))
     native.cache_clear()
     assert native().library is None and "error: no such header" in native().problem
-    assert not any(path.is_file() for path in door._folder().rglob("*"))
+    assert not any(path.is_file() for path in machine.caches().rglob("*"))
 
 
 @compiled
 def test_a_library_that_can_not_be_loaded_is_told(
     monkeypatch: pytest.MonkeyPatch, tmp_path
 ) -> None:
-    monkeypatch.setattr(door, "_folder", lambda: tmp_path)
+    monkeypatch.setattr(machine, "caches", lambda: tmp_path)
     monkeypatch.setattr(door, "_compile", lambda command, library: library.write_bytes(b"no code"))
     native.cache_clear()
     assert native().library is None and "kept or loaded" in native().problem and native().fix

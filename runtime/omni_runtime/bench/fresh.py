@@ -64,7 +64,7 @@ def _child(model: Model, *, answer: bool) -> int:
         [
             *(sys.executable, "-m", __name__, str(model.bundle.folder)),
             *(str(model.options.resolved_threads()), str(int(model.options.native))),
-            *(model.options.kv_cache, str(int(answer))),
+            *(str(int(model.options.packed)), model.options.kv_cache, str(int(answer))),
         ],
         capture_output=True,
         text=True,
@@ -77,10 +77,13 @@ def _child(model: Model, *, answer: bool) -> int:
     return int(done.stdout)
 
 
-def main(folder: str, threads: str, native: str, kv_cache: str, answer: str) -> None:
+def main(folder: str, threads: str, native: str, packed: str, cache: str, answer: str) -> None:
     """Open everything, answer if asked to, print the peak memory in bytes."""
     settings = SessionOptions(
-        int(threads), native=native == "1", kv_cache=cast("CacheType", kv_cache)
+        int(threads),
+        native=native == "1",
+        packed=packed == "1",
+        kv_cache=cast("CacheType", cache),
     )
     model = Model(folder, settings)
     open_everything(model)

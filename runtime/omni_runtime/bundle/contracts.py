@@ -23,6 +23,9 @@ Dim = int | str
 CacheType = Literal["float32", "int8"]
 """Of keys and values. int8 has one scale for each channel, which is in the graph."""
 
+DECODERS = ("thinker", "talker")
+"""The graphs with a KV cache."""
+
 OPSET = 23
 """Of ONNX. Has RMSNormalization; runs on ONNX Runtime 1.29, the oldest we allow."""
 

@@ -33,7 +33,9 @@ NEEDS[TORCH] = {"audio": "audio", "image": "vision", "dit": "speech", "vocoder":
 def main(options: argparse.Namespace) -> int:
     """Measure and print. What was measured before an interruption is printed all the same."""
     _check(options)
-    settings = SessionOptions(options.threads, native=options.native, kv_cache=options.kv_cache)
+    settings = SessionOptions(
+        options.threads, native=options.native, packed=options.packed, kv_cache=options.kv_cache
+    )
     model = Model(options.bundle, settings)
     if options.preset is not None:
         SpeechOptions(preset=options.preset).resolved(model.speech)  # refused before any work

@@ -11,6 +11,7 @@ from omni_runtime.bundle.store import Bundle
 from omni_runtime.cli import fits, ui
 from omni_runtime.cli.check import Check
 from omni_runtime.engine.native import native
+from omni_runtime.engine.session import SessionOptions
 from omni_runtime.errors import BundleError, OmniError
 from omni_runtime.memory import ENCODERS, Footprint
 from omni_runtime.model import Model
@@ -30,7 +31,7 @@ def examine(folder: Path, budget: int | None = None) -> Iterator[Check]:
     footprint = Footprint.of(manifest, native=native().library is not None)
     room = fits.memory(footprint, budget, speech=speaks, encoders=ENCODERS)
     yield room
-    model = Model(bundle)
+    model = Model(bundle, SessionOptions(packed=False))
     for name in manifest.graphs if room.status != "fail" else ():
         yield _opened(f"graph {name}", lambda name=name: model.session(name))
     yield _opened("tables", lambda: [bundle.table(name) for name in manifest.tables])

@@ -55,6 +55,7 @@ def checks(bundle: str | None, budget: int | None = None) -> Iterator[Check]:
         _packages,
         _processor,
         _kernels,
+        _packed,
         _memory,
         _disk,
         _sound,
@@ -133,6 +134,14 @@ def _kernels() -> Iterator[Check]:
     else:
         slower = "ONNX Runtime's own are slower"
         yield Check("warn", "native kernels", f"{found.problem}: {slower}", found.fix)
+
+
+def _packed() -> Iterator[Check]:
+    from omni_runtime.cli import ui  # noqa: PLC0415
+    from omni_runtime.engine import packed  # noqa: PLC0415
+
+    if (size := packed.size()) is not None:
+        yield Check("ok", "packed weights", f"{ui.size(size)} in {packed.folder()}, can be deleted")
 
 
 def _usable_cores() -> int:

@@ -186,6 +186,12 @@ def _machine_flags(command: argparse.ArgumentParser) -> None:
         help="ONNX Runtime's own kernels only, as where there is no C++ compiler",
     )
     command.add_argument(
+        "--no-packed",
+        action="store_false",
+        dest="packed",
+        help="keep no copy of weights as ONNX Runtime packs them for a quicker next start",
+    )
+    command.add_argument(
         "--kv-cache",
         choices=("float32", "int8"),  # contracts.CacheType, too heavy to import for a parser
         default="float32",

@@ -24,7 +24,11 @@ def main(options: argparse.Namespace) -> int:
     """Answer once when there is a prompt or a file, else start a conversation."""
     started = perf_counter()
     settings = SessionOptions(
-        options.threads, options.memory, options.native, kv_cache=options.kv_cache
+        options.threads,
+        options.memory,
+        options.native,
+        packed=options.packed,
+        kv_cache=options.kv_cache,
     )
     model = Model(options.bundle, settings)
     parts = question(options, model.config)

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from omni_runtime import processor_features
+from omni_runtime import machine, processor_features
+from omni_runtime.bundle.contracts import DECODERS
 
 SOURCES = Path(__file__).parent.parent / "native"
 WINDOWS = sys.platform == "win32"
@@ -50,6 +51,12 @@ class Native:
     problem: str = ""
     fix: str = ""
 
+    def reads(self, graph: str) -> bool:
+        """Whether a kernel of ours reads the quantized matrices of a graph from its file."""
+        if self.library is None:
+            return False
+        return graph in DECODERS or not processor_features.found() & VNNI_FEATURES
+
 
 @cache
 def native() -> Native:
@@ -69,7 +76,7 @@ def native() -> Native:
     for source in sorted(SOURCES.iterdir()):
         key.update(source.read_bytes())
     try:
-        library = _folder() / f"kernels-{key.hexdigest()[:16]}{_suffix()}"
+        library = machine.caches() / f"kernels-{key.hexdigest()[:16]}{_suffix()}"
         if not library.exists():
             _compile([*compiler, *flags, str(SOURCES / "library.cpp")], library)
         ctypes.CDLL(str(library))  # here, where a library that can't be loaded is no disaster
@@ -100,13 +107,3 @@ def _compile(command: list[str], library: Path) -> None:
 
 def _suffix() -> str:
     return {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
-
-
-def _folder() -> Path:
-    if WINDOWS:
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "pocket-omni"

@@ -3,11 +3,13 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnxruntime as ort
 
 from omni_runtime.bundle.contracts import CacheType, GraphContract, TensorSpec
 from omni_runtime.bundle.manifest import EXPORT_AGAIN
+from omni_runtime.engine import packed
 from omni_runtime.engine.native import native
 from omni_runtime.errors import BundleError
 
@@ -26,6 +28,7 @@ class SessionOptions:
     `memory` is how many bytes the process may come to take, as far as can be told beforehand:
     encoders are released, and the context kept short, to stay within it. None sets no limit.
     `native` runs our own operators as compiled kernels where that is possible (engine/native.py).
+    `packed` keeps weights as ONNX Runtime packs them for the next start (engine/packed.py).
     `kv_cache` is what keys and values are kept as.
     `profile` is where ONNX Runtime writes what each node costs: the beginning of a file's name.
     """
@@ -33,6 +36,7 @@ class SessionOptions:
     threads: int = 0
     memory: int | None = None
     native: bool = True
+    packed: bool = True
     kv_cache: CacheType = "float32"
     profile: Path | None = None
 
@@ -47,12 +51,26 @@ def available_cores() -> int:
 
 
 def open_session(
-    path: Path, contract: GraphContract, options: SessionOptions
+    path: Path, contract: GraphContract, options: SessionOptions, copy: Path | None = None
 ) -> ort.InferenceSession:
-    """Load a graph on the CPU.
+    """Load a graph on the CPU, by way of its packed copy where a place for one is given.
 
     Raises BundleError when it can't be loaded or its inputs and outputs are not the contract's.
     """
+
+    def settings() -> Any:
+        return _settings(options)
+
+    try:
+        session = packed.opened(path, copy, settings) if copy else packed.load(path, settings())
+    except Exception as error:  # ORT's exceptions have no common base below Exception
+        reason = str(error).splitlines()[0]
+        raise BundleError(f"{path} can't be loaded: {reason}", fix=EXPORT_AGAIN) from None
+    _check(path, session, contract)
+    return session
+
+
+def _settings(options: SessionOptions) -> Any:
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = options.resolved_threads()
     settings.inter_op_num_threads = 1
@@ -67,11 +85,10 @@ def open_session(
     if options.profile is not None:
         settings.enable_profiling = True
         settings.profile_file_prefix = str(options.profile)
-    try:
-        session = ort.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ORT's exceptions have no common base below Exception
-        reason = str(error).splitlines()[0]
-        raise BundleError(f"{path} can't be loaded: {reason}", fix=EXPORT_AGAIN) from None
+    return settings
+
+
+def _check(path: Path, session: ort.InferenceSession, contract: GraphContract) -> None:
     for kind, specs, found in (
         ("input", contract.inputs, session.get_inputs()),
         ("output", contract.outputs, session.get_outputs()),
@@ -88,7 +105,6 @@ def open_session(
                     f"{spec.dtype} {list(spec.shape)}",
                     fix=EXPORT_AGAIN,
                 )
-    return session
 
 
 def _fits(spec: TensorSpec, shape: list[int | str]) -> bool:

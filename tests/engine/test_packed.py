@@ -1,0 +1,209 @@
+"""Packed copies of graphs: written once, used afterwards, never in the way."""
+
+import os
+import shutil
+from collections import namedtuple
+from collections.abc import Callable
+from pathlib import Path
+from time import time
+
+import numpy as np
+import pytest
+
+from conftest import export_to
+from omni_runtime import machine, processor_features
+from omni_runtime.cli import doctor, ui
+from omni_runtime.engine import packed
+from omni_runtime.engine.native import Native
+from omni_runtime.engine.session import SessionOptions
+from omni_runtime.errors import BundleError
+from omni_runtime.model import Model
+
+Loaded = Callable[[], list[Path]]
+
+
+@pytest.fixture(scope="module")
+def bundle(make_twin, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("packed")
+    return export_to(make_twin("default").folder, folder / "int4", "int4")
+
+
+@pytest.fixture(autouse=True)
+def caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Caches of our own, for small graphs, too."""
+    monkeypatch.setattr(machine, "caches", lambda: tmp_path / "caches")
+    monkeypatch.setattr(packed, "LEAST", 0)
+    monkeypatch.setattr(packed, "LEFT_FREE", 0)
+    return tmp_path / "caches"
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> Loaded:
+    """The files that were loaded since it was last asked."""
+    load, files = packed.load, list[Path]()
+
+    def noted(file: Path, settings: object):
+        files.append(file)
+        return load(file, settings)
+
+    def since() -> list[Path]:
+        found = files.copy()
+        files.clear()
+        return found
+
+    monkeypatch.setattr(packed, "load", noted)
+    return since
+
+
+def plain(bundle: Path, **options: bool) -> Model:
+    return Model(bundle, SessionOptions(threads=1, native=False, **options))
+
+
+def logits(model: Model) -> np.ndarray:
+    rows = np.random.default_rng(0).normal(size=(9, model.config.thinker.decoder.hidden_size))
+    cache = model.thinker.new_cache()
+    where = np.tile(np.arange(9), (3, 1))
+    return model.thinker._decoder.extend(cache, rows.astype(np.float32), where)["logits"]
+
+
+def copies() -> list[Path]:
+    return sorted(packed.folder().iterdir()) if packed.folder().exists() else []
+
+
+def test_the_second_start_reads_the_copy_and_computes_the_same(
+    bundle: Path, loaded: Loaded
+) -> None:
+    without = logits(plain(bundle, packed=False))
+    assert not copies() and packed.size() is None
+    first = logits(plain(bundle))
+    (copy,) = copies()
+    original = bundle / "graphs" / "thinker"
+    assert loaded() == [original / "model.onnx"] * 2
+    second = logits(plain(bundle))
+    assert loaded() == [copy / packed.GRAPH] and copies() == [copy]
+    assert np.array_equal(first, without) and np.array_equal(second, without)
+    size = packed.size()
+    assert size == sum(file.stat().st_size for file in copy.iterdir())
+    assert size > sum(file.stat().st_size for file in original.glob("model.onnx*"))
+
+
+def test_every_graph_of_matrices_has_one(bundle: Path, loaded: Loaded) -> None:
+    model = plain(bundle)
+    for name in model.bundle.manifest.graphs:
+        model.session(name)
+    assert len(copies()) == len(model.bundle.manifest.graphs) - 1  # all but the vocoder's
+    loaded()
+    for name in model.bundle.manifest.graphs:
+        model.session(name)
+    assert sorted(file.parent for file in loaded()) == sorted(
+        [*copies(), bundle / "graphs" / "vocoder"]
+    )
+
+
+def test_none_where_our_kernels_read_the_file(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = plain(bundle).bundle.manifest
+    file = bundle / "graphs" / "thinker" / "model.onnx"
+
+    def packs(graph: str, native: Native) -> bool:
+        return packed.place(manifest, file, graph, native) is not None
+
+    ours = Native(Path("kernels.so"))
+    for features, left in (({"avx2"}, False), ({"avx2", "avx512_vnni"}, True)):
+        monkeypatch.setattr(processor_features, "found", features.copy)
+        assert not packs("thinker", ours) and not packs("vocoder", ours)
+        assert packs("dit", ours) == left  # VNNI leaves products of int8 to ONNX Runtime
+        assert packs("thinker", Native(None)) and packs("dit", Native(None))
+    monkeypatch.setattr(packed, "LEAST", 2**30)
+    assert not packs("thinker", Native(None))
+
+
+def test_a_copy_belongs_to_one_file_one_processor_one_onnxruntime(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = plain(bundle).bundle.manifest
+    folder = bundle / "graphs" / "thinker"
+
+    def place(file: str = "model.onnx") -> Path | None:
+        return packed.place(manifest, folder / file, "thinker", Native(None))
+
+    places = [place(), place("model.int8_cache.onnx")]
+    with monkeypatch.context() as patch:
+        patch.setattr(machine, "processor", lambda: "another")
+        places.append(place())
+    with monkeypatch.context() as patch:
+        patch.setattr(packed.ort, "__version__", "99")
+        places.append(place())
+    assert place() == places[0]
+    os.utime(folder / "model.onnx", (1, 1))  # written again
+    places.append(place())
+    assert None not in places and len(set(places)) == len(places)
+
+
+def test_a_damaged_copy_is_made_anew(bundle: Path, loaded: Loaded) -> None:
+    wanted = logits(plain(bundle))
+    (copy,) = copies()
+    for name in (packed.GRAPH, packed.WEIGHTS):
+        whole = (copy / name).read_bytes()
+        (copy / name).write_bytes(whole[: len(whole) // 2])
+        assert np.array_equal(logits(plain(bundle)), wanted)
+        assert copies() == [copy] and (copy / name).read_bytes() == whole
+    loaded()
+    logits(plain(bundle))
+    assert loaded() == [copy / packed.GRAPH]
+
+
+def test_where_it_can_not_be_written_nothing_else_changes(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, caches: Path
+) -> None:
+    wanted = logits(plain(bundle, packed=False))
+    usage = namedtuple("usage", "total used free")(2**40, 2**40, 2**10)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: usage)
+        assert np.array_equal(logits(plain(bundle)), wanted) and not copies()
+    with monkeypatch.context() as patch:  # the disk fills while it is written
+        patch.setattr(packed, "GRAPH", "nowhere/model.onnx")
+        assert np.array_equal(logits(plain(bundle)), wanted) and not copies()
+    shutil.rmtree(caches)
+    caches.write_text("no folder")
+    assert np.array_equal(logits(plain(bundle)), wanted)
+
+
+def test_a_graph_that_can_not_be_loaded_is_told_as_ever(bundle: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(bundle, tmp_path / "broken")
+    file = broken / "graphs" / "thinker" / "model.onnx"
+    file.write_bytes(bytes(file.stat().st_size))
+    with pytest.raises(BundleError, match=r"model.onnx can't be loaded"):
+        plain(broken).session("thinker")
+    assert not copies()
+
+
+def test_what_nobody_opens_goes(bundle: Path) -> None:
+    kept, unused, writing, unfinished = (
+        packed.folder() / name for name in ("kept", "unused", ".writing", ".unfinished")
+    )
+    for folder, age in (
+        (kept, packed.UNUSED - 60),
+        (unused, packed.UNUSED + 60),
+        (writing, packed.UNFINISHED - 60),
+        (unfinished, packed.UNFINISHED + 60),
+    ):
+        folder.mkdir(parents=True)
+        os.utime(folder, (time() - age,) * 2)
+    logits(plain(bundle))
+    (copy,) = set(copies()) - {kept, writing}
+    os.utime(copy, (1, 1))
+    logits(plain(bundle))
+    assert time() - copy.stat().st_mtime < packed.UNFINISHED
+
+
+def test_the_doctor_tells_what_they_take(bundle: Path) -> None:
+    def told() -> list[str]:
+        return [check.found for check in doctor.checks(None) if check.name == "packed weights"]
+
+    assert not told()
+    logits(plain(bundle))
+    assert told() == [f"{ui.size(packed.size() or 0)} in {packed.folder()}, can be deleted"]
+    list(doctor.checks(str(bundle)))
+    assert len(copies()) == 1  # it repairs nothing, and writes nothing

@@ -100,6 +100,17 @@ def test_every_graph_of_matrices_has_one(bundle: Path, loaded: Loaded) -> None:
     )
 
 
+def test_it_may_hold_kernels_of_ours(
+    bundle: Path, loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an encoder's does where VNNI leaves only its products to ONNX Runtime."""
+    wanted = logits(Model(bundle, SessionOptions(threads=1, packed=False)))
+    monkeypatch.setattr(Native, "reads", lambda native, graph: False)
+    for _ in range(2):
+        assert np.array_equal(logits(Model(bundle, SessionOptions(threads=1))), wanted)
+    assert [file.parent for file in loaded()[-1:]] == copies()
+
+
 def test_none_where_our_kernels_read_the_file(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

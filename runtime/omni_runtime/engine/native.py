@@ -28,10 +28,13 @@ FLAGS = ("-std=c++17", "-O3", "-shared", "-fvisibility=hidden", "-static" if WIN
 AVX2 = ("-mavx2", "-mfma", "-mf16c")
 """Not -march=native: GCC's order of instructions for Zen 4 makes products 1.4 times slower."""
 
-VNNI = ("-DPOCKET_OMNI_VNNI",)
-VNNI_FEATURES = {"avx512_vnni", "avx_vnni"}
-"""They multiply and add int8 in one instruction. ONNX Runtime uses it, which makes it faster there
-than our IntegerMatMul, so that one is left out."""
+VNNI = {
+    "avx512_vnni": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni"),
+    "avx_vnni": ("-mavxvnni",),
+}
+"""Multiply and add int8 in one instruction; the first one that a processor has is taken. ONNX
+Runtime's products of int8 use it too, which makes them faster there than our IntegerMatMul, so
+that one is left out."""
 
 TOO_LONG = 120
 """Seconds after which a compiler is given up: it takes five."""
@@ -55,7 +58,7 @@ class Native:
         """Whether a kernel of ours reads the quantized matrices of a graph from its file."""
         if self.library is None:
             return False
-        return graph in DECODERS or not processor_features.found() & VNNI_FEATURES
+        return graph in DECODERS or not processor_features.found() & VNNI.keys()
 
 
 @cache
@@ -70,7 +73,7 @@ def native() -> Native:
     flags = (
         *FLAGS,
         *(AVX2 if "avx2" in features else ()),
-        *(VNNI if features & VNNI_FEATURES else ()),
+        *next((flags for name, flags in VNNI.items() if name in features), ()),
     )
     key = hashlib.sha256(repr((compiler, flags, platform.machine())).encode())
     for source in sorted(SOURCES.iterdir()):

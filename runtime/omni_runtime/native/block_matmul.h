@@ -19,10 +19,12 @@ namespace block_matmul {
 constexpr int kVector = 32;   // int8 values in a register
 constexpr int kStep = 64;     // values whose nibbles fill a register
 constexpr int kAhead = 3072;  // bytes that memory is asked for beforehand
-constexpr int kGroup = 8;     // rows that share a register of sums
-constexpr int kColumns = 3;   // columns of a tile
-constexpr int kOffset4 = 8;   // what the stored nibbles are above the weights
-constexpr int kFewRows = 3;   // up to here, row by row is faster than a group of eight
+constexpr int kGroup = sizeof(Floats) / sizeof(float);  // rows that share a register of sums
+constexpr int kColumns = kDot ? 6 : 3;    // of a tile; a product of VNNI is ready after five others
+constexpr int kFewRows = 3;    // up to here, row by row is faster than a group
+
+// What the products read of a weight is above it by this.
+constexpr int above(int bits) { return kDot && bits == 8 ? 128 : 8; }
 
 // Eight float16 as float32.
 inline __m256 halves(const uint16_t* from) {
@@ -35,12 +37,6 @@ inline float sum(__m256 v) {
   __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
   four = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(four, _mm_shuffle_ps(four, four, 1)));
-}
-
-// sums + products * scale, of int16 sums of products in pairs
-inline __m256 scaled(__m256i pairs, __m256 scale, __m256 sums) {
-  const __m256i fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-  return _mm256_fmadd_ps(_mm256_cvtepi32_ps(fours), scale, sums);
 }
 
 // Rounds a block to int8. Returns its scale; `total` becomes the sum of the integers.
@@ -89,24 +85,36 @@ inline void evens_first(int8_t* values) {
   _mm256_storeu_si256(to + 1, _mm256_permute2x128_si256(half[0], half[1], 0x31));
 }
 
-// int16 sums of products, of a block or of two blocks of 32, whose sums lie in the two halves.
-// 16 x 15 x 127 still fits: a block of 256.
-template <int block>
-inline __m256i products4(const uint8_t* packed, const int8_t* row) {
-  const __m256i low = _mm256_set1_epi8(15);
-  __m256i pairs = _mm256_setzero_si256();
-  for (int i = 0; i < std::max(block, kStep); i += kStep) {
-    const __m256i both = load(packed + i / 2);
-    const __m256i even = _mm256_and_si256(both, low);
-    const __m256i odd = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
-    pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(even, load(row + i)));
-    pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(odd, load(row + i + kVector)));
+// Sums of four products, of a block or of two blocks of 32, which lie in the two halves.
+template <int bits, int block>
+inline __m256i products(const uint8_t* packed, const int8_t* row) {
+  __m256i sums = _mm256_setzero_si256();
+  if constexpr (bits == 4) {
+    const __m256i low = _mm256_set1_epi8(15);
+    for (int i = 0; i < std::max(block, kStep); i += kStep) {  // 16 x 15 x 127 fits: a block of 256
+      const __m256i both = load(packed + i / 2);
+      const __m256i odd = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
+      sums = add_products(sums, _mm256_and_si256(both, low), load(row + i));
+      sums = add_products(sums, odd, load(row + i + kVector));
+    }
+    return fours(sums);
   }
-  return pairs;
+  for (int i = 0; i < block; i += kVector) {
+    const __m256i weights = load(packed + i), values = load(row + i);
+    if constexpr (kDot) {
+      sums = add_products(sums, weights, values);
+    } else {
+      const __m256i zero = _mm256_setzero_si256();
+      const __m256i centred = _mm256_xor_si256(weights, _mm256_set1_epi8(-128));
+      sums = _mm256_add_epi32(sums, fours(add_products(zero, _mm256_abs_epi8(centred),
+                                                       _mm256_sign_epi8(values, centred))));
+    }
+  }
+  return sums;
 }
 
-// One row, rounded: `row` int8 (inner), a scale for each block, and `offset`, for each block 8
-// times its scale and its sum, which is what storing nibbles from 0 to 15 adds to a product.
+// One row, rounded: `row` int8 (inner), a scale for each block, and `offset`, for each block its
+// scale and its sum times what the products read too much.
 struct Row {
   int8_t* row;
   float* scales;
@@ -115,10 +123,11 @@ struct Row {
 
 template <int block>
 void round_row(const float* x, int inner, int bits, const Row& into) {
+  const int offset = kDot || bits == 4 ? above(bits) : 0;
   for (int b = 0; b < inner / block; b++) {
     int total;
     into.scales[b] = round_block(x + b * block, block, into.row + b * block, &total);
-    into.offset[b] = kOffset4 * into.scales[b] * total;
+    into.offset[b] = offset * into.scales[b] * total;
   }
   for (int i = 0; bits == 4 && i < inner; i += kStep) evens_first(into.row + i);
 }
@@ -129,23 +138,24 @@ inline void prefetch(const uint8_t* from, int bytes) {
   }
 }
 
-// One row times one column of 4 bits.
-template <int block>
-float column4(const uint8_t* packed, const uint16_t* scales, const Row& row, int blocks) {
-  constexpr int once = block < kStep ? 2 : 1;  // blocks of a step
+// One row times one column.
+template <int bits, int block>
+float column(const uint8_t* packed, const uint16_t* scales, const Row& row, int blocks) {
+  constexpr int once = bits == 4 && block < kStep ? 2 : 1;  // blocks of a step
+  constexpr int bytes = block * bits / 8;
   __m256 sums[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
   __m256 offsets = _mm256_setzero_ps();
   alignas(32) float both[8];
   const auto step = [&](int b, __m256 scale, __m256 sum) {
-    return scaled(products4<block>(packed + size_t{block / 2} * b, row.row + block * b), scale,
-                  sum);
+    const auto found = products<bits, block>(packed + size_t{bytes} * b, row.row + block * b);
+    return _mm256_fmadd_ps(_mm256_cvtepi32_ps(found), scale, sum);
   };
   int b = 0;
   for (; b + 8 <= blocks; b += 8) {
     const __m256 scale = halves(scales + b);
     const __m256 product = _mm256_mul_ps(scale, _mm256_loadu_ps(row.scales + b));
     offsets = _mm256_fmadd_ps(scale, _mm256_loadu_ps(row.offset + b), offsets);
-    prefetch(packed + size_t{block / 2} * b, 8 * block / 2);
+    prefetch(packed + size_t{bytes} * b, 8 * bytes);
     if constexpr (once == 2) {
       const __m256i first = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1);
       const __m256i second = _mm256_setr_epi32(2, 2, 2, 2, 3, 3, 3, 3);
@@ -174,41 +184,22 @@ float column4(const uint8_t* packed, const uint16_t* scales, const Row& row, int
   return sum(_mm256_sub_ps(_mm256_add_ps(sums[0], sums[1]), offsets)) - rest;
 }
 
-// One row times one column of 8 bits, stored 128 above the weights.
-template <int block>
-float column8(const uint8_t* packed, const uint16_t* scales, const Row& row, int blocks) {
-  __m256 sums[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
-  const __m256i top = _mm256_set1_epi8(-128);
-  const auto step = [&](int b, __m256 scale) {
-    for (int i = 0; i < block; i += kVector) {
-      const __m256i weight = _mm256_xor_si256(load(packed + size_t{block} * b + i), top);
-      const __m256i value = _mm256_sign_epi8(load(row.row + block * b + i), weight);
-      const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weight), value);
-      sums[b % 2] = scaled(pairs, scale, sums[b % 2]);
-    }
-  };
-  alignas(32) float both[8];
-  int b = 0;
-  for (; b + 8 <= blocks; b += 8) {
-    _mm256_store_ps(both, _mm256_mul_ps(halves(scales + b), _mm256_loadu_ps(row.scales + b)));
-    prefetch(packed + size_t{block} * b, 8 * block);
-    POCKET_OMNI_UNROLL
-    for (int j = 0; j < 8; j++) step(b + j, _mm256_broadcast_ss(both + j));
-  }
-  for (; b < blocks; b++) step(b, _mm256_set1_ps(half(scales[b]) * row.scales[b]));
-  return sum(_mm256_add_ps(sums[0], sums[1]));
-}
-
-// Eight rows, rounded and interleaved: `rows` int8 (inner / 4, 8, 4), so that one register holds
-// four values of each row; `scales` and `offset` float32 (blocks, 8), as in Row.
+// A group of rows, rounded and interleaved: `rows` int8 (inner / 4, kGroup, 4), so that a register
+// holds four values of each row; `scales` and `offset` float32 (blocks, kGroup), as in Row.
 struct Rows {
   int8_t* rows;
   float* scales;
   float* offset;
+
+  template <int block>
+  Rows from(int first) const {
+    const size_t skipped = size_t(first / block) * kGroup;
+    return {rows + size_t(first) * kGroup, scales + skipped, offset + skipped};
+  }
 };
 
 template <int block>
-void round_rows(const float* x, int count, int inner, const Rows& into) {
+void round_rows(const float* x, int count, int inner, int bits, const Rows& into) {
   int8_t values[kGroup][block];
   for (int b = 0; b < inner / block; b++) {
     for (int m = 0; m < kGroup; m++) {
@@ -220,7 +211,7 @@ void round_rows(const float* x, int count, int inner, const Rows& into) {
         scale = 0;
         std::memset(values[m], 0, block);
       }
-      into.offset[b * kGroup + m] = kOffset4 * scale * total;
+      into.offset[b * kGroup + m] = above(bits) * scale * total;
     }
     int8_t* to = into.rows + size_t{kGroup * block} * b;
     for (int k = 0; k < block; k += 4) {
@@ -230,7 +221,7 @@ void round_rows(const float* x, int count, int inner, const Rows& into) {
 }
 
 // A column of nibbles as bytes in the order of the rows.
-inline void unpack(const uint8_t* packed, int inner, uint8_t* bytes) {
+inline void unpack4(const uint8_t* packed, int inner, uint8_t* bytes) {
   const __m128i low = _mm_set1_epi8(15);
   for (int k = 0; k < inner; k += kVector, packed += 16, bytes += kVector) {
     const __m128i both = _mm_loadu_si128(reinterpret_cast<const __m128i*>(packed));
@@ -251,61 +242,81 @@ inline void unpack8(const uint8_t* packed, int inner, uint8_t* high, uint8_t* lo
   for (int k = 0; k < inner; k += kVector) {
     const __m256i bytes = load(packed + k);
     const __m256i below = _mm256_add_epi8(_mm256_and_si256(bytes, nibble), eight);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(high + k),
-                        _mm256_add_epi8(upper(bytes), upper(below)));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(low + k), _mm256_and_si256(below, nibble));
+    store(high + k, _mm256_add_epi8(upper(bytes), upper(below)));
+    store(low + k, _mm256_and_si256(below, nibble));
   }
 }
 
-// Groups of eight rows times three unpacked columns: a register of `sums` for each group and
-// column, a lane a row. Two groups fill the registers and share what is read of the columns.
+// A part of kColumns columns, one after the other: uint8, and a scale for each block. `high` is
+// used for 8 bits without VNNI alone.
+struct Columns {
+  uint8_t *bytes, *high;
+  float* scales;
+
+  void unpack(size_t j, int inner, int bits, const uint8_t* packed) const {
+    uint8_t* to = bytes + j * inner;
+    if (bits == 4) {
+      unpack4(packed, inner, to);
+    } else if (kDot) {
+      std::memcpy(to, packed, inner);
+    } else {
+      unpack8(packed, inner, high + j * inner, to);
+    }
+  }
+};
+
+// Adds the products of groups of rows and kColumns unpacked columns to `sums`: a register for each
+// group and column, a lane a row. Two groups fill the registers and share what is read of the
+// columns.
 template <int block, int groups>
 POCKET_OMNI_ALONE void tile(const Rows* rows, const uint8_t* bytes, const float* scales, int inner,
-                            __m256* sums) {
+                            Floats* sums) {
+  constexpr int count = groups * kColumns;
   const int blocks = inner / block;
-  const __m256i one = _mm256_set1_epi16(1);
-  __m256 sum[groups * kColumns];
-  for (auto& each : sum) each = _mm256_setzero_ps();
+  Floats sum[count];
+  std::copy_n(sums, count, sum);
   for (int b = 0; b < blocks; b++) {
-    __m256i total[groups * kColumns];
+    Integers total[count];
     for (int part = 0; part < block; part += kVector) {
-      __m256i pairs[groups * kColumns];
+      Integers products[count];
       const int first = b * block + part;
       POCKET_OMNI_UNROLL
       for (int k = 0; k < kVector; k += 4) {
-        __m256i row[groups];
-        for (int g = 0; g < groups; g++) row[g] = load(rows[g].rows + (first + k) * kGroup);
+        Integers row[groups];
+        for (int g = 0; g < groups; g++) row[g] = load_wide(rows[g].rows + (first + k) * kGroup);
         POCKET_OMNI_UNROLL
         for (int j = 0; j < kColumns; j++) {
-          const __m256i weights = _mm256_set1_epi32(word(bytes + j * inner + first + k));
+          const Integers weights =
+              POCKET_OMNI_WIDE(set1_epi32)(word(bytes + j * inner + first + k));
           POCKET_OMNI_UNROLL
           for (int g = 0; g < groups; g++) {
-            const __m256i product = _mm256_maddubs_epi16(weights, row[g]);
-            __m256i& pair = pairs[g * kColumns + j];
-            pair = k == 0 ? product : _mm256_add_epi16(pair, product);
+            Integers& each = products[g * kColumns + j];
+            each = add_products(k == 0 ? Integers{} : each, weights, row[g]);
           }
         }
-        in_order<groups * kColumns>(pairs);
+        in_order<count>(products);
       }
       POCKET_OMNI_UNROLL
-      for (int j = 0; j < groups * kColumns; j++) {
-        const __m256i fours = _mm256_madd_epi16(pairs[j], one);
-        total[j] = part == 0 ? fours : _mm256_add_epi32(total[j], fours);
+      for (int i = 0; i < count; i++) {
+        const Integers found = fours(products[i]);
+        total[i] = part == 0 ? found : POCKET_OMNI_WIDE(add_epi32)(total[i], found);
       }
     }
     POCKET_OMNI_UNROLL
     for (int g = 0; g < groups; g++) {
-      const __m256 scale = _mm256_loadu_ps(rows[g].scales + b * kGroup);
-      const __m256 offset = _mm256_loadu_ps(rows[g].offset + b * kGroup);
+      const Floats scale = POCKET_OMNI_WIDE(loadu_ps)(rows[g].scales + b * kGroup);
+      const Floats offset = POCKET_OMNI_WIDE(loadu_ps)(rows[g].offset + b * kGroup);
       POCKET_OMNI_UNROLL
       for (int j = 0; j < kColumns; j++) {
         const int at = g * kColumns + j;
-        const __m256 product = _mm256_fmsub_ps(_mm256_cvtepi32_ps(total[at]), scale, offset);
-        sum[at] = _mm256_fmadd_ps(product, _mm256_broadcast_ss(scales + j * blocks + b), sum[at]);
+        const Floats product = POCKET_OMNI_WIDE(fmsub_ps)(
+            POCKET_OMNI_WIDE(cvtepi32_ps)(total[at]), scale, offset);
+        const Floats weight = POCKET_OMNI_WIDE(set1_ps)(scales[j * blocks + b]);
+        sum[at] = POCKET_OMNI_WIDE(fmadd_ps)(product, weight, sum[at]);
       }
     }
   }
-  std::copy_n(sum, groups * kColumns, sums);
+  std::copy_n(sum, count, sums);
 }
 
 }  // namespace block_matmul
@@ -340,7 +351,9 @@ class BlockMatMul {
   }
 
  private:
-  static constexpr size_t kShare = 48;  // columns that a thread takes at once
+  static constexpr size_t kShare = 48;         // columns that a thread takes at once
+  static constexpr size_t kHeld = 512 << 10;   // bytes of rows that stay in a core's own cache
+  static constexpr int kPart = 256;            // a part is whole blocks
 
   struct Work {
     const float* x;
@@ -370,8 +383,8 @@ class BlockMatMul {
       for (size_t n = start; n < stop; n++) {
         const uint8_t* packed = work.packed + n * column;
         const uint16_t* scales = work.scales + n * blocks;
-        work.y[m * outer_ + n] = bits_ == 4 ? column4<block>(packed, scales, row, blocks)
-                                            : column8<block>(packed, scales, row, blocks);
+        work.y[m * outer_ + n] = bits_ == 4 ? block_matmul::column<4, block>(packed, scales, row, blocks)
+                                            : block_matmul::column<8, block>(packed, scales, row, blocks);
       }
     });
   }
@@ -392,61 +405,90 @@ class BlockMatMul {
     context.parallel(groups, [&](size_t g) {
       const size_t first = g * kGroup;
       const int count = static_cast<int>(std::min<size_t>(kGroup, work.rows - first));
-      round_rows<block>(work.x + first * inner_, count, inner_, all[g]);
+      round_rows<block>(work.x + first * inner_, count, inner_, bits_, all[g]);
     });
     shared(context, [&](size_t start, size_t stop) { columns<block>(work, all, start, stop); });
   }
 
+  // Columns start ... stop. Part by part of their length, so that all rows of a part stay in a
+  // core's own cache; their sums are kept until lines of `y` can be written whole.
   template <int block>
   void columns(const Work& work, const std::vector<block_matmul::Rows>& all, size_t start,
                size_t stop) const {
     using namespace block_matmul;
     thread_local Scratch scratch;
-    const size_t blocks = inner_ / block;
-    const size_t column = size_t(inner_) * bits_ / 8, size = size_t(inner_) * kColumns;
-    scratch.reserve(2 * Scratch::padded<uint8_t>(size) + Scratch::padded<float>(blocks * kColumns));
-    uint8_t* bytes = scratch.take<uint8_t>(size);
-    uint8_t* high = scratch.take<uint8_t>(size);  // of 8 bits only
-    float* scales = scratch.take<float>(blocks * kColumns);
-    for (size_t n = start; n < stop; n += kColumns) {
-      const size_t wide = std::min<size_t>(kColumns, stop - n);
-      for (size_t j = 0; j < kColumns; j++) {
-        const size_t which = n + std::min(j, wide - 1);  // the last one again, to fill the tile
-        const uint8_t* packed = work.packed + which * column;
-        if (bits_ == 4) unpack(packed, inner_, bytes + j * inner_);
-        if (bits_ == 8) unpack8(packed, inner_, high + j * inner_, bytes + j * inner_);
-        std::transform(work.scales + which * blocks, work.scales + (which + 1) * blocks,
-                       scales + j * blocks, half);
+    const size_t blocks = inner_ / block, column = size_t(inner_) * bits_ / 8;
+    const int most = std::max<int>(kHeld / (all.size() * kGroup) / kPart, 1) * kPart;
+    const size_t size = size_t(std::min(most, inner_)) * kColumns, scales = size / block;
+    const size_t tiles = (stop - start + kColumns - 1) / kColumns;
+    const size_t sums = tiles * all.size() * kColumns;
+    scratch.reserve(2 * Scratch::padded<uint8_t>(size) + Scratch::padded<float>(scales) +
+                    Scratch::padded<Floats>(sums));
+    const Columns here{scratch.take<uint8_t>(size), scratch.take<uint8_t>(size),
+                       scratch.take<float>(scales)};
+    Floats* held = scratch.take<Floats>(sums);
+    std::fill_n(held, sums, Floats{});
+    for (int first = 0; first < inner_; first += most) {
+      const int part = std::min(most, inner_ - first);
+      Floats* into = held;
+      for (size_t n = start; n < stop; n += kColumns, into += all.size() * kColumns) {
+        for (size_t j = 0; j < kColumns; j++) {
+          const size_t which = std::min(n + j, stop - 1);  // the last one again, to fill the tile
+          here.unpack(j, part, bits_, work.packed + which * column + size_t(first) * bits_ / 8);
+          std::transform(work.scales + which * blocks + first / block,
+                         work.scales + which * blocks + (first + part) / block,
+                         here.scales + j * (part / block), half);
+        }
+        size_t g = 0;
+        for (; g + 2 <= all.size(); g += 2)
+          tiles_of<block, 2>(&all[g], here, first, part, into + g * kColumns);
+        if (g < all.size()) tiles_of<block, 1>(&all[g], here, first, part, into + g * kColumns);
       }
-      size_t g = 0;
-      for (; g + 2 <= all.size(); g += 2)
-        tiles<block, 2>(work, all, g, n, wide, bytes, high, scales);
-      if (g < all.size()) tiles<block, 1>(work, all, g, n, wide, bytes, high, scales);
     }
+    for (size_t g = 0; g < all.size(); g++) store(work, all.size(), g, start, stop, held);
   }
 
   template <int block, int groups>
-  void tiles(const Work& work, const std::vector<block_matmul::Rows>& all, size_t group, size_t n,
-             size_t wide, const uint8_t* bytes, const uint8_t* high, const float* scales) const {
+  void tiles_of(const block_matmul::Rows* all, const block_matmul::Columns& columns, int first,
+                int part, Floats* sums) const {
     using namespace block_matmul;
-    __m256 sums[groups * kColumns], more[groups * kColumns];
-    tile<block, groups>(&all[group], bytes, scales, inner_, sums);
-    if (bits_ == 8) {
-      tile<block, groups>(&all[group], high, scales, inner_, more);
+    Rows rows[groups];
+    for (int g = 0; g < groups; g++) rows[g] = all[g].from<block>(first);
+    if (bits_ == 8 && !kDot) {
+      Floats more[groups * kColumns] = {};
+      tile<block, groups>(rows, columns.high, columns.scales, part, more);
+      const Floats sixteen = POCKET_OMNI_WIDE(set1_ps)(16);
       for (int i = 0; i < groups * kColumns; i++) {
-        sums[i] = _mm256_fmadd_ps(_mm256_set1_ps(16), more[i], sums[i]);
+        sums[i] = POCKET_OMNI_WIDE(fmadd_ps)(sixteen, more[i], sums[i]);
       }
     }
-    for (int g = 0; g < groups; g++) store(work, group + g, n, wide, sums + g * kColumns);
+    tile<block, groups>(rows, columns.bytes, columns.scales, part, sums);
   }
 
-  void store(const Work& work, size_t group, size_t n, size_t wide, const __m256* sums) const {
+  // Writes the sums of a group of rows, of which `held` has a lane a row: four by four turned.
+  void store(const Work& work, size_t groups, size_t group, size_t start, size_t stop,
+             const Floats* held) const {
     using namespace block_matmul;
-    alignas(32) float lanes[kColumns][kGroup];
-    for (int j = 0; j < kColumns; j++) _mm256_store_ps(lanes[j], sums[j]);
-    const size_t first = group * kGroup;
-    for (size_t m = 0; m < std::min<size_t>(kGroup, work.rows - first); m++) {
-      for (size_t j = 0; j < wide; j++) work.y[(first + m) * outer_ + n + j] = lanes[j][m];
+    const auto lanes = [&](size_t c) {
+      const Floats* found = held + (c / kColumns * groups + group) * kColumns + c % kColumns;
+      return reinterpret_cast<const float*>(found);
+    };
+    const size_t first = group * kGroup, wide = stop - start;
+    const size_t rows = std::min<size_t>(kGroup, work.rows - first);
+    for (size_t m = 0; m < rows; m += 4) {
+      float* to = work.y + (first + m) * outer_ + start;
+      for (size_t c = 0; c < wide; c += 4) {
+        __m128 four[4];
+        for (size_t i = 0; i < 4; i++) four[i] = _mm_loadu_ps(lanes(std::min(c + i, wide - 1)) + m);
+        _MM_TRANSPOSE4_PS(four[0], four[1], four[2], four[3]);
+        for (size_t i = 0; i < std::min<size_t>(4, rows - m); i++) {
+          if (c + 4 <= wide) {
+            _mm_storeu_ps(to + i * outer_ + c, four[i]);
+          } else {
+            std::memcpy(to + i * outer_ + c, &four[i], (wide - c) * sizeof(float));
+          }
+        }
+      }
     }
   }
 

@@ -14,7 +14,7 @@ ort::Operator operators[] = {
     ort::operator_of<BlockMatMul>(),
     ort::operator_of<CachedAttention>(),
     ort::operator_of<Int8CachedAttention>(),
-#ifndef POCKET_OMNI_VNNI
+#ifndef POCKET_OMNI_DOT
     ort::operator_of<IntegerMatMul>(),
     ort::operator_of<BiasedIntegerMatMul>(),
 #endif

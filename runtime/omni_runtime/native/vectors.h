@@ -1,4 +1,5 @@
-// What the products of integers share: AVX2 registers, and how GCC is kept from spilling them.
+// What the products of integers share: registers, how int8 is multiplied with and without VNNI, and
+// how GCC is kept from spilling.
 #pragma once
 
 #ifdef POCKET_OMNI_AVX2
@@ -24,6 +25,51 @@ inline void store(void* to, __m256i value) {
   _mm256_storeu_si256(static_cast<__m256i*>(to), value);
 }
 
+// The widest registers: AVX-512's where it comes with VNNI, else AVX2's.
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#define POCKET_OMNI_DOT
+#define POCKET_OMNI_WIDE(name) _mm512_##name
+using Integers = __m512i;
+using Floats = __m512;
+inline Integers load_wide(const void* from) { return _mm512_loadu_si512(from); }
+#else
+#define POCKET_OMNI_WIDE(name) _mm256_##name
+using Integers = __m256i;
+using Floats = __m256;
+inline Integers load_wide(const void* from) { return load(from); }
+#ifdef __AVXVNNI__
+#define POCKET_OMNI_DOT
+#endif
+#endif
+
+// Adds products of bytes to sums that `fours` turns into int32, each of four neighbours. By VNNI
+// they are that already; without, two neighbours share an int16, which the caller must not overfill.
+#ifdef POCKET_OMNI_DOT
+constexpr bool kDot = true;
+#ifdef __AVX512VNNI__
+inline __m512i add_products(__m512i sums, __m512i bytes, __m512i signed_bytes) {
+  return _mm512_dpbusd_epi32(sums, bytes, signed_bytes);
+}
+inline __m256i add_products(__m256i sums, __m256i bytes, __m256i signed_bytes) {
+  return _mm256_dpbusd_epi32(sums, bytes, signed_bytes);
+}
+#else
+inline __m256i add_products(__m256i sums, __m256i bytes, __m256i signed_bytes) {
+  return _mm256_dpbusd_avx_epi32(sums, bytes, signed_bytes);
+}
+#endif
+template <class Sums>
+inline Sums fours(Sums sums) {
+  return sums;
+}
+#else
+constexpr bool kDot = false;
+inline __m256i add_products(__m256i sums, __m256i bytes, __m256i signed_bytes) {
+  return _mm256_add_epi16(sums, _mm256_maddubs_epi16(bytes, signed_bytes));
+}
+inline __m256i fours(__m256i sums) { return _mm256_madd_epi16(sums, _mm256_set1_epi16(1)); }
+#endif
+
 inline int32_t word(const void* from) {
   int32_t value;
   std::memcpy(&value, from, sizeof value);
@@ -31,10 +77,10 @@ inline int32_t word(const void* from) {
 }
 
 // Left to itself, GCC computes all products of a tile first and runs out of registers: 1.8 times
-// the time. Here it must have all sums at once.
-template <int count>
-inline void in_order(__m256i* p) {
-#if defined(__GNUC__)
+// the time. Here it must have all sums at once. Products of VNNI are sums from the start.
+template <int count, class Sums>
+inline void in_order([[maybe_unused]] Sums* p) {
+#if defined(__GNUC__) && !defined(POCKET_OMNI_DOT)
   if constexpr (count == 3) asm volatile("" : "+x"(p[0]), "+x"(p[1]), "+x"(p[2]));
   if constexpr (count == 6) {
     asm volatile("" : "+x"(p[0]), "+x"(p[1]), "+x"(p[2]), "+x"(p[3]), "+x"(p[4]), "+x"(p[5]));

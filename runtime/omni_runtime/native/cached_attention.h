@@ -1,56 +1,64 @@
 // Grouped-query attention with rotary positions over a KV cache that is extended in place.
 //
-// Eight queries that share a key head lie in the lanes of a register, so that a key or a value is
-// read once for all of them; softmax is computed while the keys stream by (Milakov and Gimelshein,
+// Queries that share a key head lie in the lanes of a register, so that a key or a value is read
+// once for all of them; softmax is computed while the keys stream by (Milakov and Gimelshein,
 // "Online normalizer calculation for softmax", 2018), over shares of a long context in parallel.
 //
 // A cache of int8 has a scale for each channel. Those of the keys go into the queries, those of
 // the values into the result, so what is read of the cache are the integers as they are.
 #pragma once
 
-#ifdef POCKET_OMNI_AVX2
+#include "ort.h"
+#include "scratch.h"
+#include "vectors.h"
 
-#include <immintrin.h>
+#ifdef POCKET_OMNI_AVX2
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <type_traits>
 
-#include "ort.h"
-#include "scratch.h"
-
 namespace cached_attention {
 
-constexpr size_t kLanes = 8;
-constexpr size_t kTile = 64;    // keys whose scores are held at once
-constexpr size_t kShare = 256;  // keys of the least share that is worth a thread
-constexpr size_t kEnough = 16;  // tasks that keep any number of cores busy
+constexpr size_t kLanes = sizeof(Floats) / sizeof(float);
+constexpr size_t kTile = 64;      // keys whose scores are held at once
+constexpr size_t kShare = 256;    // keys of the least share that is worth a thread
+constexpr size_t kEnough = 16;    // tasks that keep any number of cores busy
+constexpr float kUnseen = -1e30f; // a score that is none: far below any, but no infinity
 
-inline __m256 exponential(__m256 x) {
-  const __m256 below = _mm256_set1_ps(-87);
-  const __m256 turns =
-      _mm256_round_ps(_mm256_mul_ps(_mm256_max_ps(x, below), _mm256_set1_ps(1.44269504f)),
-                      _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  __m256 r = _mm256_fnmadd_ps(turns, _mm256_set1_ps(0.693359375f), _mm256_max_ps(x, below));
-  r = _mm256_fnmadd_ps(turns, _mm256_set1_ps(-2.12194440e-4f), r);  // ln 2 in two parts
-  __m256 sum = _mm256_set1_ps(1.0f / 5040);
-  for (const float term : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) {
-    sum = _mm256_fmadd_ps(sum, r, _mm256_set1_ps(term));
-  }
-  const __m256i power = _mm256_slli_epi32(_mm256_cvtps_epi32(turns), 23);
-  return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(sum), power));
+inline Floats broadcast(float x) { return POCKET_OMNI_WIDE(set1_ps)(x); }
+inline Floats read(const float* from) { return POCKET_OMNI_WIDE(loadu_ps)(from); }
+inline void write(float* to, Floats x) { POCKET_OMNI_WIDE(storeu_ps)(to, x); }
+
+inline Floats multiply_add(Floats a, Floats b, Floats c) {
+  return POCKET_OMNI_WIDE(fmadd_ps)(a, b, c);
 }
 
-// What a share of the keys contributes to eight queries: the largest score, the sum of the
-// exponentials below it, and their values, float32 (head_dim, 8).
+// 1e-35 instead of less: nothing beside the largest weight, 1, but far from slow subnormal numbers.
+inline Floats exponential(Floats x) {
+  x = POCKET_OMNI_WIDE(max_ps)(x, broadcast(-80));
+  const Integers power = POCKET_OMNI_WIDE(cvtps_epi32)(x * broadcast(1.44269504f));
+  const Floats turns = POCKET_OMNI_WIDE(cvtepi32_ps)(power);
+  Floats r = multiply_add(turns, broadcast(-0.693359375f), x);
+  r = multiply_add(turns, broadcast(2.12194440e-4f), r);  // ln 2 in two parts
+  Floats sum = broadcast(1.0f / 5040);
+  for (const float term : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) {
+    sum = multiply_add(sum, r, broadcast(term));
+  }
+  const Integers shifted = POCKET_OMNI_WIDE(slli_epi32)(power, 23);
+  return (Floats)POCKET_OMNI_WIDE(add_epi32)((Integers)sum, shifted);
+}
+
+// What a share of the keys contributes to the queries: the largest score, the sum of the
+// exponentials below it, and their values, float32 (head_dim, kLanes).
 struct Partial {
   float* largest;
   float* total;
   float* values;
 };
 
-// Eight queries, float32 (head_dim, 8), already scaled; query i sees the keys before `ends[i]`.
+// Queries, float32 (head_dim, kLanes), already scaled; query i sees the keys before `ends[i]`.
 struct Queries {
   const float* lanes;
   int32_t ends[kLanes];
@@ -61,7 +69,7 @@ inline const float* floats(const float* from, size_t, float*) { return from; }
 
 inline const float* floats(const int8_t* from, size_t count, float* room) {
   size_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
+  for (; i + 8 <= count; i += 8) {
     const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from + i));
     _mm256_storeu_ps(room + i, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight)));
   }
@@ -72,12 +80,12 @@ inline const float* floats(const int8_t* from, size_t count, float* room) {
 template <class Element>
 class Share {
  public:
-  // `room` holds eight heads.
+  // `room` holds eight keys.
   Share(const Queries& queries, const Element* keys, const Element* values, size_t width,
         float* room, const Partial& into)
       : queries_(queries), keys_(keys), values_(values), width_(width), room_(room), into_(into) {
-    _mm256_storeu_ps(into.largest, _mm256_set1_ps(-INFINITY));
-    _mm256_storeu_ps(into.total, _mm256_setzero_ps());
+    std::fill_n(into.largest, kLanes, kUnseen);
+    std::fill_n(into.total, kLanes, 0.0f);
     std::fill_n(into.values, width * kLanes, 0.0f);
   }
 
@@ -87,39 +95,34 @@ class Share {
 
  private:
   void tile(size_t first, size_t count) const {
-    alignas(32) float scores[kTile][kLanes];
+    alignas(64) float scores[kTile][kLanes];
     size_t t = 0;
     for (; t + 8 <= count; t += 8) score<8>(keys_ + (first + t) * width_, scores[t]);
     for (; t < count; t++) score<1>(keys_ + (first + t) * width_, scores[t]);
-    const __m256i ends = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(queries_.ends));
-    const __m256 before = _mm256_loadu_ps(into_.largest);
-    __m256 largest = before;
+    const Integers ends = load_wide(queries_.ends);
+    const Floats before = read(into_.largest);
+    Floats largest = before;
     for (t = 0; t < count; t++) {
-      const __m256i here = _mm256_set1_epi32(static_cast<int>(first + t));
-      const __m256 seen = _mm256_castsi256_ps(_mm256_cmpgt_epi32(ends, here));
-      const __m256 score =
-          _mm256_blendv_ps(_mm256_set1_ps(-INFINITY), _mm256_load_ps(scores[t]), seen);
-      _mm256_store_ps(scores[t], score);
-      largest = _mm256_max_ps(largest, score);
+      const Floats score =
+          where_greater(ends, static_cast<int>(first + t), read(scores[t]), broadcast(kUnseen));
+      write(scores[t], score);
+      largest = POCKET_OMNI_WIDE(max_ps)(largest, score);
     }
     // A query that has seen no key yet has no largest score to count from.
-    const __m256 none = _mm256_cmp_ps(largest, _mm256_set1_ps(-INFINITY), _CMP_EQ_OQ);
-    const __m256 base = _mm256_andnot_ps(none, largest);
-    const __m256 shrink = exponential(_mm256_sub_ps(before, base));
-    __m256 total = _mm256_mul_ps(_mm256_loadu_ps(into_.total), shrink);
+    const Floats base = POCKET_OMNI_WIDE(max_ps)(largest, broadcast(kUnseen / 2));
+    const Floats shrink = exponential(before - base);
+    Floats total = read(into_.total) * shrink;
     for (t = 0; t < count; t++) {
-      const __m256 score = _mm256_load_ps(scores[t]);
-      const __m256 unseen = _mm256_cmp_ps(score, _mm256_set1_ps(-INFINITY), _CMP_EQ_OQ);
-      const __m256 weight = _mm256_andnot_ps(unseen, exponential(_mm256_sub_ps(score, base)));
-      _mm256_store_ps(scores[t], weight);
-      total = _mm256_add_ps(total, weight);
+      const Floats weight = exponential(read(scores[t]) - base);
+      write(scores[t], weight);
+      total += weight;
     }
-    _mm256_storeu_ps(into_.largest, largest);
-    _mm256_storeu_ps(into_.total, total);
-    if (_mm256_movemask_ps(_mm256_cmp_ps(before, largest, _CMP_NEQ_OQ))) {
+    write(into_.largest, largest);
+    write(into_.total, total);
+    if (std::memcmp(&before, &largest, sizeof before) != 0) {
       for (size_t d = 0; d < width_; d++) {
         float* sum = into_.values + d * kLanes;
-        _mm256_storeu_ps(sum, _mm256_mul_ps(_mm256_loadu_ps(sum), shrink));
+        write(sum, read(sum) * shrink);
       }
     }
     for (t = 0; t + 8 <= count; t += 8) weigh<8>(values_ + (first + t) * width_, scores[t]);
@@ -129,28 +132,27 @@ class Share {
   template <size_t many>
   void score(const Element* stored, float* scores) const {
     const float* keys = floats(stored, many * width_, room_);
-    __m256 sums[many];
-    for (auto& sum : sums) sum = _mm256_setzero_ps();
+    Floats sums[many] = {};
     for (size_t d = 0; d < width_; d++) {
-      const __m256 query = _mm256_loadu_ps(queries_.lanes + d * kLanes);
+      const Floats query = read(queries_.lanes + d * kLanes);
       for (size_t i = 0; i < many; i++) {
-        sums[i] = _mm256_fmadd_ps(_mm256_broadcast_ss(keys + i * width_ + d), query, sums[i]);
+        sums[i] = multiply_add(broadcast(keys[i * width_ + d]), query, sums[i]);
       }
     }
-    for (size_t i = 0; i < many; i++) _mm256_storeu_ps(scores + i * kLanes, sums[i]);
+    for (size_t i = 0; i < many; i++) write(scores + i * kLanes, sums[i]);
   }
 
   template <size_t many>
   void weigh(const Element* stored, const float* weights) const {
     const float* values = floats(stored, many * width_, room_);
-    __m256 weight[many];
-    for (size_t i = 0; i < many; i++) weight[i] = _mm256_loadu_ps(weights + i * kLanes);
+    Floats weight[many];
+    for (size_t i = 0; i < many; i++) weight[i] = read(weights + i * kLanes);
     for (size_t d = 0; d < width_; d++) {
-      __m256 sum = _mm256_loadu_ps(into_.values + d * kLanes);
+      Floats sum = read(into_.values + d * kLanes);
       for (size_t i = 0; i < many; i++) {
-        sum = _mm256_fmadd_ps(_mm256_broadcast_ss(values + i * width_ + d), weight[i], sum);
+        sum = multiply_add(broadcast(values[i * width_ + d]), weight[i], sum);
       }
-      _mm256_storeu_ps(into_.values + d * kLanes, sum);
+      write(into_.values + d * kLanes, sum);
     }
   }
 
@@ -164,17 +166,13 @@ class Share {
 
 // Adds what another share contributes.
 inline void merge(const Partial& into, const Partial& other, size_t width) {
-  const __m256 mine = _mm256_loadu_ps(into.largest), theirs = _mm256_loadu_ps(other.largest);
-  const __m256 largest = _mm256_max_ps(mine, theirs);
-  const __m256 none = _mm256_cmp_ps(largest, _mm256_set1_ps(-INFINITY), _CMP_EQ_OQ);
-  const __m256 base = _mm256_andnot_ps(none, largest);
-  const __m256 a = exponential(_mm256_sub_ps(mine, base));
-  const __m256 b = exponential(_mm256_sub_ps(theirs, base));
+  const Floats mine = read(into.largest), theirs = read(other.largest);
+  const Floats largest = POCKET_OMNI_WIDE(max_ps)(mine, theirs);
+  const Floats a = exponential(mine - largest), b = exponential(theirs - largest);
   const auto add = [&](float* to, const float* from) {
-    const __m256 more = _mm256_mul_ps(_mm256_loadu_ps(from), b);
-    _mm256_storeu_ps(to, _mm256_fmadd_ps(_mm256_loadu_ps(to), a, more));
+    write(to, multiply_add(read(to), a, read(from) * b));
   };
-  _mm256_storeu_ps(into.largest, largest);
+  write(into.largest, largest);
   add(into.total, other.total);
   for (size_t d = 0; d < width; d++) add(into.values + d * kLanes, other.values + d * kLanes);
 }
@@ -320,6 +318,7 @@ class AttentionOver {
     float* turned = scratch.take<float>(step.width);
     const float* channels = scales(step, step.key_scales, kv_head);
     Queries queries{lanes, {}};
+    std::fill_n(queries.ends, kLanes, INT32_MAX);  // a lane without a query: zeros see everything
     size_t end = 0;
     const float scale = 1 / std::sqrt(static_cast<float>(step.width));
     for (size_t lane = 0; lane < kLanes; lane++) {

@@ -32,11 +32,17 @@ inline void store(void* to, __m256i value) {
 using Integers = __m512i;
 using Floats = __m512;
 inline Integers load_wide(const void* from) { return _mm512_loadu_si512(from); }
+inline Floats where_greater(Integers a, int b, Floats yes, Floats no) {
+  return _mm512_mask_blend_ps(_mm512_cmpgt_epi32_mask(a, _mm512_set1_epi32(b)), no, yes);
+}
 #else
 #define POCKET_OMNI_WIDE(name) _mm256_##name
 using Integers = __m256i;
 using Floats = __m256;
 inline Integers load_wide(const void* from) { return load(from); }
+inline Floats where_greater(Integers a, int b, Floats yes, Floats no) {
+  return _mm256_blendv_ps(no, yes, (Floats)_mm256_cmpgt_epi32(a, _mm256_set1_epi32(b)));
+}
 #ifdef __AVXVNNI__
 #define POCKET_OMNI_DOT
 #endif

@@ -27,9 +27,9 @@ from omni_runtime.model import Model
 
 compiled = pytest.mark.skipif(not native().library, reason=native().problem)
 features = processor_features.found()
+plain = features - door.VNNI.keys()
 integer_kernel = pytest.mark.skipif(
-    not native().library or "avx2" not in features or bool(features & door.VNNI.keys()),
-    reason="this processor's products of int8 are left to ONNX Runtime",
+    not native().library or "avx2" not in features, reason="there is no such kernel"
 )
 
 
@@ -37,6 +37,22 @@ integer_kernel = pytest.mark.skipif(
 def asked_anew() -> Iterator[None]:
     """What a test did to the compiler is forgotten."""
     yield
+    native.cache_clear()
+
+
+@pytest.fixture(params=["", *sorted(door.VNNI.keys() & features)])
+def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each kind of kernels that this processor can run."""
+    as_if(monkeypatch, plain | {request.param})
+
+
+@pytest.fixture
+def no_vnni(monkeypatch: pytest.MonkeyPatch) -> None:
+    as_if(monkeypatch, plain)
+
+
+def as_if(monkeypatch: pytest.MonkeyPatch, wanted: set[str]) -> None:
+    monkeypatch.setattr(processor_features, "found", lambda: wanted)
     native.cache_clear()
 
 
@@ -90,29 +106,40 @@ def both(
 
 
 @compiled
+@pytest.mark.usefixtures("instructions")
 @pytest.mark.parametrize(
     ("bits", "block"), [(4, 32), (4, 64), (4, 128), (4, 256), (8, 32), (8, 128)]
 )
 @pytest.mark.parametrize("inner", [512, 768])
 def test_block_matmul(bits: int, block: int, inner: int) -> None:
+    for outer, rows in ((37, 1), (64, 2), (5, 3), (70, 4), (33, 8), (3, 9), (40, 31), (99, 50)):
+        compare_block_matmul(bits, block, inner, outer, rows)
+
+
+@compiled
+@pytest.mark.usefixtures("instructions")
+@pytest.mark.parametrize(("bits", "block"), [(4, 32), (4, 256), (8, 32)])
+def test_block_matmul_part_by_part(bits: int, block: int) -> None:
+    """More rows than a core's cache holds whole."""
+    compare_block_matmul(bits, block, inner=4352, outer=53, rows=330)
+
+
+def compare_block_matmul(bits: int, block: int, inner: int, outer: int, rows: int) -> None:
     random = np.random.default_rng(bits + block + inner)
     rule = Rule(match="w", method="nbits", reason="test", bits=bits, block=block)
-    for outer, rows in ((37, 1), (64, 2), (5, 3), (70, 4), (33, 8), (3, 9), (40, 31)):
-        values = random.standard_normal((inner, outer)).astype(np.float32)
-        values[:, 0] = 0
-        matrix = BlockMatrix(
-            "w", inner, outer, rule, lambda start, stop, v=values: v[:, start:stop]
-        )
-        assert matrix.has_kernel
-        x = random.standard_normal((1, rows, inner)).astype(np.float32)
-        x[0, 0, :block] *= 1000  # one block far above the others
-        x[0, -1, -block:] = 0
-        attributes = nbits.attributes(inner, outer, rule)
-        del attributes["accuracy_level"]
-        (ours,), (theirs,) = both(
-            nbits.block_matmul(), {"rows": x}, matrix.quantize(values), **attributes
-        )
-        assert relative(ours, theirs) < 1e-4, (outer, rows)
+    values = random.standard_normal((inner, outer)).astype(np.float32)
+    values[:, 0] = 0
+    matrix = BlockMatrix("w", inner, outer, rule, lambda start, stop: values[:, start:stop])
+    assert matrix.has_kernel
+    x = random.standard_normal((1, rows, inner)).astype(np.float32)
+    x[0, 0, :block] *= 1000  # one block far above the others
+    x[0, -1, -block:] = 0
+    attributes = nbits.attributes(inner, outer, rule)
+    del attributes["accuracy_level"]
+    (ours,), (theirs,) = both(
+        nbits.block_matmul(), {"rows": x}, matrix.quantize(values), **attributes
+    )
+    assert relative(ours, theirs) < 1e-4, (outer, rows)
 
 
 def test_what_the_kernel_can_not_do_is_left_to_onnx_runtime() -> None:
@@ -149,6 +176,7 @@ def integer_matrix(values: np.ndarray, steps: int, per_channel: bool) -> dict[st
 
 
 @integer_kernel
+@pytest.mark.usefixtures("no_vnni")
 @pytest.mark.parametrize("steps", [64, 127])
 @pytest.mark.parametrize("inner", [4, 64, 68, 100, 1280, 3420])
 def test_integer_matmul(inner: int, steps: int) -> None:
@@ -168,6 +196,7 @@ def test_integer_matmul(inner: int, steps: int) -> None:
 
 
 @integer_kernel
+@pytest.mark.usefixtures("no_vnni")
 @pytest.mark.parametrize("steps", [64, 127, -128])
 @pytest.mark.parametrize("inner", [64, 100, 1280])
 def test_integer_matmul_does_not_overflow(inner: int, steps: int) -> None:
@@ -197,6 +226,7 @@ def test_integer_matmul_does_not_overflow(inner: int, steps: int) -> None:
 
 
 @integer_kernel
+@pytest.mark.usefixtures("no_vnni")
 def test_integer_matmul_of_what_is_no_number() -> None:
     """Rows that are broken break no others, nor the process."""
     random = np.random.default_rng(0)
@@ -212,6 +242,7 @@ def test_integer_matmul_of_what_is_no_number() -> None:
 
 
 @integer_kernel
+@pytest.mark.usefixtures("no_vnni")
 @pytest.mark.parametrize(
     ("kind", "most"), [("normal", 1.2), ("channels", 0.7), ("rows", 0.7), ("gelu", 0.95)]
 )
@@ -241,9 +272,9 @@ def test_errors_of_integer_matmul(kind: str, most: float) -> None:
 def test_integer_matmul_is_left_to_processors_that_are_faster(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(processor_features, "found", lambda: {*features, "avx_vnni"})
     monkeypatch.setattr(machine, "caches", lambda: tmp_path)
-    native.cache_clear()
+    as_if(monkeypatch, plain | {"avx_vnni"})  # compiled for it, though none of that is run
+    assert native().library
     random = np.random.default_rng(0)
     parts = integer_matrix(random.standard_normal((128, 33)).astype(np.float32), 64, True)
     x = random.standard_normal((1, 8, 128)).astype(np.float32)
@@ -253,6 +284,7 @@ def test_integer_matmul_is_left_to_processors_that_are_faster(
 
 
 @compiled
+@pytest.mark.usefixtures("instructions")
 @pytest.mark.parametrize("time", [1, 2, 3, 4, 7, 511, 512, 513, 1100])
 def test_anti_aliased_snake(time: int) -> None:
     random = np.random.default_rng(time)
@@ -276,6 +308,7 @@ def int4(make_twin, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @compiled
+@pytest.mark.usefixtures("instructions")
 def test_a_bundle_computes_the_same_without_the_kernels(int4: Path) -> None:
     random = np.random.default_rng(0)
     models = [Model(int4, SessionOptions(threads=2, native=wanted)) for wanted in (True, False)]
@@ -341,6 +374,7 @@ def test_it_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @compiled
+@pytest.mark.usefixtures("instructions")
 @pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.parametrize("heads", [(8, 1, 16), (6, 2, 32), (16, 2, 128), (4, 4, 48)])
 def test_cached_attention(heads: tuple[int, int, int], int8: bool) -> None:

@@ -22,10 +22,10 @@
 namespace cached_attention {
 
 constexpr size_t kLanes = sizeof(Floats) / sizeof(float);
-constexpr size_t kTile = 64;      // keys whose scores are held at once
-constexpr size_t kShare = 256;    // keys of the least share that is worth a thread
-constexpr size_t kEnough = 16;    // tasks that keep any number of cores busy
-constexpr float kUnseen = -1e30f; // a score that is none: far below any, but no infinity
+constexpr size_t kTile = 64;       // keys whose scores are held at once
+constexpr size_t kShare = 256;     // keys of the least share that is worth a thread
+constexpr size_t kEnough = 16;     // tasks that keep any number of cores busy
+constexpr float kUnseen = -1e30f;  // a score that is none: far below any, but no infinity
 
 inline Floats broadcast(float x) { return POCKET_OMNI_WIDE(set1_ps)(x); }
 inline Floats read(const float* from) { return POCKET_OMNI_WIDE(loadu_ps)(from); }

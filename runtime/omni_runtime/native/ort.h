@@ -14,10 +14,6 @@
 #define POCKET_OMNI_EXPORT extern "C" __attribute__((visibility("default")))
 #endif
 
-#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
-#define POCKET_OMNI_AVX2
-#endif
-
 namespace ort {
 
 constexpr uint32_t kVersion = 17;  // the first with ParallelFor

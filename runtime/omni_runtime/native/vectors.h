@@ -2,6 +2,10 @@
 // how GCC is kept from spilling.
 #pragma once
 
+#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#define POCKET_OMNI_AVX2
+#endif
+
 #ifdef POCKET_OMNI_AVX2
 
 #if defined(__GNUC__)
@@ -49,7 +53,8 @@ inline Floats where_greater(Integers a, int b, Floats yes, Floats no) {
 #endif
 
 // Adds products of bytes to sums that `fours` turns into int32, each of four neighbours. By VNNI
-// they are that already; without, two neighbours share an int16, which the caller must not overfill.
+// they are that already; without, two neighbours share an int16, which the caller must not
+// overfill.
 #ifdef POCKET_OMNI_DOT
 constexpr bool kDot = true;
 #ifdef __AVX512VNNI__

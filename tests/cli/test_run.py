@@ -38,6 +38,14 @@ def test_text_goes_out_and_numbers_beside_it(omni, bundle: Path, here: Path) -> 
     assert omni("run", bundle, "Hello", "-q", "-o", "a.wav", *SHORT).err == ""
 
 
+def test_flags_stand_where_one_likes(omni, bundle: Path) -> None:
+    wanted = omni("run", bundle, "Hello", "--no-speech", *SHORT).out
+    assert wanted
+    assert omni("run", bundle, "--no-speech", "Hello", *SHORT).out == wanted
+    assert omni("run", "--no-speech", *SHORT, bundle, "Hello").out == wanted
+    omni("run", bundle, "--no-speech", "Hello", "you").refused("unrecognized arguments: you", 2)
+
+
 def test_without_a_loudspeaker_a_file_is_made_and_named(
     omni, bundle: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

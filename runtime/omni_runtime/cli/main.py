@@ -13,7 +13,7 @@ import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from omni_runtime.errors import OmniError, UsageError
 
@@ -120,9 +120,27 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(UsageError.exit_code, f"error: {message} ({self.prog} --help)\n")
 
 
+class CommandParser(OneLineParser):
+    """Takes what to ask before, between and behind flags alike, which argparse does only when asked
+    to, and not of the parser of a command."""
+
+    _within = False
+
+    def parse_known_args(self, *given: Any, **named: Any) -> Any:
+        if self._within:  # parse_known_intermixed_args calls us
+            return super().parse_known_args(*given, **named)
+        self._within = True
+        try:
+            return self.parse_known_intermixed_args(*given, **named)
+        finally:
+            self._within = False
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="omni", description="Talk with Qwen2.5-Omni on this computer.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", parser_class=CommandParser
+    )
     made = {
         name: commands.add_parser(name, help=text, description=text)
         for name, text in COMMANDS.items()

@@ -1,5 +1,5 @@
-// What the kernels share: registers, how int8 is multiplied with and without VNNI, and how GCC is kept
-// from spilling.
+// What the kernels share: registers, how int8 is multiplied with and without VNNI, and how GCC is
+// kept from spilling.
 #pragma once
 
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)

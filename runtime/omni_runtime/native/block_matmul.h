@@ -107,7 +107,6 @@ class BlockMatMul {
                size_t stop) const {
     using namespace block_matmul;
     thread_local Scratch scratch;
-    const size_t blocks = inner_ / block, stride = size_t(inner_) * bits_ / 8;
     const int most = std::max<int>(kHeld / (all.size() * kGroup) / kPart, 1) * kPart;
     const size_t size = size_t(std::min(most, inner_)) * kColumns, scales = size / block;
     const size_t tiles = (stop - start + kColumns - 1) / kColumns;
@@ -122,13 +121,7 @@ class BlockMatMul {
       const int part = std::min(most, inner_ - first);
       Floats* into = held;
       for (size_t n = start; n < stop; n += kColumns, into += all.size() * kColumns) {
-        for (size_t j = 0; j < kColumns; j++) {
-          const size_t which = std::min(n + j, stop - 1);  // the last one again, to fill the tile
-          here.unpack(j, part, bits_, work.packed + which * stride + size_t(first) * bits_ / 8);
-          std::transform(work.scales + which * blocks + first / block,
-                         work.scales + which * blocks + (first + part) / block,
-                         here.scales + j * (part / block), half);
-        }
+        unpack<block>(work, n, stop, first, part, here);
         size_t g = 0;
         for (; g + 2 <= all.size(); g += 2)
           tiles_of<block, 2>(&all[g], here, first, part, into + g * kColumns);
@@ -136,6 +129,20 @@ class BlockMatMul {
       }
     }
     for (size_t g = 0; g < all.size(); g++) store(work, all.size(), g, start, stop, held);
+  }
+
+  // Values first ... first + part of the columns n ... n + kColumns.
+  template <int block>
+  void unpack(const Work& work, size_t n, size_t stop, int first, int part,
+              const block_matmul::Columns& into) const {
+    const size_t blocks = inner_ / block, stride = size_t(inner_) * bits_ / 8;
+    for (size_t j = 0; j < block_matmul::kColumns; j++) {
+      const size_t which = std::min(n + j, stop - 1);  // the last one again, to fill the tile
+      into.unpack(j, part, bits_, work.packed + which * stride + size_t(first) * bits_ / 8);
+      std::transform(work.scales + which * blocks + first / block,
+                     work.scales + which * blocks + (first + part) / block,
+                     into.scales + j * (part / block), block_matmul::half);
+    }
   }
 
   template <int block, int groups>
@@ -147,9 +154,8 @@ class BlockMatMul {
     if (bits_ == 8 && !kDot) {
       Floats more[groups * kColumns] = {};
       tile<block, groups>(rows, columns.high, columns.scales, part, more);
-      const Floats sixteen = POCKET_OMNI_WIDE(set1_ps)(16);
       for (int i = 0; i < groups * kColumns; i++) {
-        sums[i] = POCKET_OMNI_WIDE(fmadd_ps)(sixteen, more[i], sums[i]);
+        sums[i] = multiply_add(broadcast(16), more[i], sums[i]);
       }
     }
     tile<block, groups>(rows, columns.bytes, columns.scales, part, sums);

@@ -280,7 +280,8 @@ POCKET_OMNI_ALONE void tile(const Rows* rows, const uint8_t* bytes, const float*
       POCKET_OMNI_UNROLL
       for (int k = 0; k < kVector; k += 4) {
         Integers row[groups];
-        for (int g = 0; g < groups; g++) row[g] = load_wide(rows[g].rows + (first + k) * kGroup);
+        for (int g = 0; g < groups; g++)
+          row[g] = load_integers(rows[g].rows + (first + k) * kGroup);
         POCKET_OMNI_UNROLL
         for (int j = 0; j < kColumns; j++) {
           const Integers weights =
@@ -301,15 +302,14 @@ POCKET_OMNI_ALONE void tile(const Rows* rows, const uint8_t* bytes, const float*
     }
     POCKET_OMNI_UNROLL
     for (int g = 0; g < groups; g++) {
-      const Floats scale = POCKET_OMNI_WIDE(loadu_ps)(rows[g].scales + b * kGroup);
-      const Floats offset = POCKET_OMNI_WIDE(loadu_ps)(rows[g].offset + b * kGroup);
+      const Floats scale = load_floats(rows[g].scales + b * kGroup);
+      const Floats offset = load_floats(rows[g].offset + b * kGroup);
       POCKET_OMNI_UNROLL
       for (int j = 0; j < kColumns; j++) {
         const int at = g * kColumns + j;
         const Floats product =
             POCKET_OMNI_WIDE(fmsub_ps)(POCKET_OMNI_WIDE(cvtepi32_ps)(total[at]), scale, offset);
-        const Floats weight = POCKET_OMNI_WIDE(set1_ps)(scales[j * blocks + b]);
-        sum[at] = POCKET_OMNI_WIDE(fmadd_ps)(product, weight, sum[at]);
+        sum[at] = multiply_add(product, broadcast(scales[j * blocks + b]), sum[at]);
       }
     }
   }

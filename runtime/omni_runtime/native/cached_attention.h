@@ -27,14 +27,6 @@ constexpr size_t kShare = 256;     // keys of the least share that is worth a th
 constexpr size_t kEnough = 16;     // tasks that keep any number of cores busy
 constexpr float kUnseen = -1e30f;  // a score that is none: far below any, but no infinity
 
-inline Floats broadcast(float x) { return POCKET_OMNI_WIDE(set1_ps)(x); }
-inline Floats read(const float* from) { return POCKET_OMNI_WIDE(loadu_ps)(from); }
-inline void write(float* to, Floats x) { POCKET_OMNI_WIDE(storeu_ps)(to, x); }
-
-inline Floats multiply_add(Floats a, Floats b, Floats c) {
-  return POCKET_OMNI_WIDE(fmadd_ps)(a, b, c);
-}
-
 // 1e-35 instead of less: nothing beside the largest weight, 1, but far from slow subnormal numbers.
 inline Floats exponential(Floats x) {
   x = POCKET_OMNI_WIDE(max_ps)(x, broadcast(-80));
@@ -99,30 +91,30 @@ class Share {
     size_t t = 0;
     for (; t + 8 <= count; t += 8) score<8>(keys_ + (first + t) * width_, scores[t]);
     for (; t < count; t++) score<1>(keys_ + (first + t) * width_, scores[t]);
-    const Integers ends = load_wide(queries_.ends);
-    const Floats before = read(into_.largest);
+    const Integers ends = load_integers(queries_.ends);
+    const Floats before = load_floats(into_.largest);
     Floats largest = before;
     for (t = 0; t < count; t++) {
-      const Floats score =
-          where_greater(ends, static_cast<int>(first + t), read(scores[t]), broadcast(kUnseen));
-      write(scores[t], score);
+      const Floats score = where_greater(ends, static_cast<int>(first + t), load_floats(scores[t]),
+                                         broadcast(kUnseen));
+      store_floats(scores[t], score);
       largest = POCKET_OMNI_WIDE(max_ps)(largest, score);
     }
     // A query that has seen no key yet has no largest score to count from.
     const Floats base = POCKET_OMNI_WIDE(max_ps)(largest, broadcast(kUnseen / 2));
     const Floats shrink = exponential(before - base);
-    Floats total = read(into_.total) * shrink;
+    Floats total = load_floats(into_.total) * shrink;
     for (t = 0; t < count; t++) {
-      const Floats weight = exponential(read(scores[t]) - base);
-      write(scores[t], weight);
+      const Floats weight = exponential(load_floats(scores[t]) - base);
+      store_floats(scores[t], weight);
       total += weight;
     }
-    write(into_.largest, largest);
-    write(into_.total, total);
+    store_floats(into_.largest, largest);
+    store_floats(into_.total, total);
     if (std::memcmp(&before, &largest, sizeof before) != 0) {
       for (size_t d = 0; d < width_; d++) {
         float* sum = into_.values + d * kLanes;
-        write(sum, read(sum) * shrink);
+        store_floats(sum, load_floats(sum) * shrink);
       }
     }
     for (t = 0; t + 8 <= count; t += 8) weigh<8>(values_ + (first + t) * width_, scores[t]);
@@ -134,25 +126,25 @@ class Share {
     const float* keys = floats(stored, many * width_, room_);
     Floats sums[many] = {};
     for (size_t d = 0; d < width_; d++) {
-      const Floats query = read(queries_.lanes + d * kLanes);
+      const Floats query = load_floats(queries_.lanes + d * kLanes);
       for (size_t i = 0; i < many; i++) {
         sums[i] = multiply_add(broadcast(keys[i * width_ + d]), query, sums[i]);
       }
     }
-    for (size_t i = 0; i < many; i++) write(scores + i * kLanes, sums[i]);
+    for (size_t i = 0; i < many; i++) store_floats(scores + i * kLanes, sums[i]);
   }
 
   template <size_t many>
   void weigh(const Element* stored, const float* weights) const {
     const float* values = floats(stored, many * width_, room_);
     Floats weight[many];
-    for (size_t i = 0; i < many; i++) weight[i] = read(weights + i * kLanes);
+    for (size_t i = 0; i < many; i++) weight[i] = load_floats(weights + i * kLanes);
     for (size_t d = 0; d < width_; d++) {
-      Floats sum = read(into_.values + d * kLanes);
+      Floats sum = load_floats(into_.values + d * kLanes);
       for (size_t i = 0; i < many; i++) {
         sum = multiply_add(broadcast(values[i * width_ + d]), weight[i], sum);
       }
-      write(into_.values + d * kLanes, sum);
+      store_floats(into_.values + d * kLanes, sum);
     }
   }
 
@@ -166,13 +158,13 @@ class Share {
 
 // Adds what another share contributes.
 inline void merge(const Partial& into, const Partial& other, size_t width) {
-  const Floats mine = read(into.largest), theirs = read(other.largest);
+  const Floats mine = load_floats(into.largest), theirs = load_floats(other.largest);
   const Floats largest = POCKET_OMNI_WIDE(max_ps)(mine, theirs);
   const Floats a = exponential(mine - largest), b = exponential(theirs - largest);
   const auto add = [&](float* to, const float* from) {
-    write(to, multiply_add(read(to), a, read(from) * b));
+    store_floats(to, multiply_add(load_floats(to), a, load_floats(from) * b));
   };
-  write(into.largest, largest);
+  store_floats(into.largest, largest);
   add(into.total, other.total);
   for (size_t d = 0; d < width; d++) add(into.values + d * kLanes, other.values + d * kLanes);
 }

@@ -29,35 +29,20 @@ inline void store(void* to, __m256i value) {
   _mm256_storeu_si256(static_cast<__m256i*>(to), value);
 }
 
-// The widest registers: AVX-512's where it comes with VNNI, else AVX2's.
+// The widest registers, AVX-512's where it comes with VNNI, else AVX2's, and for each:
+//   where_greater  yes where a > b, else no, lane by lane
+//   add_products   adds products of bytes to sums that `fours` turns into int32, each of four
+//                  neighbours. By VNNI they are that already; without, two neighbours share an
+//                  int16, which the caller must not overfill.
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #define POCKET_OMNI_DOT
 #define POCKET_OMNI_WIDE(name) _mm512_##name
 using Integers = __m512i;
 using Floats = __m512;
-inline Integers load_wide(const void* from) { return _mm512_loadu_si512(from); }
+inline Integers load_integers(const void* from) { return _mm512_loadu_si512(from); }
 inline Floats where_greater(Integers a, int b, Floats yes, Floats no) {
   return _mm512_mask_blend_ps(_mm512_cmpgt_epi32_mask(a, _mm512_set1_epi32(b)), no, yes);
 }
-#else
-#define POCKET_OMNI_WIDE(name) _mm256_##name
-using Integers = __m256i;
-using Floats = __m256;
-inline Integers load_wide(const void* from) { return load(from); }
-inline Floats where_greater(Integers a, int b, Floats yes, Floats no) {
-  return _mm256_blendv_ps(no, yes, (Floats)_mm256_cmpgt_epi32(a, _mm256_set1_epi32(b)));
-}
-#ifdef __AVXVNNI__
-#define POCKET_OMNI_DOT
-#endif
-#endif
-
-// Adds products of bytes to sums that `fours` turns into int32, each of four neighbours. By VNNI
-// they are that already; without, two neighbours share an int16, which the caller must not
-// overfill.
-#ifdef POCKET_OMNI_DOT
-constexpr bool kDot = true;
-#ifdef __AVX512VNNI__
 inline __m512i add_products(__m512i sums, __m512i bytes, __m512i signed_bytes) {
   return _mm512_dpbusd_epi32(sums, bytes, signed_bytes);
 }
@@ -65,21 +50,40 @@ inline __m256i add_products(__m256i sums, __m256i bytes, __m256i signed_bytes) {
   return _mm256_dpbusd_epi32(sums, bytes, signed_bytes);
 }
 #else
+#define POCKET_OMNI_WIDE(name) _mm256_##name
+using Integers = __m256i;
+using Floats = __m256;
+inline Integers load_integers(const void* from) { return load(from); }
+inline Floats where_greater(Integers a, int b, Floats yes, Floats no) {
+  return _mm256_blendv_ps(no, yes, (Floats)_mm256_cmpgt_epi32(a, _mm256_set1_epi32(b)));
+}
 inline __m256i add_products(__m256i sums, __m256i bytes, __m256i signed_bytes) {
+#ifdef __AVXVNNI__
+#define POCKET_OMNI_DOT
   return _mm256_dpbusd_avx_epi32(sums, bytes, signed_bytes);
+#else
+  return _mm256_add_epi16(sums, _mm256_maddubs_epi16(bytes, signed_bytes));
+#endif
 }
 #endif
+
+#ifdef POCKET_OMNI_DOT
+constexpr bool kDot = true;
 template <class Sums>
 inline Sums fours(Sums sums) {
   return sums;
 }
 #else
 constexpr bool kDot = false;
-inline __m256i add_products(__m256i sums, __m256i bytes, __m256i signed_bytes) {
-  return _mm256_add_epi16(sums, _mm256_maddubs_epi16(bytes, signed_bytes));
-}
 inline __m256i fours(__m256i sums) { return _mm256_madd_epi16(sums, _mm256_set1_epi16(1)); }
 #endif
+
+inline Floats broadcast(float x) { return POCKET_OMNI_WIDE(set1_ps)(x); }
+inline Floats load_floats(const float* from) { return POCKET_OMNI_WIDE(loadu_ps)(from); }
+inline void store_floats(float* to, Floats x) { POCKET_OMNI_WIDE(storeu_ps)(to, x); }
+inline Floats multiply_add(Floats a, Floats b, Floats c) {
+  return POCKET_OMNI_WIDE(fmadd_ps)(a, b, c);
+}
 
 inline int32_t word(const void* from) {
   int32_t value;

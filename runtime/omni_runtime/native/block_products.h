@@ -270,8 +270,7 @@ POCKET_OMNI_ALONE void tile(const Rows* rows, const uint8_t* bytes, const float*
                             Floats* sums) {
   constexpr int count = groups * kColumns;
   const int blocks = inner / block;
-  Floats sum[count];
-  std::copy_n(sums, count, sum);
+  Floats sum[count] = {};  // from zero: with `sums`, GCC spills others where there are 16 registers
   for (int b = 0; b < blocks; b++) {
     Integers total[count];
     for (int part = 0; part < block; part += kVector) {
@@ -313,7 +312,7 @@ POCKET_OMNI_ALONE void tile(const Rows* rows, const uint8_t* bytes, const float*
       }
     }
   }
-  std::copy_n(sum, count, sums);
+  for (int i = 0; i < count; i++) sums[i] += sum[i];
 }
 
 }  // namespace block_matmul

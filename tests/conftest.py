@@ -75,8 +75,8 @@ class Twin:
 
 def export_to(checkpoint: Path, destination: Path, recipe: str = "fp32", **checks: Any) -> Path:
     """Export without further processes and a trial reply, which the tests of the command cover."""
-    original = exporter.trial.first_reply, int8_cache.calibrated
-    exporter.trial.first_reply = lambda bundle: None  # type: ignore[assignment]
+    original = exporter.smoke_test.first_reply, int8_cache.calibrated
+    exporter.smoke_test.first_reply = lambda bundle: None  # type: ignore[assignment]
     int8_cache.calibrated = int8_cache.reach
     try:
         exporter.export(
@@ -89,7 +89,7 @@ def export_to(checkpoint: Path, destination: Path, recipe: str = "fp32", **check
             lambda progress: None,
         )
     finally:
-        exporter.trial.first_reply, int8_cache.calibrated = original
+        exporter.smoke_test.first_reply, int8_cache.calibrated = original
     return destination
 
 

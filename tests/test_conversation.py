@@ -10,13 +10,13 @@ import pytest
 from conftest import Twin
 from omni_runtime.conversation import Conversation
 from omni_runtime.engine.sampling import Sampling
-from omni_runtime.engine.speed import SpeechSpeed
+from omni_runtime.engine.speed import SynthesisSpeed
 from omni_runtime.errors import ContextFullError, UsageError
 from omni_runtime.events import (
     AudioDelta,
     Event,
+    PlaybackUnderrun,
     PresetChosen,
-    SpeechSlow,
     TextDelta,
     TurnDone,
 )
@@ -187,7 +187,7 @@ def test_codes_without_a_row_never_reach_the_dit(
     assert max(drawn - set(config.codec_eos)) < make_twin("default").model.speech.dit.codes
 
 
-LIVE = SpeechOptions(preset="fast", max_codes=120, pace="live")
+LIVE = SpeechOptions(preset="fast", max_codes=120, chunks="adaptive")
 
 
 def test_a_machine_that_can_not_keep_up_says_so_once(
@@ -197,14 +197,14 @@ def test_a_machine_that_can_not_keep_up_says_so_once(
     ticks = count()
     monkeypatch.setattr("omni_runtime.reply.perf_counter", lambda: float(next(ticks)))
     events = say(Conversation(default_twin.model), "Hello", ReplyOptions(LIVE, max_tokens=8))
-    (slow,) = (event for event in events if isinstance(event, SpeechSlow))
+    (slow,) = (event for event in events if isinstance(event, PlaybackUnderrun))
     assert 0 < slow.realtime < slow.codes < 0.1
     assert (slow.preset, slow.faster) == ("fast", ())
     before = events[: events.index(slow)]
     assert sum(isinstance(event, AudioDelta) for event in before) == 2, "after the first pause"
-    steady = ReplyOptions(replace(LIVE, pace="steady"), max_tokens=8)
+    steady = ReplyOptions(replace(LIVE, chunks="fixed"), max_tokens=8)
     quiet = say(Conversation(default_twin.model), "Hello", steady)
-    assert not any(isinstance(event, SpeechSlow) for event in quiet)
+    assert not any(isinstance(event, PlaybackUnderrun) for event in quiet)
 
 
 def test_what_the_caller_does_is_no_work(
@@ -215,7 +215,7 @@ def test_what_the_caller_does_is_no_work(
     monkeypatch.setattr("omni_runtime.reply.perf_counter", lambda: now)
     pieces: list[int] = []
     for event in Conversation(default_twin.model).send("Hello", ReplyOptions(LIVE, max_tokens=8)):
-        assert not isinstance(event, SpeechSlow)
+        assert not isinstance(event, PlaybackUnderrun)
         if isinstance(event, AudioDelta):
             pieces.append(len(event.samples) // 480)
         now += 100.0
@@ -223,31 +223,31 @@ def test_what_the_caller_does_is_no_work(
 
 
 def test_whole_speech_comes_at_once(default_twin: Twin) -> None:
-    whole = ReplyOptions(replace(LIVE, pace="whole"), max_tokens=8)
+    whole = ReplyOptions(replace(LIVE, chunks="whole"), max_tokens=8)
     events = say(Conversation(default_twin.model), "Hello", whole)
     assert sum(isinstance(event, AudioDelta) for event in events) == 1
     assert isinstance(events[-1], TurnDone) and events[-1].timings.codes > 48
 
 
-@pytest.mark.parametrize(("one_pass", "wanted"), [(0.001, "faithful"), (0.02, "balanced")])
+@pytest.mark.parametrize(("evaluation", "wanted"), [(0.001, "faithful"), (0.02, "balanced")])
 def test_auto_is_the_preset_that_it_names(
-    default_twin: Twin, monkeypatch: pytest.MonkeyPatch, one_pass: float, wanted: str
+    default_twin: Twin, monkeypatch: pytest.MonkeyPatch, evaluation: float, wanted: str
 ) -> None:
     model = default_twin.model
-    speed = SpeechSpeed(codes=0.1, one_pass=one_pass, vocoder=0.1)
-    monkeypatch.setitem(model.__dict__, "speech_speed", speed)
+    speed = SynthesisSpeed(codes=0.1, evaluation=evaluation, vocoder=0.1)
+    monkeypatch.setitem(model.__dict__, "synthesis_speed", speed)
     auto, named = (
         say(Conversation(model), "Hello", ReplyOptions(replace(FAST, preset=name), max_tokens=4))
         for name in (AUTO, wanted)
     )
     (chosen,) = (event for event in auto if isinstance(event, PresetChosen))
     assert chosen.preset == wanted
-    assert chosen.realtime == {n: speed.realtime(p) for n, p in model.passes.items()}
+    assert chosen.realtime == {n: speed.realtime(p) for n, p in model.nfe.items()}
     assert np.array_equal(sound_of(auto), sound_of(named))
     assert not any(isinstance(event, PresetChosen) for event in named)
 
 
 def test_an_unknown_pace_is_refused(default_twin: Twin) -> None:
-    options = ReplyOptions(SpeechOptions(pace="hasty"))  # type: ignore[arg-type]
+    options = ReplyOptions(SpeechOptions(chunks="hasty"))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="there is no pace 'hasty'"):
         Conversation(default_twin.model).send("Hello", options)

@@ -27,7 +27,7 @@ RUNTIME_LAYERS = [
     {"memory"},
     {"model", "options", "events"},
     {"reply"},
-    {"conversation", "saved"},
+    {"conversation", "persistence"},
     {"bench"},
     {"cli"},
 ]

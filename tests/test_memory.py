@@ -13,13 +13,13 @@ from PIL import Image as Picture
 from conftest import Twin
 from omni_runtime.bundle.manifest import Measured
 from omni_runtime.conversation import Conversation
+from omni_runtime.engine.kernels import KernelLibrary
 from omni_runtime.engine.kv_cache import FIRST_CAPACITY
-from omni_runtime.engine.native import Native
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.errors import ContextFullError, UsageError
 from omni_runtime.events import AudioDelta, TurnDone
-from omni_runtime.inputs.messages import Audio, Image, Part, Text
-from omni_runtime.memory import ENCODERS, LEAST_CONTEXT, Budget, Footprint, as_flag
+from omni_runtime.inputs.messages import Audio, ContentPart, Image, Text
+from omni_runtime.memory import ENCODERS, MIN_CONTEXT, Budget, Footprint, as_flag
 from omni_runtime.model import Model
 from omni_runtime.options import ReplyOptions, SpeechOptions
 
@@ -28,14 +28,14 @@ BRIEF = ReplyOptions(SpeechOptions(preset="fast", max_codes=30), max_tokens=8)
 WRITTEN = ReplyOptions(speech=None, max_tokens=4)
 
 
-def picture() -> list[Part]:
+def picture() -> list[ContentPart]:
     pixels = np.random.default_rng(1).integers(0, 255, (60, 80, 3), np.uint8)
     file = io.BytesIO()
     Picture.fromarray(pixels).save(file, "png")
     return [Image(file.getvalue()), Text("What is this?")]
 
 
-def sound() -> list[Part]:
+def sound() -> list[ContentPart]:
     noise = np.random.default_rng(2).normal(0, 0.1, 16000).astype(np.float32)
     return [Audio((noise, 16000))]
 
@@ -44,7 +44,7 @@ def model_within(twin: Twin, limit: int | None) -> Model:
     return Model(twin.bundle, SessionOptions(threads=1, memory=limit))
 
 
-def said(talk: Conversation, parts: Sequence[Part] | str) -> tuple[str, np.ndarray]:
+def said(talk: Conversation, parts: Sequence[ContentPart] | str) -> tuple[str, np.ndarray]:
     """Text and sound of a reply."""
     *events, done = talk.send(parts, BRIEF)
     assert isinstance(done, TurnDone)
@@ -53,17 +53,17 @@ def said(talk: Conversation, parts: Sequence[Part] | str) -> tuple[str, np.ndarr
 
 
 def footprint_of(twin: Twin) -> Footprint:
-    """Round numbers: 10 MiB besides and for the vocoder, 20 for any other, 30 for the eyes."""
+    """Round numbers: 10 MiB overhead and for the vocoder, 20 for any other, 30 for the eyes."""
     graphs = dict.fromkeys(twin.model.bundle.manifest.graphs, 20 * MIB)
     graphs |= {"vocoder": 10 * MIB, "vision_encoder": 30 * MIB}
-    return Footprint(twin.model.config, graphs, besides=10 * MIB)
+    return Footprint(twin.model.config, graphs, overhead=10 * MIB)
 
 
 def test_a_released_encoder_comes_back_and_nothing_changes(default_twin: Twin) -> None:
     full = default_twin.model.budget.footprint
-    model = model_within(default_twin, full.needed(LEAST_CONTEXT, speech=True, encoders=ENCODERS))
+    model = model_within(default_twin, full.needed(MIN_CONTEXT, speech=True, encoders=ENCODERS))
     free, bound = Conversation(default_twin.model), Conversation(model)
-    assert bound.context_limit == LEAST_CONTEXT
+    assert bound.context_limit == MIN_CONTEXT
     eyes: weakref.ref[object] | None = None
     for parts, there in (
         (picture(), "vision_encoder"),
@@ -82,8 +82,8 @@ def test_a_released_encoder_comes_back_and_nothing_changes(default_twin: Twin) -
 
 def test_what_speaks_makes_room_for_what_sees_and_comes_back(default_twin: Twin) -> None:
     full = default_twin.model.budget.footprint
-    least = full.least(LEAST_CONTEXT, speech=True, encoders=ENCODERS)
-    assert least < full.needed(LEAST_CONTEXT, speech=True, encoders=ENCODERS)
+    least = full.least(MIN_CONTEXT, speech=True, encoders=ENCODERS)
+    assert least < full.needed(MIN_CONTEXT, speech=True, encoders=ENCODERS)
     model = model_within(default_twin, least)
     free, bound = Conversation(default_twin.model), Conversation(model)
     voice: list[weakref.ref[object]] = []
@@ -99,7 +99,7 @@ def test_what_speaks_makes_room_for_what_sees_and_comes_back(default_twin: Twin)
 def test_without_a_budget_only_what_comes_back_in_a_moment_is_released(
     default_twin: Twin, monkeypatch: pytest.MonkeyPatch, quick: bool
 ) -> None:
-    monkeypatch.setattr(Native, "reads", lambda native, graph: quick)
+    monkeypatch.setattr(KernelLibrary, "reads", lambda native, graph: quick)
     model = model_within(default_twin, None)
 
     def there() -> set[str]:
@@ -121,7 +121,7 @@ def test_without_a_budget_only_what_comes_back_in_a_moment_is_released(
 
 def test_what_goes_is_as_little_as_will_do(default_twin: Twin) -> None:
     footprint = footprint_of(default_twin)
-    context = footprint.context(LEAST_CONTEXT, speech=True)
+    context = footprint.context(MIN_CONTEXT, speech=True)
     for limit, opened, gone in (
         (130, ("vision_encoder", "audio_encoder"), []),
         (129, ("vision_encoder", "audio_encoder"), ["vision_encoder"]),
@@ -151,21 +151,21 @@ def test_the_context_is_what_the_parts_leave(default_twin: Twin) -> None:
     for tokens in (2000, 5000):
         limit = everything + footprint.context(tokens, speech=True)
         assert Budget(footprint, limit).context(None) == tokens
-    tight = footprint.needed(LEAST_CONTEXT, speech=False)
-    assert Budget(footprint, tight).context(None) == LEAST_CONTEXT
+    tight = footprint.needed(MIN_CONTEXT, speech=False)
+    assert Budget(footprint, tight).context(None) == MIN_CONTEXT
     assert Budget(footprint, tight).context(700) == 700
     with pytest.raises(UsageError, match="a context of 1025 tokens does not fit"):
-        Budget(footprint, tight).context(LEAST_CONTEXT + 1)
+        Budget(footprint, tight).context(MIN_CONTEXT + 1)
     with pytest.raises(UsageError, match="a shorter --context, --no-speech"):
         Budget(footprint, tight - 1).context(None)
 
 
 def test_a_long_context_leaves_less_for_the_encoders(default_twin: Twin) -> None:
     footprint = footprint_of(default_twin)
-    budget = Budget(footprint, footprint.needed(LEAST_CONTEXT, speech=False, encoders=ENCODERS))
+    budget = Budget(footprint, footprint.needed(MIN_CONTEXT, speech=False, encoders=ENCODERS))
     budget.open = ["thinker"]
     assert budget.displaced_by("vision_encoder") == []
-    budget.context(2 * LEAST_CONTEXT)
+    budget.context(2 * MIN_CONTEXT)
     with pytest.raises(UsageError, match="vision encoder"):
         budget.displaced_by("vision_encoder")
 
@@ -184,9 +184,9 @@ def test_a_turn_without_room_leaves_the_conversation_as_it_was(default_twin: Twi
     full = default_twin.model.budget.footprint
     *_, wanted = Conversation(default_twin.model).send("Hello", WRITTEN)
     assert isinstance(wanted, TurnDone)
-    turns: list[tuple[int, Sequence[Part] | str, ReplyOptions, str]] = [
-        (full.needed(LEAST_CONTEXT, speech=False), picture(), WRITTEN, "the vision encoder does"),
-        (full.needed(LEAST_CONTEXT, speech=True) - 1, "Hello", BRIEF, "speech does"),
+    turns: list[tuple[int, Sequence[ContentPart] | str, ReplyOptions, str]] = [
+        (full.needed(MIN_CONTEXT, speech=False), picture(), WRITTEN, "the vision encoder does"),
+        (full.needed(MIN_CONTEXT, speech=True) - 1, "Hello", BRIEF, "speech does"),
     ]
     for limit, parts, options, words in turns:
         talk = Conversation(model_within(default_twin, limit))
@@ -199,10 +199,10 @@ def test_a_turn_without_room_leaves_the_conversation_as_it_was(default_twin: Twi
 
 def test_a_saved_conversation_needs_its_room(default_twin: Twin, tmp_path) -> None:
     talk = Conversation(default_twin.model)
-    list(talk.send("count " * LEAST_CONTEXT, WRITTEN))
+    list(talk.send("count " * MIN_CONTEXT, WRITTEN))
     talk.save(tmp_path / "talk")
     full = default_twin.model.budget.footprint
-    tight = model_within(default_twin, full.needed(LEAST_CONTEXT, speech=False))
+    tight = model_within(default_twin, full.needed(MIN_CONTEXT, speech=False))
     with pytest.raises(ContextFullError, match="room for 1024"):
         Conversation.load(tmp_path / "talk", tight)
     roomy = model_within(default_twin, full.needed(2 * talk.context_used, speech=True))

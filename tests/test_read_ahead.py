@@ -11,7 +11,7 @@ from omni_runtime.conversation import Conversation
 from omni_runtime.engine.thinker import Thinker
 from omni_runtime.errors import ContextFullError, MediaError
 from omni_runtime.events import AudioDelta, TextDelta
-from omni_runtime.inputs.messages import Audio, Image, Part, Text
+from omni_runtime.inputs.messages import Audio, ContentPart, Image, Text
 from omni_runtime.inputs.pixels import Patches
 from omni_runtime.options import ReplyOptions, SpeechOptions
 
@@ -29,7 +29,7 @@ def recording(seconds: float, *, louder: bool = False) -> np.ndarray:
 
 
 def reply(
-    conversation: Conversation, parts: Sequence[Part], options: ReplyOptions = SPOKEN
+    conversation: Conversation, parts: Sequence[ContentPart], options: ReplyOptions = SPOKEN
 ) -> tuple[str, np.ndarray]:
     events = list(conversation.send(parts, options))
     text = "".join(event.text for event in events if isinstance(event, TextDelta))
@@ -61,7 +61,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("louder", [False, True])
 def test_a_recording_that_goes_on(twin: Twin, read: list[tuple[int, int]], louder: bool) -> None:
     sound = recording(5.3, louder=louder)
-    asked: list[Part] = [Text("Listen:"), Audio((sound, RATE))]
+    asked: list[ContentPart] = [Text("Listen:"), Audio((sound, RATE))]
     wanted = reply(Conversation(twin.model), asked)
     (whole,) = read
     read.clear()
@@ -90,8 +90,13 @@ def test_something_else_is_sent(
     Picture.new("RGB", (84, 84), "blue").save(tmp_path / "blue.png")
     red, blue = Image(tmp_path / "red.png"), Image(tmp_path / "blue.png")
     sound, other = Audio((recording(2.5), RATE)), Audio((recording(2.5)[::-1].copy(), RATE))
-    sent: list[list[Part]] = [[red, other], [red, Text("What?")], [blue, sound], [Text("Hello")]]
-    announced: list[list[Part]] = [[red, sound], [red], [sound], [], *sent[2:]]
+    sent: list[list[ContentPart]] = [
+        [red, other],
+        [red, Text("What?")],
+        [blue, sound],
+        [Text("Hello")],
+    ]
+    announced: list[list[ContentPart]] = [[red, sound], [red], [sound], [], *sent[2:]]
     for parts in sent:
         wanted = reply(Conversation(twin.model), parts, options)
         for early in announced:

@@ -18,7 +18,7 @@ from omni_runtime.engine.code2wav import Code2Wav
 from omni_runtime.engine.sampling import Sampling
 from omni_runtime.events import AudioDelta, Event, TextDelta, TurnDone
 from omni_runtime.inputs.pixels import Patches
-from omni_runtime.inputs.prompt import Audio, Image, Part, Prompt, Text, Video
+from omni_runtime.inputs.prompt import Audio, ContentPart, Image, Prompt, Text, Video
 from omni_runtime.options import ReplyOptions, SpeechOptions
 
 TOKENS, CODES = 7, 40
@@ -26,7 +26,7 @@ GREEDY_CODES = Sampling(temperature=0.0, repetition_penalty=1.05)
 
 
 @pytest.fixture(scope="session")
-def media(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Part]:
+def media(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ContentPart]:
     folder = tmp_path_factory.mktemp("media")
     PillowImage.fromarray(picture(90, 120)).save(folder / "picture.png")
     frames = [picture(64, 96, seed) for seed in range(12)]
@@ -69,13 +69,13 @@ class Recorder:
 
 
 def reply(
-    conversation: Conversation, parts: list[Part], recorder: Recorder
+    conversation: Conversation, parts: list[ContentPart], recorder: Recorder
 ) -> tuple[list[Event], list[int]]:
     recorder.codes.clear()
     options = ReplyOptions(
         # The whole utterance as look-ahead: only then is the stream's mel the reference's.
         speech=SpeechOptions(
-            "Ethan", "faithful", GREEDY_CODES, CODES, recorder.blocks, pace="whole"
+            "Ethan", "faithful", GREEDY_CODES, CODES, recorder.blocks, chunks="whole"
         ),
         max_tokens=TOKENS,
     )
@@ -166,7 +166,7 @@ PROMPTS = {
 
 @pytest.mark.parametrize("kind", PROMPTS)
 def test_reply_equals_reference(
-    twin: Twin, kind: str, media: dict[str, Part], monkeypatch: pytest.MonkeyPatch
+    twin: Twin, kind: str, media: dict[str, ContentPart], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorder = Recorder(twin, monkeypatch)
     conversation = Conversation(twin.model)
@@ -182,7 +182,7 @@ def test_reply_equals_reference(
 
 
 def test_three_turns_equal_reference(
-    twin: Twin, media: dict[str, Part], monkeypatch: pytest.MonkeyPatch
+    twin: Twin, media: dict[str, ContentPart], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorder = Recorder(twin, monkeypatch)
     conversation = Conversation(twin.model)

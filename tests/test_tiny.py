@@ -14,10 +14,10 @@ from tiny import judges, muon
 from conftest import export_to
 from inputs.samples import write_media
 from omni_runtime.conversation import Conversation
-from omni_runtime.engine.pace import PaceName
+from omni_runtime.engine.chunk_scheduler import ChunkPolicy
 from omni_runtime.events import AudioDelta, TextDelta, TurnDone
 from omni_runtime.inputs.media import load_audio
-from omni_runtime.inputs.messages import Audio, Image, Message, Part, Text, Video
+from omni_runtime.inputs.messages import Audio, ContentPart, Image, Message, Text, Video
 from omni_runtime.inputs.pixels import Patches
 from omni_runtime.model import Model
 from omni_runtime.options import ReplyOptions, SpeechOptions
@@ -50,7 +50,7 @@ ANSWERS = {
 }
 
 
-def answer(model: Model, parts: Sequence[Part] | str) -> str:
+def answer(model: Model, parts: Sequence[ContentPart] | str) -> str:
     *_, done = Conversation(model).send(parts, WRITTEN)
     assert isinstance(done, TurnDone)
     return done.text
@@ -149,8 +149,8 @@ def test_a_second_turn(model: Model) -> None:
     assert done.text == "It is red."
 
 
-def spoken(model: Model, question: str, voice: str, pace: PaceName) -> np.ndarray:
-    options = ReplyOptions(SpeechOptions(voice, pace=pace))
+def spoken(model: Model, question: str, voice: str, pace: ChunkPolicy) -> np.ndarray:
+    options = ReplyOptions(SpeechOptions(voice, chunks=pace))
     events = list(Conversation(model).send(question, options))
     assert isinstance(events[-1], TurnDone)
     assert events[-1].speech_complete
@@ -158,9 +158,9 @@ def spoken(model: Model, question: str, voice: str, pace: PaceName) -> np.ndarra
     return np.concatenate([e.samples for e in events if isinstance(e, AudioDelta)])
 
 
-@pytest.mark.parametrize("pace", ["steady", "live", "whole"])
+@pytest.mark.parametrize("pace", ["fixed", "adaptive", "whole"])
 @pytest.mark.parametrize("voice", ["Joe", "Ada"])
-def test_the_reply_is_understood(model: Model, voice: str, pace: PaceName) -> None:
+def test_the_reply_is_understood(model: Model, voice: str, pace: ChunkPolicy) -> None:
     """By a recogniser that knows the model's sentences; streamed and whole speech alike."""
     for question in ("What is seven plus five?", "What comes after nine?"):
         sound = spoken(model, question, voice, pace)

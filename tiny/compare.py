@@ -24,10 +24,10 @@ from PIL import Image as Picture
 
 from omni_runtime.bundle.contracts import CacheType
 from omni_runtime.conversation import Conversation
-from omni_runtime.engine.pace import PaceName
+from omni_runtime.engine.chunk_scheduler import ChunkPolicy
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.events import AudioDelta, TextDelta
-from omni_runtime.inputs.messages import Audio, Image, Message, Part, Text, Video
+from omni_runtime.inputs.messages import Audio, ContentPart, Image, Message, Text, Video
 from omni_runtime.model import Model
 from omni_runtime.options import ReplyOptions, SpeechOptions
 from tiny import exam, scenes
@@ -44,13 +44,13 @@ INT8_CACHE = ", int8 cache"
 class Bundle:
     """A bundle as an examinee."""
 
-    def __init__(self, model: Model, preset: str = "balanced", pace: PaceName = "steady") -> None:
-        self._model, self._preset, self._pace = model, preset, pace
+    def __init__(self, model: Model, preset: str = "balanced", pace: ChunkPolicy = "fixed") -> None:
+        self._model, self._preset, self._scheduler = model, preset, pace
 
     def answer(self, item: exam.Item, turn: int) -> str:
         conversation = Conversation(self._model)
         for index, asked in enumerate(item.asked.turns[: turn + 1]):
-            content: list[Part] = [*media(item)] if index == 0 else []
+            content: list[ContentPart] = [*media(item)] if index == 0 else []
             if index or item.spoken is None:
                 content.append(Text(asked.question))
             if index < turn:
@@ -60,7 +60,9 @@ class Bundle:
         return "".join(e.text for e in events if isinstance(e, TextDelta)).strip()
 
     def say(self, question: str, voice: str, seed: int) -> tuple[str, Samples]:
-        options = ReplyOptions(SpeechOptions(voice, self._preset, pace=self._pace), seed=seed)
+        options = ReplyOptions(
+            SpeechOptions(voice, self._preset, chunks=self._scheduler), seed=seed
+        )
         text, sound = "", [np.zeros(0, np.float32)]
         for event in Conversation(self._model).send(question, options):
             match event:
@@ -73,9 +75,9 @@ class Bundle:
         return text.strip(), np.concatenate(sound)
 
 
-def media(item: exam.Item) -> list[Part]:
+def media(item: exam.Item) -> list[ContentPart]:
     """The files of an exam item: png, wav, and films without loss."""
-    parts: list[Part] = []
+    parts: list[ContentPart] = []
     frames = scenes.render(item.asked.frames, item.asked.look) if item.asked.frames else []
     if len(frames) == 1:
         file = io.BytesIO()
@@ -132,7 +134,7 @@ def measure(
     model = Model(bundle(recipe), SessionOptions(kv_cache=cache))
     if name != "speech":
         return exam.sit(name, Bundle(model), count)
-    examinee = Bundle(model, preset, "whole" if how == "whole" else "steady")
+    examinee = Bundle(model, preset, "whole" if how == "whole" else "fixed")
     return exam.speak(examinee, count, f"{recipe}-{preset}-{how}-{cache}")
 
 

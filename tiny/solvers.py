@@ -13,11 +13,11 @@ import numpy as np
 
 from omni_export import model_config
 from omni_export.cli import main as export
-from omni_runtime.bundle.config import SpeechPreset
+from omni_runtime.bundle.config import SolverPreset
 from omni_runtime.conversation import Conversation
 from omni_runtime.engine.code2wav import Code2Wav
 from omni_runtime.engine.dit import MelStream, seeded_noise
-from omni_runtime.engine.solver import passes
+from omni_runtime.engine.solver import nfe
 from omni_runtime.model import Model
 from omni_runtime.options import ReplyOptions, SpeechOptions
 from tiny import exam, judges
@@ -28,14 +28,14 @@ FINE = "rk4, 48 steps"
 DECIBEL = 20 / np.log(10)
 
 
-def preset(solver: str, steps: int, guided: int) -> SpeechPreset:
+def preset(solver: str, steps: int, guided: int) -> SolverPreset:
     guidance = 0.5 if guided else 0.0
-    return SpeechPreset(
+    return SolverPreset(
         solver=solver, steps=steps, sway=-1.0, guidance=guidance, guided=guided, summary="a trial"
     )
 
 
-def variants() -> dict[str, SpeechPreset]:
+def variants() -> dict[str, SolverPreset]:
     """By name, which says solver, steps, and how many of the evaluations are guided."""
     found = {FINE: preset("rk4", 48, 192)}
     shapes = [("rk4", n, 4) for n in (9, 4, 2, 1)]
@@ -117,7 +117,7 @@ def main() -> None:
         ]
         distance = DECIBEL * float(np.sqrt(np.mean(squares)))
         said = " | ".join(f"{100 * rate:.1f} %" for rate in rates)
-        print(f"| {name} | {passes(way)} | {distance:.2f} dB | {said} |", flush=True)  # noqa: T201
+        print(f"| {name} | {nfe(way)} | {distance:.2f} dB | {said} |", flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

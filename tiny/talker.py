@@ -35,7 +35,7 @@ DROPOUT = 0.1
 NEIGHBOURS = 8
 
 
-class Lines:
+class LineInput:
     """Replies that have been recorded, and conversations that end in one of them."""
 
     def __init__(self, part: str) -> None:
@@ -182,17 +182,17 @@ def code_loss(
     return functional.cross_entropy(logits, wanted), right
 
 
-def scripts(lines: Lines, rng: random.Random, count: int = BATCH) -> list[Script]:
+def scripts(lines: LineInput, rng: random.Random, count: int = BATCH) -> list[Script]:
     drawn: list[Script] = []
     for index in range(count):
-        turn, asked = lines.draw(rng)
+        turn, asked = lines.sample_code(rng)
         drawn.append(script(turn, lines.codes[turn.answer], SPEAKERS[index % 2], asked))
     return drawn
 
 
 def main() -> None:
     teacher = Teacher(thinker.trained())
-    lines, unseen = Lines("train"), Lines("test")
+    lines, unseen = LineInput("train"), LineInput("test")
     model = network(DROPOUT)
     if continued():
         for name, weight in model.named_parameters():

@@ -10,7 +10,7 @@ from omni_export.checkpoint import Checkpoint, TensorHandle
 from omni_export.graphs.layers import Array, Matrix, Weight
 from omni_export.networks import Network
 from omni_quantize.operators import MICROSOFT
-from omni_quantize.production import set_columns
+from omni_quantize.weight_stream import set_columns
 from omni_runtime.bundle.contracts import DOMAIN, OPSET, GraphContract, TensorSpec
 
 IR_VERSION = 11

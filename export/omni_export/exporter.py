@@ -2,7 +2,7 @@
 
 Everything is written into a hidden folder beside the destination, which gets its name in one
 rename at the very end, after the bundle has spoken its first reply. An export that was killed or
-failed leaves only the hidden folder; the same export takes over the parts that were finished
+failed leaves only the hidden folder; the same export takes over the artifacts that were finished
 there, any other removes it.
 """
 
@@ -21,10 +21,16 @@ from filelock import FileLock, Timeout
 
 import omni_quantize
 import omni_runtime
-from omni_export import companions, int8_cache, plan, quality, trial
+from omni_export import assets, int8_cache, plan, quality, smoke_test
+from omni_export.artifacts import (
+    ArtifactStore,
+    Finished,
+    digest_of_files,
+    file_entry,
+    finished_artifacts,
+)
 from omni_export.graph_files import GraphWriter
 from omni_export.hub import LocalCheckpoint
-from omni_export.parts import Finished, PartStore, digest_of_files, file_entry, finished_parts
 from omni_export.plan import Plan
 from omni_export.progress import ProgressMeter, Report
 from omni_export.source import read_config
@@ -57,7 +63,7 @@ class ExportRequest:
     destination: Path
 
     def key(self) -> str:
-        """All that a part depends on: another key, and no part of an older export is used."""
+        """Everything an artifact depends on. A different key invalidates all artifacts."""
         sources = [
             digest_of_files(Path(package.__file__).parent, "*.py")
             for package in (plan, omni_quantize, omni_runtime)
@@ -85,23 +91,23 @@ def export(request: ExportRequest, report: Report) -> Manifest:
     if destination.exists() and not (destination / FILE_NAME).exists():
         raise UsageError(f"{destination} exists and is no bundle", fix="give another --output")
     with _disk_errors(destination), _hidden_folder(destination) as hidden:
-        store = PartStore(hidden, request.key())
+        store = ArtifactStore(hidden, request.key())
         meter = ProgressMeter(report)
         meter.prepare("reading the checkpoint")
         source = read_config(request.checkpoint.folder)
         writer = GraphWriter(hidden / "scratch", request.recipe, request.target)
         planned = plan.make(request.checkpoint.folder, source, writer)
-        finished = store.finished(part.name for part in planned.parts)
+        finished = store.finished(artifact.name for artifact in planned.artifacts)
         licence = _write_rest(request, planned, store.bundle)
-        parts = _write_parts(planned, finished, store, meter)
-        manifest = _manifest(request, planned, licence, parts, store.bundle)
+        artifacts = _write_artifacts(planned, finished, store, meter)
+        manifest = _manifest(request, planned, licence, artifacts, store.bundle)
         write_manifest(manifest, store.bundle)
         meter.begin("int8 cache")
-        if trial.obstacle(manifest) is None:
+        if smoke_test.obstacle(manifest) is None:
             manifest = int8_cache.add(store.bundle, manifest)
             write_manifest(manifest, store.bundle)
         meter.begin("first reply")
-        measured, untried = trial.attempt(store.bundle, manifest)
+        measured, untried = smoke_test.attempt(store.bundle, manifest)
         manifest = msgspec.structs.replace(manifest, measured=measured, untried=untried)
         write_manifest(manifest, store.bundle)
         _swap(store.bundle, destination, hidden)
@@ -113,23 +119,25 @@ def hidden_folder(destination: Path) -> Path:
     return destination.parent / f".{destination.name}.partial"
 
 
-def _write_parts(
-    planned: Plan, finished: dict[str, Finished], store: PartStore, meter: ProgressMeter
+def _write_artifacts(
+    planned: Plan, finished: dict[str, Finished], store: ArtifactStore, meter: ProgressMeter
 ) -> dict[str, Finished]:
-    """All parts, those that are finished and those still to write, in the order of the plan."""
+    """All artifacts, those that are finished and those still to write, in the order of the plan."""
     meter.expect(
-        steps=len(planned.parts) + 2,  # the int8 cache and the first reply come after them
-        weights=sum(part.weights for part in planned.parts),
+        steps=len(planned.artifacts) + 2,  # the int8 cache and the first reply come after them
+        weights=sum(artifact.weights for artifact in planned.artifacts),
     )
-    for part in planned.parts:
-        if part.name in finished:
-            meter.keep(part.name, part.weights)
+    for artifact in planned.artifacts:
+        if artifact.name in finished:
+            meter.keep(artifact.name, artifact.weights)
     meter.start_clock()
-    for part in planned.parts:
-        if part.name not in finished:
-            meter.begin(part.name)
-            finished[part.name] = store.finish(part.name, part.write(store.bundle, meter.advance))
-    return {part.name: finished[part.name] for part in planned.parts}
+    for artifact in planned.artifacts:
+        if artifact.name not in finished:
+            meter.begin(artifact.name)
+            finished[artifact.name] = store.finish(
+                artifact.name, artifact.write(store.bundle, meter.advance)
+            )
+    return {artifact.name: finished[artifact.name] for artifact in planned.artifacts}
 
 
 def _write_rest(request: ExportRequest, planned: Plan, bundle: Path) -> str:
@@ -137,14 +145,14 @@ def _write_rest(request: ExportRequest, planned: Plan, bundle: Path) -> str:
     for name, voice in planned.voices.items():
         (bundle / voice_file(name)).parent.mkdir(exist_ok=True)
         np.save(bundle / voice_file(name), voice.condition)
-    return companions.copy(request.checkpoint.folder, bundle)
+    return assets.copy(request.checkpoint.folder, bundle)
 
 
 def _manifest(
     request: ExportRequest,
     planned: Plan,
     licence: str,
-    parts: dict[str, Finished],
+    artifacts: dict[str, Finished],
     bundle: Path,
 ) -> Manifest:
     """The manifest of a bundle that has not been tried yet; it is sealed when it is written."""
@@ -163,9 +171,9 @@ def _manifest(
         target=request.target,
         capabilities=tuple(capabilities),
         model=config,
-        graphs={name: part.graph for name, part in parts.items() if part.graph},
-        tables={name: part.table for name, part in parts.items() if part.table},
-        files=_files(bundle, parts),
+        graphs={name: artifact.graph for name, artifact in artifacts.items() if artifact.graph},
+        tables={name: artifact.table for name, artifact in artifacts.items() if artifact.table},
+        files=_files(bundle, artifacts),
         measured=None,
         quality=quality.measured(checkpoint.folder, request.recipe),
         untried=None,
@@ -173,9 +181,11 @@ def _manifest(
     )
 
 
-def _files(bundle: Path, parts: dict[str, Finished]) -> dict[str, FileEntry]:
-    """All files of the bundle; those of parts were hashed when the parts were finished."""
-    known = {name: entry for part in parts.values() for name, entry in part.files.items()}
+def _files(bundle: Path, artifacts: dict[str, Finished]) -> dict[str, FileEntry]:
+    """All files of the bundle. Files of artifacts were hashed when the artifacts were finished."""
+    known = {
+        name: entry for artifact in artifacts.values() for name, entry in artifact.files.items()
+    }
     found = sorted(path for path in bundle.rglob("*") if path.is_file())
     names = {path.relative_to(bundle).as_posix(): path for path in found}
     return {name: known.get(name) or file_entry(path) for name, path in names.items()}
@@ -190,7 +200,7 @@ def _version() -> str:
 
 @contextmanager
 def _hidden_folder(destination: Path) -> Generator[Path]:
-    """A folder beside the destination, gone afterwards unless an export that failed left parts.
+    """A folder beside the destination, gone afterwards unless an export that failed left artifacts.
 
     Raises UsageError while another export has it.
     """
@@ -222,9 +232,9 @@ def _unless_it_fails(destination: Path, hidden: Path) -> Generator[None]:
     try:
         yield
     except BaseException as stop:
-        if kept := finished_parts(hidden):
+        if kept := finished_artifacts(hidden):
             shutil.rmtree(hidden / "scratch", ignore_errors=True)
-            stop.add_note(f"{kept} finished parts are kept for the same command, in {hidden}")
+            stop.add_note(f"{kept} finished artifacts are kept for the same command, in {hidden}")
         raise
     finally:
         if not kept:

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from omni_quantize.production import Production, Watch, Whole
+from omni_quantize.weight_stream import Watch, WeightStream, Whole
 
 INLINE = 256
 """Smaller tensors stay in the graph's own file, as ONNX tools expect of scalars and shapes."""
@@ -27,16 +27,16 @@ ALIGNED = 2**20
 
 GRAPH, DATA = "model.onnx", "model.onnx.data"
 
-Watcher = Callable[[Production], Watch]
-"""Gives each production somebody who sees its slices."""
+Watcher = Callable[[WeightStream], Watch]
+"""Gives each weight_stream somebody who sees its slices."""
 
-Job = tuple[Production, Watcher | None]
+Job = tuple[WeightStream, Watcher | None]
 
 
 def save(
     model: ir.Model,
     folder: Path,
-    productions: Sequence[Production],
+    weight_streams: Sequence[WeightStream],
     *,
     watch: Watcher | None,
     advance: Callable[[int], None],
@@ -44,12 +44,12 @@ def save(
 ) -> Path:
     """Write the model below `folder`, its weights beside it; returns the graph's file.
 
-    `watch` gives a watcher for each of `productions`. `advance` is told, in this thread, how many
-    weights have been written since it was told last. The model then points to the file.
+    `watch` gives a watcher for each of `weight_streams`. `advance` is called, in this thread, with
+    the number of weights written since its last call. The model then points to the file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    taken = {name for production in productions for name in production.names}
-    plain: list[Production] = []
+    taken = {name for weight_stream in weight_streams for name in weight_stream.names}
+    plain: list[WeightStream] = []
     external: list[ir.Value] = []
     inline = 0
     for value in model.graph.initializers.values():
@@ -64,8 +64,8 @@ def save(
     places, total = _places(external)
     with (folder / DATA).open("wb") as file:
         file.truncate(total)
-    jobs: list[Job] = [(production, None) for production in plain]
-    jobs += [(production, watch) for production in productions]
+    jobs: list[Job] = [(weight_stream, None) for weight_stream in plain]
+    jobs += [(weight_stream, watch) for weight_stream in weight_streams]
     jobs.sort(key=lambda job: -job[0].values)  # the largest last would leave the others idle
     _produce(folder / DATA, jobs, places, advance, workers)
     for value in external:
@@ -98,14 +98,14 @@ def _produce(
 ) -> None:
     stop = threading.Event()
 
-    def produce(production: Production, watch: Watcher | None) -> int:
+    def produce(weight_stream: WeightStream, watch: Watcher | None) -> int:
         with path.open("r+b") as file:
-            for piece in production.pieces(watch and watch(production)):
+            for piece in weight_stream.pieces(watch and watch(weight_stream)):
                 if stop.is_set():
                     break
                 file.seek(places[piece.name] + piece.offset)
                 file.write(np.ascontiguousarray(piece.data).data)
-        return production.values
+        return weight_stream.values
 
     # The workers are the parallelism: torch's own threads would only get in their way.
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:

@@ -68,19 +68,19 @@ class GraphWriter:
         weight_bytes = 4 * weights(model)
         twice = quantized and (bool(fixed) or weight_bytes <= LARGEST_RUN_TWICE)
         exact = self._float32(name, model) if twice else None
-        productions = [
+        weight_streams = [
             *nbits.rewrite(model, rules),
             *dynamic.rewrite(model, rules, self.target),
         ]
         if exact is not None and fixed:
             inputs = (probe.inputs(name, contract, config, mel) for mel in windows(mels))
             ranges = calibration.ranges(exact, fixed, inputs)
-            productions += static.rewrite(model, rules, ranges, self.target)
+            weight_streams += static.rewrite(model, rules, ranges, self.target)
         meter = ProductMeter() if quantized and not twice else None
         final = external_data.save(
             model,
             folder / "graphs" / name,
-            productions,
+            weight_streams,
             watch=meter and meter.watch,
             advance=advance,
             workers=available_cores(),

@@ -1,6 +1,6 @@
-"""The decoders' second files, for a KV cache of int8: what its channels reach, and the graphs.
+"""The decoders' second files, for a KV cache of int8: what its channels absmax, and the graphs.
 
-What keys and values reach is read from the float32 caches of some replies of the new bundle, to a
+What keys and values absmax is read from the float32 caches of some replies of the new bundle, to a
 sound and a picture too where it hears and sees; where it speaks codes are drawn, but no sound is
 made of them. All this in a process of its own, as the first reply: it needs more memory than the
 export itself. Run as a module this file is that process.
@@ -20,17 +20,17 @@ import numpy as np
 import onnx_ir as ir
 import PIL.Image
 
-from omni_export.parts import file_entry
+from omni_export.artifacts import file_entry
 from omni_quantize import kv_cache
-from omni_quantize.production import FloatArray
+from omni_quantize.weight_stream import FloatArray
 from omni_runtime.bundle.contracts import DECODERS
 from omni_runtime.bundle.manifest import Manifest, read_manifest
 from omni_runtime.engine.kv_cache import KVCache
 from omni_runtime.engine.session import SessionOptions
-from omni_runtime.engine.talker import SpeechSettings, own_sampling
+from omni_runtime.engine.talker import TalkerSettings, own_sampling
 from omni_runtime.errors import OmniError
-from omni_runtime.inputs.messages import Audio, Image, Message, Part, Text
-from omni_runtime.memory import ENCODERS, LEAST_CONTEXT, Footprint
+from omni_runtime.inputs.messages import Audio, ContentPart, Image, Message, Text
+from omni_runtime.memory import ENCODERS, MIN_CONTEXT, Footprint
 from omni_runtime.model import Model
 
 FILE = "model.int8_cache.onnx"
@@ -47,7 +47,7 @@ SECONDS_HEARD = 2
 PICTURE = 224
 """Pixels on each side."""
 
-Reach = dict[str, list[FloatArray]]
+AbsMax = dict[str, list[FloatArray]]
 """For each decoder, for keys and values of each layer: (kv_heads, head_dim)."""
 
 
@@ -69,10 +69,10 @@ def add(bundle: Path, manifest: Manifest) -> Manifest:
     return msgspec.structs.replace(manifest, graphs=graphs, files=dict(sorted(files.items())))
 
 
-def calibrated(bundle: Path) -> Reach:
-    """What `reach` finds, in a process of its own. Raises OmniError when that fails."""
+def calibrated(bundle: Path) -> AbsMax:
+    """What `absmax` finds, in a process of its own. Raises OmniError when that fails."""
     with TemporaryDirectory(prefix="omni-") as folder:
-        file = Path(folder) / "reach.npz"
+        file = Path(folder) / "absmax.npz"
         done = subprocess.run(  # noqa: S603 - our own code on our own files
             [sys.executable, "-m", __name__, str(bundle), str(file)],
             capture_output=True,
@@ -90,13 +90,13 @@ def calibrated(bundle: Path) -> Reach:
             return {name: list(found[name]) for name in found}
 
 
-def reach(bundle: Path) -> Reach:
+def absmax(bundle: Path) -> AbsMax:
     """Answer the questions; what each channel of the caches reached."""
     footprint = Footprint.of(read_manifest(bundle))
     speaks = footprint.config.speech is not None
-    least = footprint.least(LEAST_CONTEXT, speech=speaks, encoders=ENCODERS)
-    model = Model(bundle, SessionOptions(memory=least, packed=False))
-    found: Reach = {}
+    least = footprint.least(MIN_CONTEXT, speech=speaks, encoders=ENCODERS)
+    model = Model(bundle, SessionOptions(memory=least, prepack_cache=False))
+    found: AbsMax = {}
     for parts in _questions(model):
         for name, cache in zip(DECODERS, _answer(model, parts), strict=False):
             seen = channels(cache)
@@ -104,7 +104,7 @@ def reach(bundle: Path) -> Reach:
     return found
 
 
-def _answer(model: Model, parts: Sequence[Part]) -> list[KVCache]:
+def _answer(model: Model, parts: Sequence[ContentPart]) -> list[KVCache]:
     """The caches after a reply: the Thinker's, and the Talker's where it is spoken."""
     thinker, prompt = model.thinker, model.prompts.build([Message("user", parts)])
     cache = thinker.new_cache()
@@ -119,7 +119,7 @@ def _answer(model: Model, parts: Sequence[Part]) -> list[KVCache]:
     sampling, talker = own_sampling(model.speech.talker), model.talker
     spoken = talker.new_cache()
     talker.append(spoken, asked, prompt.positions)
-    settings = SpeechSettings(sampling, MAX_CODES, np.random.default_rng(0))
+    settings = TalkerSettings(sampling, MAX_CODES, np.random.default_rng(0))
     bos = model.speech.voices[model.speech.default_voice]
     speech = talker.start(spoken, bos, rows[0], prompt.next_position, settings)
     for row in rows[1:]:
@@ -131,7 +131,7 @@ def _answer(model: Model, parts: Sequence[Part]) -> list[KVCache]:
 
 
 def channels(cache: KVCache) -> list[FloatArray]:
-    """What the channels of keys and values of each layer reach, float32 (kv_heads, head_dim) each.
+    """What the channels of keys and values of each layer absmax, float32 (kv_heads, head_dim) each.
 
     Of keys the length of the pair of channels that rotates together, which is the same at every
     position: in a long context one of them becomes what the other was at its beginning.
@@ -146,8 +146,8 @@ def channels(cache: KVCache) -> list[FloatArray]:
     return found
 
 
-def _questions(model: Model) -> list[list[Part]]:
-    questions: list[list[Part]] = [[Text(question)] for question in QUESTIONS]
+def _questions(model: Model) -> list[list[ContentPart]]:
+    questions: list[list[ContentPart]] = [[Text(question)] for question in QUESTIONS]
     random = np.random.default_rng(0)
     if (audio := model.config.audio) is not None:
         sound = random.normal(0, 0.1, SECONDS_HEARD * audio.sample_rate).astype(np.float32)
@@ -162,6 +162,6 @@ def _questions(model: Model) -> list[list[Part]]:
 
 if __name__ == "__main__":
     stacked: dict[str, Any] = {
-        name: np.stack(found) for name, found in reach(Path(sys.argv[1])).items()
+        name: np.stack(found) for name, found in absmax(Path(sys.argv[1])).items()
     }
     np.savez(sys.argv[2], **stacked)

@@ -15,9 +15,9 @@ from omni_runtime.bundle.config import (
     DitConfig,
     ModelConfig,
     PositionConfig,
+    SolverPreset,
     SpecialTokens,
     SpeechConfig,
-    SpeechPreset,
     TalkerConfig,
     ThinkerConfig,
     VisionConfig,
@@ -47,7 +47,7 @@ TALKER_MAX_CODES = 4096
 # Any solver goes with guidance on all, on the first few or on no evaluation. Of those that cost as
 # much these come nearest to a fine solution on the small trained checkpoint (BENCHMARKS.md).
 PRESETS = {
-    "faithful": SpeechPreset(
+    "faithful": SolverPreset(
         solver="rk4",
         steps=9,
         sway=-1.0,
@@ -55,10 +55,10 @@ PRESETS = {
         guided=36,
         summary="the reference",
     ),
-    "balanced": SpeechPreset(
+    "balanced": SolverPreset(
         solver="midpoint", steps=4, sway=-1.0, guidance=0.5, guided=8, summary="second order"
     ),
-    "fast": SpeechPreset(
+    "fast": SolverPreset(
         solver="euler", steps=5, sway=-1.0, guidance=0.0, guided=0, summary="first order, unguided"
     ),
 }

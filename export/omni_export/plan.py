@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from omni_export.artifacts import Artifact, Written
 from omni_export.build import build
 from omni_export.checkpoint import Array, Checkpoint
 from omni_export.graph_files import GraphWriter, weights
 from omni_export.model_config import PRESETS, model_config
 from omni_export.networks import TALKER_TABLE, networks
-from omni_export.parts import Part, Written
 from omni_export.source import SourceConfig, SpeechSource
 from omni_export.speech import (
     DIT,
@@ -43,11 +43,11 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """The record for the runtime, the voices, and all parts that are still to be written."""
+    """The record for the runtime, the voices, and all artifacts that are still to be written."""
 
     config: ModelConfig
     voices: dict[str, Voice]
-    parts: tuple[Part, ...]
+    artifacts: tuple[Artifact, ...]
 
 
 def make(folder: Path, source: SourceConfig, writer: GraphWriter) -> Plan:
@@ -60,7 +60,7 @@ def make(folder: Path, source: SourceConfig, writer: GraphWriter) -> Plan:
     checkpoint.drop(DROPPED)
     shape = (source.text.vocab_size, source.text.hidden_size)
     rows = checkpoint.claim(THINKER_TABLE, shape, "table").rows
-    parts = [_table(writer, "thinker_embedding", shape, rows)]
+    artifacts = [_table(writer, "thinker_embedding", shape, rows)]
     voices: dict[str, Voice] = {}
     frequencies = None
     if (speech := source.speech) is None:
@@ -70,26 +70,28 @@ def make(folder: Path, source: SourceConfig, writer: GraphWriter) -> Plan:
         voices = read_voices(folder / "spk_dict.pt", checkpoint, speech, projection)
         half = (speech.dit.head_dim // 2,)
         frequencies = checkpoint.claim(DIT + "rotary_embed.inv_freq", half).read()
-        parts += _speech_tables(writer, checkpoint, speech, projection)
+        artifacts += _speech_tables(writer, checkpoint, speech, projection)
     config = model_config(folder, source, voices, frequencies)
-    parts += _graphs(writer, checkpoint, source, config, [voice.mel for voice in voices.values()])
+    artifacts += _graphs(
+        writer, checkpoint, source, config, [voice.mel for voice in voices.values()]
+    )
     checkpoint.settle()
-    return Plan(config, voices, tuple(parts))
+    return Plan(config, voices, tuple(artifacts))
 
 
-def _table(writer: GraphWriter, name: str, shape: tuple[int, int], rows: tables.Rows) -> Part:
+def _table(writer: GraphWriter, name: str, shape: tuple[int, int], rows: tables.Rows) -> Artifact:
     encoding = writer.recipe.tables[name].encoding
 
     def write(bundle: Path, advance: Advance) -> Written:
         entry = tables.write(bundle, name, shape, rows, encoding, advance)
         return Written(tuple(file for file in (entry.file, entry.scales) if file), table=entry)
 
-    return Part(name, shape[0] * shape[1], write)
+    return Artifact(name, shape[0] * shape[1], write)
 
 
 def _speech_tables(
     writer: GraphWriter, checkpoint: Checkpoint, speech: SpeechSource, projection: InputProjection
-) -> Iterator[Part]:
+) -> Iterator[Artifact]:
     shape = (speech.talker.vocab_size, speech.talker_ids.embedding_size)
     yield _table(writer, "talker_embedding", shape, checkpoint.claim(TALKER_TABLE, shape).rows)
     codes = code_table(checkpoint, speech.dit, projection)
@@ -105,7 +107,7 @@ def _speech_tables(
             np.save(bundle / modulation_file(name), table)
         return Written(tuple(modulation_file(name) for name in times))
 
-    yield Part("modulation", modulation.weights, write)
+    yield Artifact("modulation", modulation.weights, write)
 
 
 def _graphs(
@@ -114,7 +116,7 @@ def _graphs(
     source: SourceConfig,
     config: ModelConfig,
     mels: list[Array],
-) -> Iterator[Part]:
+) -> Iterator[Artifact]:
     for network in networks(source, checkpoint):
         contract = contracts(config)[network.name]
         model = build(network, contract, checkpoint)
@@ -128,7 +130,7 @@ def _graph(
     contract: GraphContract,
     config: ModelConfig,
     mels: list[Array],
-) -> Part:
+) -> Artifact:
     rules = writer.rules(name, model)
 
     def write(bundle: Path, advance: Advance) -> Written:
@@ -137,4 +139,4 @@ def _graph(
         names = tuple(sorted(path.relative_to(bundle).as_posix() for path in files))
         return Written(names, graph=entry)
 
-    return Part(name, weights(model), write)
+    return Artifact(name, weights(model), write)

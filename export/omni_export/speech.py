@@ -16,7 +16,7 @@ import torch
 
 from omni_export.checkpoint import Array, Checkpoint
 from omni_export.source import DitSource, SpeechSource, VocoderSource
-from omni_runtime.bundle.config import SpeechPreset, VocoderConfig
+from omni_runtime.bundle.config import SolverPreset, VocoderConfig
 from omni_runtime.bundle.contracts import FINAL_MODULATION_ROWS, MODULATION_ROWS
 from omni_runtime.engine.solver import evaluation_times
 from omni_runtime.errors import OmniError
@@ -202,7 +202,7 @@ class TimeModulation:
         return _silu(signal @ first.T + first_bias) @ second.T + second_bias
 
 
-def modulation_times(preset: SpeechPreset) -> Array:
+def modulation_times(preset: SolverPreset) -> Array:
     """The distinct time points of a preset, ascending: one row of its modulation table each."""
     return np.unique(evaluation_times(preset))
 
@@ -215,13 +215,13 @@ def vocoder_geometry(config: VocoderSource) -> VocoderConfig:
     """Receptive field of each stage, from the last to the first, rounded up.
 
     A residual block reaches, for each dilation d, (k - 1) / 2 * (d + 1) samples through its two
-    convolutions and twice the reach of an activation; the widest block counts. A transposed
+    convolutions and twice the radius of an activation; the widest block counts. A transposed
     convolution of kernel k and stride s turns n samples of need into (n + k / 2) / s before it.
     """
     need = CONV_POST_REACH + ACTIVATION_REACH
     margins: list[int] = []
     stages = list(zip(config.upsample_rates, config.upsample_kernel_sizes, strict=True))
-    reach = max(
+    radius = max(
         sum((kernel - 1) // 2 * (dilation + 1) + 2 * ACTIVATION_REACH for dilation in dilations)
         for kernel, dilations in zip(
             config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True
@@ -229,7 +229,7 @@ def vocoder_geometry(config: VocoderSource) -> VocoderConfig:
     )
     for rate, kernel in reversed(stages):
         margins.insert(0, need)
-        need = math.ceil((need + reach + kernel / 2) / rate) + 1
+        need = math.ceil((need + radius + kernel / 2) / rate) + 1
     return VocoderConfig(
         sample_rate=SAMPLE_RATE,
         samples_per_frame=math.prod(config.upsample_rates),

@@ -15,19 +15,19 @@ import numpy as np
 import onnx_ir as ir
 
 from omni_quantize.operators import function
-from omni_quantize.production import (
+from omni_quantize.recipe import Rule
+from omni_quantize.weight_stream import (
     Columns,
     FloatArray,
     Layout,
     Parts,
     Piece,
-    Production,
     Watch,
+    WeightStream,
     columns_of,
     register,
     slices,
 )
-from omni_quantize.recipe import Rule
 from omni_runtime.bundle.contracts import DOMAIN
 from omni_runtime.errors import UsageError
 
@@ -62,10 +62,10 @@ def largest_integer(target: str) -> int:
     return 64 if target == "avx2" else 127
 
 
-def rewrite(model: ir.Model, rules: dict[str, Rule], target: str) -> list[Production]:
+def rewrite(model: ir.Model, rules: dict[str, Rule], target: str) -> list[WeightStream]:
     """Replace the MatMul of each weight with a "dynamic" rule by IntegerMatMul.
 
-    `target` is one of TARGETS but "native". Returns one production for each weight; nothing is
+    `target` is one of TARGETS but "native". Returns one weight_stream for each weight; nothing is
     read before its pieces are asked for. Raises UsageError when the rules of one graph differ in
     `per_channel`.
     """
@@ -74,7 +74,7 @@ def rewrite(model: ir.Model, rules: dict[str, Rule], target: str) -> list[Produc
         raise UsageError(
             "dynamic rules of one graph differ in per_channel", fix="give them the same value"
         )
-    made: list[Production] = []
+    made: list[WeightStream] = []
     for node in list(model.graph):
         weight = node.inputs[1] if node.op_type == "MatMul" and not node.domain else None
         if weight is None or weight.name not in chosen:
@@ -165,7 +165,7 @@ def integer_matmul(biased: bool = False) -> ir.Function:
 class IntegerMatrix:
     """One weight (inner, outer), with one scale for each column or one for all.
 
-    Its integers reach from -`steps` to `steps`.
+    Its integers absmax from -`steps` to `steps`.
     """
 
     weight: str
@@ -221,8 +221,8 @@ class IntegerMatrix:
 
         `largest` is the largest magnitude, float32 (), where all columns share one scale.
         """
-        reach: FloatArray = np.abs(values).max(axis=0) if largest is None else largest
-        exact = reach.astype(np.float64) / self.steps
+        absmax: FloatArray = np.abs(values).max(axis=0) if largest is None else largest
+        exact = absmax.astype(np.float64) / self.steps
         blank = exact < np.finfo(np.float32).tiny
         scale = np.where(blank, 1, exact).astype(np.float32)
         quantized = np.rint(values / scale)

@@ -16,19 +16,19 @@ import onnx_ir as ir
 from onnxruntime.capi import _pybind_state
 
 from omni_quantize.operators import MICROSOFT, function, passed
-from omni_quantize.production import (
+from omni_quantize.recipe import Rule
+from omni_quantize.weight_stream import (
     Columns,
     FloatArray,
     Layout,
     Parts,
     Piece,
-    Production,
     Watch,
+    WeightStream,
     columns_of,
     register,
     slices,
 )
-from omni_quantize.recipe import Rule
 from omni_runtime.bundle.contracts import DOMAIN
 
 _NATIVE: Any = _pybind_state  # its routines are made in C++ and have no annotations
@@ -45,12 +45,12 @@ SHARES = (1.0, 0.9)
 """Of the largest weight of a block: where the search for its scale begins."""
 
 
-def rewrite(model: ir.Model, rules: dict[str, Rule]) -> list[Production]:
+def rewrite(model: ir.Model, rules: dict[str, Rule]) -> list[WeightStream]:
     """Replace the MatMul of each weight with an "nbits" rule by MatMulNBits.
 
-    Returns one production for each weight; nothing is read before its pieces are asked for.
+    Returns one weight_stream for each weight; nothing is read before its pieces are asked for.
     """
-    made: list[Production] = []
+    made: list[WeightStream] = []
     for node in list(model.graph):
         if node.op_type != "MatMul" or node.domain:
             continue
@@ -61,7 +61,7 @@ def rewrite(model: ir.Model, rules: dict[str, Rule]) -> list[Production]:
     return made
 
 
-def _replace(model: ir.Model, node: ir.Node, weight: ir.Value, rule: Rule) -> Production:
+def _replace(model: ir.Model, node: ir.Node, weight: ir.Value, rule: Rule) -> WeightStream:
     graph = model.graph
     assert weight.const_value is not None and weight.name is not None
     inner, outer = weight.const_value.shape.numpy()

@@ -19,7 +19,7 @@ from omni_quantize.dynamic import INTEGER_MATMUL, IntegerMatrix, integer_matmul
 from omni_quantize.error import ErrorMeter
 from omni_quantize.nbits import BlockMatrix
 from omni_quantize.operators import MICROSOFT
-from omni_quantize.production import FloatArray, Parts, Production, Watch
+from omni_quantize.weight_stream import FloatArray, Parts, Watch, WeightStream
 from omni_runtime.bundle.contracts import DOMAIN, OPSET
 from omni_runtime.bundle.manifest import GraphError
 
@@ -29,20 +29,20 @@ IR_VERSION = 10
 
 
 class ProductMeter:
-    """Watches productions and accumulates the error of their products. Threads may share it."""
+    """Watches weight_streams and accumulates the error of their products. Threads may share it."""
 
     def __init__(self) -> None:
         self._meter = ErrorMeter("products")
 
-    def watch(self, production: Production) -> Watch:
-        """What to hand to the production's `pieces`."""
-        assert isinstance(production, BlockMatrix | IntegerMatrix)
+    def watch(self, weight_stream: WeightStream) -> Watch:
+        """What to hand to the weight_stream's `pieces`."""
+        assert isinstance(weight_stream, BlockMatrix | IntegerMatrix)
         random = np.random.default_rng(0)
-        rows = random.standard_normal((ROWS, production.inner), np.float32)
+        rows = random.standard_normal((ROWS, weight_stream.inner), np.float32)
 
         def see(values: FloatArray, parts: Parts) -> None:
-            if isinstance(production, BlockMatrix):
-                nodes = _block_product(production, values.shape[1], parts)
+            if isinstance(weight_stream, BlockMatrix):
+                nodes = _block_product(weight_stream, values.shape[1], parts)
             else:
                 nodes = _integer_product(parts)
             self._meter.add(rows @ values, _run(nodes, rows, parts, values.shape[1]))

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from omni_quantize.dynamic import largest_integer
-from omni_quantize.production import FloatArray, Layout, Piece, Production, Watch, register
 from omni_quantize.recipe import Rule
+from omni_quantize.weight_stream import FloatArray, Layout, Piece, Watch, WeightStream, register
 
 Ranges = Mapping[str, tuple[FloatArray, FloatArray]]
 """Least and largest value of each channel of a tensor, float32 (channels,) each, by its name."""
@@ -35,13 +35,13 @@ def wide(weight: ir.Value) -> bool:
 
 def rewrite(
     model: ir.Model, rules: Mapping[str, Rule], ranges: Ranges, target: str
-) -> list[Production]:
+) -> list[WeightStream]:
     """Replace each convolution whose weight has a "static" rule by integer products.
 
     `ranges` must have the input and the output of each; `target` is one of TARGETS but "native".
-    Returns one production for each; nothing is read before its pieces are asked for.
+    Returns one weight_stream for each; nothing is read before its pieces are asked for.
     """
-    made: list[Production] = []
+    made: list[WeightStream] = []
     quantized: dict[str, tuple[FloatArray, list[ir.Value]]] = {}
     for node in list(model.graph):
         weight = node.inputs[1] if node.op_type == "Conv" else None
@@ -58,7 +58,7 @@ def _replace(
     ranges: Ranges,
     steps: int,
     quantized: dict[str, tuple[FloatArray, list[ir.Value]]],
-) -> Production:
+) -> WeightStream:
     """Equal inputs are quantized once: `quantized` has their scales, values and zero points."""
     source, weight, bias = node.inputs[0], node.inputs[1], [*node.inputs, None][2]
     result = node.outputs[0]

@@ -15,17 +15,17 @@ from time import perf_counter
 import numpy as np
 import numpy.typing as npt
 
-from omni_runtime import saved
+from omni_runtime import persistence
 from omni_runtime.engine.kv_cache import KVCache
 from omni_runtime.errors import UsageError
 from omni_runtime.events import Event, TurnDone
 from omni_runtime.inputs import prefix
-from omni_runtime.inputs.prompt import Message, Part, Prompt, Text
+from omni_runtime.inputs.prompt import ContentPart, Message, Prompt, Text
 from omni_runtime.machine import peak_memory
 from omni_runtime.model import Model
-from omni_runtime.options import ReplyOptions, ResolvedSpeech
+from omni_runtime.options import ReplyOptions, ResolvedSpeechOptions
+from omni_runtime.persistence import Mark, Saved, Turn
 from omni_runtime.reply import Reply
-from omni_runtime.saved import Mark, Saved, Turn
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -96,7 +96,7 @@ class Conversation:
         return self._cache.nbytes + (self._talker_cache.nbytes if self._talker_cache else 0)
 
     def send(
-        self, parts: Sequence[Part] | str, options: ReplyOptions | None = None
+        self, parts: Sequence[ContentPart] | str, options: ReplyOptions | None = None
     ) -> Generator[Event]:
         """Add a user turn and stream the reply; the last event is TurnDone.
 
@@ -111,7 +111,7 @@ class Conversation:
         return self._turn(Message("user", content), options, speech)
 
     def read_ahead(
-        self, parts: Sequence[Part] = (), *, more: bool = False, speech: bool = True
+        self, parts: Sequence[ContentPart] = (), *, more: bool = False, speech: bool = True
     ) -> None:
         """Read the beginning of a message that is still being made; `send` then takes less time.
 
@@ -153,7 +153,7 @@ class Conversation:
     def save(self, folder: str | Path) -> None:
         """Write the conversation into a folder, whole or not at all. Raises OmniError."""
         self._forget_ahead()
-        saved.write(
+        persistence.write(
             Path(folder),
             Saved(
                 messages=self.messages,
@@ -175,7 +175,7 @@ class Conversation:
 
         Media among the messages are names only: the caches hold what they meant.
         """
-        found = saved.read(Path(folder), model)
+        found = persistence.read(Path(folder), model)
         conversation = cls(model, context=found.context)
         conversation.messages = found.messages
         conversation._turns = found.turns
@@ -186,12 +186,14 @@ class Conversation:
         conversation._unread.add(found.unread_rows, found.unread_positions)
         return conversation
 
-    def _resolved(self, options: ReplyOptions | None) -> tuple[ReplyOptions, ResolvedSpeech | None]:
+    def _resolved(
+        self, options: ReplyOptions | None
+    ) -> tuple[ReplyOptions, ResolvedSpeechOptions | None]:
         options = options or ReplyOptions()
         return options, options.speech.resolved(self.model.speech) if options.speech else None
 
     def _turn(
-        self, message: Message, options: ReplyOptions, speech: ResolvedSpeech | None
+        self, message: Message, options: ReplyOptions, speech: ResolvedSpeechOptions | None
     ) -> Generator[Event]:
         started = perf_counter()
         start = self._mark()
@@ -208,7 +210,7 @@ class Conversation:
         yield from self._stream(reply, logits, perf_counter() - started, len(prompt.ids))
 
     def _again(
-        self, turn: Turn, options: ReplyOptions, speech: ResolvedSpeech | None
+        self, turn: Turn, options: ReplyOptions, speech: ResolvedSpeechOptions | None
     ) -> Generator[Event]:
         started = perf_counter()
         asked = turn.asked
@@ -229,7 +231,7 @@ class Conversation:
         yield from self._stream(reply, output.logits, perf_counter() - started, 1)
 
     def _new_reply(
-        self, options: ReplyOptions, speech: ResolvedSpeech | None, started: float
+        self, options: ReplyOptions, speech: ResolvedSpeechOptions | None, started: float
     ) -> Reply:
         return Reply(
             self.model, options, speech, self._cache, self._talker_cache, self._position, started

@@ -40,7 +40,7 @@ class PresetChosen:
 
 
 @dataclass(frozen=True)
-class SpeechSlow:
+class PlaybackUnderrun:
     """Speech that is heard while it is made paused, and will again. Comes once a reply at most.
 
     Seconds of speech for a second of work: `realtime` with everything counted, `codes` if making
@@ -102,4 +102,4 @@ class TurnDone:
     peak_memory: int
 
 
-Event = TextDelta | AudioDelta | PresetChosen | SpeechSlow | TurnDone
+Event = TextDelta | AudioDelta | PresetChosen | PlaybackUnderrun | TurnDone

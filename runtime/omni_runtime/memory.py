@@ -26,13 +26,13 @@ MAPPED = 1.1
 ENCODED = 1.25
 """That of any other graph. Measured: 1.1 in int8, 1.0 in float32."""
 
-BESIDES = 2**29
+OVERHEAD = 2**29
 """Bytes of Python, its libraries and activations, where no reply was measured at the export."""
 
-LEAST_BESIDES = 2**27
+MIN_OVERHEAD = 2**27
 """Where one was: Python and its libraries alone take nearly this much."""
 
-LEAST_CONTEXT = 1024
+MIN_CONTEXT = 1024
 """Tokens of a conversation that is worth having: a picture and some turns."""
 
 
@@ -42,7 +42,7 @@ class Footprint:
 
     config: ModelConfig
     graphs: dict[str, int]
-    besides: int
+    overhead: int
     cache: CacheType = "float32"
 
     @classmethod
@@ -58,13 +58,13 @@ class Footprint:
             name: int((decoder if name in DECODERS else ENCODED) * graph.bytes)
             for name, graph in manifest.graphs.items()
         }
-        found = cls(manifest.model, graphs, BESIDES)
+        found = cls(manifest.model, graphs, OVERHEAD)
         if manifest.measured is None:
             return replace(found, cache=cache)
         speech = manifest.model.speech is not None
-        known = found.needed(FIRST_CAPACITY, speech=speech) - found.besides
-        besides = max(manifest.measured.peak_memory - known, LEAST_BESIDES)
-        return replace(found, besides=besides, cache=cache)
+        known = found.needed(FIRST_CAPACITY, speech=speech) - found.overhead
+        overhead = max(manifest.measured.peak_memory - known, MIN_OVERHEAD)
+        return replace(found, overhead=overhead, cache=cache)
 
     def needed(self, tokens: int, *, speech: bool, encoders: Collection[str] = ()) -> int:
         """Bytes of a conversation of `tokens` tokens, when only one encoder is open at a time."""
@@ -76,7 +76,7 @@ class Footprint:
 
     def _with(self, tokens: int, beside: int, speech: bool) -> int:
         context = self.context(tokens, speech=speech)
-        return self.besides + self.graphs["thinker"] + beside + context
+        return self.overhead + self.graphs["thinker"] + beside + context
 
     def _voice(self, speech: bool) -> int:
         return sum(self.graphs[name] for name in VOICE) if speech else 0
@@ -107,13 +107,13 @@ class Budget:
         self.quick = quick
         self.open: list[str] = []
         self._spoke = False
-        self._tokens = min(LEAST_CONTEXT, footprint.config.thinker.decoder.max_context)
+        self._tokens = min(MIN_CONTEXT, footprint.config.thinker.decoder.max_context)
 
     def context(self, asked: int | None) -> int | None:
         """Tokens that a conversation may hold; the memory for them is kept free from now on.
 
         Where none are asked for: what the bundle leaves when it hears, sees and speaks, but at
-        least LEAST_CONTEXT. Raises UsageError when they don't fit beside the Thinker.
+        least MIN_CONTEXT. Raises UsageError when they don't fit beside the Thinker.
         """
         if self.limit is None:
             return asked
@@ -122,7 +122,7 @@ class Budget:
         if tokens is None:
             speech = footprint.config.speech is not None
             rest = self.limit - footprint.needed(0, speech=speech, encoders=ENCODERS)
-            tokens = max(rest // footprint.context(1, speech=speech), LEAST_CONTEXT)
+            tokens = max(rest // footprint.context(1, speech=speech), MIN_CONTEXT)
         tokens = min(tokens, footprint.config.thinker.decoder.max_context)
         self._check(f"a context of {tokens} tokens", footprint.needed(tokens, speech=False))
         self._tokens = max(self._tokens, tokens)
@@ -152,7 +152,7 @@ class Budget:
 
     def _bytes(self, graphs: set[str], spoke: bool) -> int:
         context = self.footprint.context(self._tokens, speech=spoke)
-        return self.footprint.besides + context + sum(self.footprint.graphs[n] for n in graphs)
+        return self.footprint.overhead + context + sum(self.footprint.graphs[n] for n in graphs)
 
     def _check(self, what: str, needed: int) -> None:
         if self.limit is not None and needed > self.limit:

@@ -15,16 +15,21 @@ import onnxruntime as ort
 from omni_runtime.bundle.config import SpeechConfig
 from omni_runtime.bundle.contracts import DECODERS, contracts
 from omni_runtime.bundle.store import CHAT_TEMPLATE, TOKENIZER, Bundle
-from omni_runtime.engine import packed
+from omni_runtime.engine import prepack_cache
+from omni_runtime.engine.chunk_scheduler import (
+    ChunkPolicy,
+    ChunkScheduler,
+    FixedScheduler,
+    chunk_scheduler,
+)
 from omni_runtime.engine.code2wav import Code2Wav
 from omni_runtime.engine.decoder import Decoder
 from omni_runtime.engine.dit import Dit, Noise
 from omni_runtime.engine.encoders import AudioEncoder, VisionEncoder
-from omni_runtime.engine.native import Native, native
-from omni_runtime.engine.pace import Pace, PaceName, Steady, pace
+from omni_runtime.engine.kernels import KernelLibrary, kernel_library
 from omni_runtime.engine.session import SessionOptions, open_session
-from omni_runtime.engine.solver import passes
-from omni_runtime.engine.speed import SpeechSpeed, trial
+from omni_runtime.engine.solver import nfe
+from omni_runtime.engine.speed import SynthesisSpeed, trial
 from omni_runtime.engine.talker import Talker
 from omni_runtime.engine.thinker import Thinker
 from omni_runtime.engine.vocoder import Vocoder
@@ -46,7 +51,7 @@ class Model:
         self.config = self.bundle.config
         self.options = options or SessionOptions()
         self._contracts = contracts(self.config, self.options.kv_cache)
-        self._native = native() if self.options.native else Native(None)
+        self._native = kernel_library() if self.options.native else KernelLibrary(None)
         compiled = self._native.library is not None
         footprint = Footprint.of(self.bundle.manifest, native=compiled, cache=self.options.kv_cache)
         quick = [name for name in ENCODERS if self._native.reads(name)]
@@ -130,32 +135,36 @@ class Model:
         return self._dits[preset]
 
     @cached_property
-    def speech_speed(self) -> SpeechSpeed:
+    def synthesis_speed(self) -> SynthesisSpeed:
         """How fast this machine speaks, by a trial when it is first asked."""
         voice = np.asarray(self.bundle.voice(self.speech.default_voice), np.float32)
         dit = self.dit(self.speech.default_preset)
         return trial(self.talker, dit, self.vocoder, voice)
 
     @property
-    def passes(self) -> dict[str, int]:
+    def nfe(self) -> dict[str, int]:
         """For each preset, how often it runs the DiT over a frame."""
-        return {name: passes(preset) for name, preset in self.speech.presets.items()}
+        return {name: nfe(preset) for name, preset in self.speech.presets.items()}
 
     def faster_presets(self, preset: str) -> tuple[str, ...]:
         """Presets that run the DiT less often than this one, from the most passes to the least."""
-        cost = self.passes
+        cost = self.nfe
         faster = [name for name in cost if cost[name] < cost[preset]]
         return tuple(sorted(faster, key=lambda name: -cost[name]))
 
-    def code2wav(self, voice: str, preset: str, noise: Noise, pace: Pace | None = None) -> Code2Wav:
-        """A fresh utterance in a voice, by default in chunks of the sizes of `Steady`."""
+    def code2wav(
+        self, voice: str, preset: str, noise: Noise, chunk_scheduler: ChunkScheduler | None = None
+    ) -> Code2Wav:
+        """A fresh utterance in a voice, by default in chunks of the sizes of `FixedScheduler`."""
         condition = np.asarray(self.bundle.voice(voice), np.float32)
-        return Code2Wav(self.dit(preset), self.vocoder, condition, noise, pace or Steady())
+        return Code2Wav(
+            self.dit(preset), self.vocoder, condition, noise, chunk_scheduler or FixedScheduler()
+        )
 
-    def pace(self, name: PaceName, clock: Callable[[], float]) -> Pace:
-        """A fresh pace for one utterance; `clock` is that of `Live`."""
+    def chunk_scheduler(self, name: ChunkPolicy, clock: Callable[[], float]) -> ChunkScheduler:
+        """A fresh chunk_scheduler for one utterance; `clock` is that of `AdaptiveScheduler`."""
         codes = self.speech.dit.block_frames // self.speech.dit.frames_per_code
-        return pace(name, codes / self.codes_per_second, codes, clock)
+        return chunk_scheduler(name, codes / self.codes_per_second, codes, clock)
 
     def _opened(self, graph: str) -> ort.InferenceSession:
         """A session that stays open. Raises UsageError when the budget has no room for it."""
@@ -173,6 +182,6 @@ class Model:
         cache = self.options.kv_cache if graph in DECODERS else "float32"
         path = self.bundle.graph_path(graph, cache)
         copy = None
-        if self.options.packed:
-            copy = packed.place(self.bundle.manifest, path, graph, self._native)
+        if self.options.prepack_cache:
+            copy = prepack_cache.place(self.bundle.manifest, path, graph, self._native)
         return open_session(path, self._contracts[graph], self.options, copy)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import TypeVar, get_args
 
 from omni_runtime.bundle.config import SpeechConfig
+from omni_runtime.engine.chunk_scheduler import ChunkPolicy
 from omni_runtime.engine.dit import Noise
-from omni_runtime.engine.pace import PaceName
 from omni_runtime.engine.sampling import GREEDY, Sampling
 from omni_runtime.engine.talker import own_sampling
 from omni_runtime.errors import UsageError
@@ -27,8 +27,8 @@ class SpeechOptions:
     `sampling` None takes the Talker's own. `max_codes` bounds the length of the speech. `noise`
     replaces the seeded noise of the flow, for comparisons with another implementation.
 
-    `pace` is "steady", in chunks of fixed sizes, so that a seed gives the same samples every time;
-    "live", for somebody who listens while it is made: chunks as large as what is still to be
+    `chunks` is "fixed", in chunks of fixed sizes, so that a seed gives the same samples every time;
+    "adaptive", for somebody who listens while it is made: chunks as large as what is still to be
     heard allows, which depends on the machine and the moment, and so, a little, do the samples;
     or "whole", all at once when the last code is there, as the reference does it.
     """
@@ -38,23 +38,23 @@ class SpeechOptions:
     sampling: Sampling | None = None
     max_codes: int | None = None
     noise: Noise | None = None
-    pace: PaceName = "steady"
+    chunks: ChunkPolicy = "fixed"
 
-    def resolved(self, speech: SpeechConfig) -> "ResolvedSpeech":
-        """Raises UsageError for an unknown voice, preset or pace, listing the known ones."""
+    def resolved(self, speech: SpeechConfig) -> "ResolvedSpeechOptions":
+        """Raises UsageError for an unknown voice, preset or chunks, listing the known ones."""
         talker = speech.talker
-        return ResolvedSpeech(
+        return ResolvedSpeechOptions(
             voice=_choose("voice", self.voice or speech.default_voice, list(speech.voices)),
             preset=_choose("preset", self.preset or speech.default_preset, [*speech.presets, AUTO]),
             sampling=self.sampling or own_sampling(talker),
             max_codes=min(self.max_codes or talker.max_codes, talker.max_codes),
             noise=self.noise,
-            pace=_choose("pace", self.pace, list(get_args(PaceName))),
+            chunks=_choose("chunks", self.chunks, list(get_args(ChunkPolicy))),
         )
 
 
 @dataclass(frozen=True)
-class ResolvedSpeech:
+class ResolvedSpeechOptions:
     """Speech options with every choice made, but that `preset` may be "auto"."""
 
     voice: str
@@ -62,7 +62,7 @@ class ResolvedSpeech:
     sampling: Sampling
     max_codes: int
     noise: Noise | None
-    pace: PaceName
+    chunks: ChunkPolicy
 
 
 @dataclass(frozen=True)

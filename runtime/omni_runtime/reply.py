@@ -13,28 +13,28 @@ from time import perf_counter
 import numpy as np
 import numpy.typing as npt
 
+from omni_runtime.engine.chunk_scheduler import ChunkScheduler
 from omni_runtime.engine.code2wav import Code2Wav
 from omni_runtime.engine.dit import seeded_noise
 from omni_runtime.engine.kv_cache import KVCache
-from omni_runtime.engine.pace import Pace
 from omni_runtime.engine.sampling import sample
-from omni_runtime.engine.talker import Speech, SpeechSettings
+from omni_runtime.engine.talker import CodecStream, TalkerSettings
 from omni_runtime.engine.thinker import ThinkerOutput
 from omni_runtime.events import (
     AudioDelta,
     FinishReason,
+    PlaybackUnderrun,
     PresetChosen,
-    SpeechSlow,
     TextDelta,
     Timings,
 )
 from omni_runtime.inputs.tokenizer import StreamDecoder
 from omni_runtime.model import Model
-from omni_runtime.options import AUTO, ReplyOptions, ResolvedSpeech
+from omni_runtime.options import AUTO, ReplyOptions, ResolvedSpeechOptions
 
 FloatArray = npt.NDArray[np.float32]
-SpeechEvent = AudioDelta | PresetChosen | SpeechSlow
-ReplyEvent = TextDelta | SpeechEvent
+AudioEvent = AudioDelta | PresetChosen | PlaybackUnderrun
+ReplyEvent = TextDelta | AudioEvent
 
 TEXT_STREAM, TALKER_STREAM = 0, 1
 """Independent random streams of one seed, so that speech never changes the text."""
@@ -62,7 +62,7 @@ class Reply:
         self,
         model: Model,
         options: ReplyOptions,
-        speech: ResolvedSpeech | None,
+        speech: ResolvedSpeechOptions | None,
         cache: KVCache,
         talker_cache: KVCache | None,
         position: int,
@@ -79,9 +79,9 @@ class Reply:
         self._started = started
         self._text_random = np.random.default_rng([options.seed, TEXT_STREAM])
         self._decoder = StreamDecoder(model.tokenizer)
-        self._speech: Speech | None = None
+        self._speech: CodecStream | None = None
         self._sound: Code2Wav | None = None
-        self._pace: Pace | None = None
+        self._scheduler: ChunkScheduler | None = None
         self._slow_told = False
         self._idle = 0.0  # seconds for which nobody asked for more
         self._reason: FinishReason = "interrupted"
@@ -140,7 +140,7 @@ class Reply:
         self.state.tokens.append(token)  # last: whoever interrupts here finds a row for each token
         return output
 
-    def _speak(self, row: FloatArray) -> Iterator[SpeechEvent]:
+    def _speak(self, row: FloatArray) -> Iterator[AudioEvent]:
         if self._speech_options is None:
             return
         if self._speech is None or self._sound is None:
@@ -152,31 +152,31 @@ class Reply:
         if self._speech.ready:
             yield from self._next_code(self._speech, self._sound)
 
-    def _choose_preset(self, options: ResolvedSpeech) -> PresetChosen:
-        speed, passes = self._model.speech_speed, self._model.passes
-        preset = speed.affordable(passes)
+    def _choose_preset(self, options: ResolvedSpeechOptions) -> PresetChosen:
+        speed, nfe = self._model.synthesis_speed, self._model.nfe
+        preset = speed.affordable(nfe)
         self._speech_options = replace(options, preset=preset)
-        realtime = {name: speed.realtime(count) for name, count in passes.items()}
+        realtime = {name: speed.realtime(count) for name, count in nfe.items()}
         return PresetChosen(preset, realtime, self._elapsed())
 
-    def _begin_speech(self, options: ResolvedSpeech, first_row: FloatArray) -> None:
+    def _begin_speech(self, options: ResolvedSpeechOptions, first_row: FloatArray) -> None:
         model, seed = self._model, self._options.seed
         assert self._talker_cache is not None
         noise = options.noise or seeded_noise(seed, model.speech.dit)
         # What the caller does between two events is no work: it must not look like a slow machine.
-        self._pace = model.pace(options.pace, lambda: perf_counter() - self._idle)
-        self._sound = model.code2wav(options.voice, options.preset, noise, self._pace)
+        self._scheduler = model.chunk_scheduler(options.chunks, lambda: perf_counter() - self._idle)
+        self._sound = model.code2wav(options.voice, options.preset, noise, self._scheduler)
         self._speech = model.talker.start(
             self._talker_cache,
             model.speech.voices[options.voice],
             first_row,
             self._position,
-            SpeechSettings(
+            TalkerSettings(
                 options.sampling, options.max_codes, np.random.default_rng([seed, TALKER_STREAM])
             ),
         )
 
-    def _next_code(self, speech: Speech, sound: Code2Wav) -> Iterator[SpeechEvent]:
+    def _next_code(self, speech: CodecStream, sound: Code2Wav) -> Iterator[AudioEvent]:
         code = speech.step()
         if code is not None:
             self.state.codes += 1
@@ -200,15 +200,15 @@ class Reply:
         self.state.samples += len(samples)
         yield AudioDelta(samples, self._model.speech.vocoder.sample_rate, seconds)
 
-    def _slow(self) -> Iterator[SpeechSlow]:
+    def _slow(self) -> Iterator[PlaybackUnderrun]:
         """Once, when a listener has heard that this machine can't keep up."""
-        slow = self._pace.slow if self._pace is not None and not self._slow_told else None
+        slow = self._scheduler.slow if self._scheduler is not None and not self._slow_told else None
         if slow is None or self._speech_options is None:
             return
         self._slow_told = True
         preset = self._speech_options.preset
         faster = self._model.faster_presets(preset)
-        yield SpeechSlow(slow.realtime, slow.codes, preset, faster, self._elapsed())
+        yield PlaybackUnderrun(slow.realtime, slow.codes, preset, faster, self._elapsed())
 
     def _elapsed(self) -> float:
         return perf_counter() - self._started

@@ -14,11 +14,20 @@ import numpy as np
 import pytest
 
 from conftest import Twin
-from omni_runtime.bench import fresh, gguf_twin, parts, plan, probes, replies, rival, rows
+from omni_runtime.bench import (
+    baseline,
+    cold_start,
+    components,
+    gguf_twin,
+    plan,
+    probes,
+    replies,
+    rows,
+)
 from omni_runtime.bench.spans import Sound, Timeline
 from omni_runtime.bundle.manifest import read_manifest, write_manifest
 from omni_runtime.cli import bench, main
-from omni_runtime.engine.native import native
+from omni_runtime.engine.kernels import kernel_library
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.errors import OmniError
 from omni_runtime.model import Model
@@ -32,9 +41,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"PROMPT": 24, "STEPS": 3, "DEPTH": 40, "AUDIO_SECONDS": 3, "CODES": 5,
                         "UTTERANCE_BLOCKS": 3, "COMMIT_BLOCKS": 2,
                         "IMAGES": {"448x448": 112, "1 MP": 168}}.items():  # fmt: skip
-        monkeypatch.setattr(parts, name, value)
+        monkeypatch.setattr(components, name, value)
     for name in ("PROMPT", "STEPS"):
-        monkeypatch.setattr(rival, name, getattr(parts, name))
+        monkeypatch.setattr(baseline, name, getattr(components, name))
     monkeypatch.setattr(replies, "MAX_TOKENS", 4)
     monkeypatch.setattr(replies, "sleep", lambda seconds: None)
 
@@ -99,13 +108,13 @@ def test_replies_in_another_preset_and_with_another_cache(omni, bundle: Path) ->
 
 
 def test_depth_ends_with_the_context() -> None:
-    assert parts.depths(1000, 24) == [(24, 0, ""), (24, 40, "")]
-    assert parts.depths(50, 24) == [(24, 0, ""), (24, 26, "context ends at 50")]
-    assert parts.depths(20, 24) == [(20, 0, "")]
+    assert components.depths(1000, 24) == [(24, 0, ""), (24, 40, "")]
+    assert components.depths(50, 24) == [(24, 0, ""), (24, 26, "context ends at 50")]
+    assert components.depths(20, 24) == [(20, 0, "")]
 
 
 def test_depth_is_really_there(default_twin: Twin) -> None:
-    runner = parts.ThinkerRunner(default_twin.model)
+    runner = components.ThinkerRunner(default_twin.model)
     for count, depth in ((5, 0), (3, 40), (4, 7), (2, 0)):
         assert runner.prefill(count, depth) > 0
         assert runner._cache.length == count + depth
@@ -132,7 +141,7 @@ def test_a_quantity_without_a_value_has_no_row() -> None:
     seen = rows.Quantity("seen", "s", False), rows.Quantity("never", "s", False)
     found: list[rows.Row] = []
     values = [(1.0, None), (3.0, None)]
-    work = rows.Work(seen, lambda: values.pop(0))
+    work = rows.BenchCase(seen, lambda: values.pop(0))
     assert rows.measure([work], 2, found, lambda what: None, warm_up=False) == ["never"]
     assert [(row.quantity.name, row.mean) for row in found] == [("seen", 2.0)]
 
@@ -140,20 +149,20 @@ def test_a_quantity_without_a_value_has_no_row() -> None:
 def test_warm_up_is_not_counted() -> None:
     values = [9.0, 1.0, 3.0]
     found: list[rows.Row] = []
-    work = rows.Work((rows.Quantity("a", "s", False),), lambda: [values.pop(0)])
+    work = rows.BenchCase((rows.Quantity("a", "s", False),), lambda: [values.pop(0)])
     rows.measure([work], 2, found, lambda what: None)
     assert found[0].samples == [1.0, 3.0] and found[0].deviation == pytest.approx(2**0.5)
 
 
 def test_the_report_says_whose_kernels_ran(omni, bundle: Path) -> None:
-    for words, said in (((), "our own" if native().library else native().problem),
+    for words, said in (((), "our own" if kernel_library().library else kernel_library().problem),
                         (("--no-native",), "ONNX Runtime's, --no-native")):  # fmt: skip
         ran = omni("bench", bundle, *FAST, *words, "--only", "tg", "-o", "json")
         assert said in json.loads(ran.out)["kernels"]
 
 
 def test_ctrl_c_prints_what_there_is(omni, bundle: Path, monkeypatch) -> None:
-    real, runs = parts.ThinkerRunner.decode, []
+    real, runs = components.ThinkerRunner.decode, []
 
     def decode(self, count: int, depth: int = 0) -> float:
         runs.append(depth)
@@ -161,7 +170,7 @@ def test_ctrl_c_prints_what_there_is(omni, bundle: Path, monkeypatch) -> None:
             raise KeyboardInterrupt
         return real(self, count, depth)
 
-    monkeypatch.setattr(parts.ThinkerRunner, "decode", decode)
+    monkeypatch.setattr(components.ThinkerRunner, "decode", decode)
     ran = omni("bench", bundle, *FAST, "--only", "pp,tg", "-o", "json")
     assert ran.code == 130
     found = json.loads(ran.out)["rows"]
@@ -179,7 +188,7 @@ def test_refusals(omni, bundle: Path, here: Path, monkeypatch) -> None:
     for name in ("llama_cpp", "xllamacpp"):
         monkeypatch.setitem(sys.modules, name, None)
     omni("bench", bundle, "--compare", "llama.cpp").refused("pip install xllamacpp gguf")
-    monkeypatch.setitem(sys.modules, "omni_export.torch_rival", None)
+    monkeypatch.setitem(sys.modules, "omni_export.torch_baseline", None)
     torch = ("--compare", "torch", "--checkpoint", here)
     omni("bench", bundle, *torch).refused('pip install "pocket-omni[export]"')
     monkeypatch.setitem(sys.modules, "matplotlib", None)
@@ -190,7 +199,7 @@ def test_a_child_that_fails_is_one_line(default_twin: Twin, monkeypatch) -> None
     model = Model(default_twin.bundle, SessionOptions(threads=1))
     model.bundle.folder = default_twin.bundle / "gone"
     with pytest.raises(OmniError, match=r"a new process can't run the bundle: .*no bundle at"):
-        fresh._child(model, answer=False)
+        cold_start._child(model, answer=False)
 
 
 def test_names_of_the_help_are_those_there_are() -> None:
@@ -226,11 +235,11 @@ def test_sides_take_turns_and_ratios_are_of_pairs(default_twin: Twin, monkeypatc
 
         return work
 
-    monkeypatch.setattr(parts.ThinkerRunner, "prefill", timed("pp", 0.25))
-    monkeypatch.setattr(parts.ThinkerRunner, "decode", timed("tg", 0.5))
-    contests = rival.text_contests(default_twin.model, FakeRival(calls), ["pp", "tg"])
+    monkeypatch.setattr(components.ThinkerRunner, "prefill", timed("pp", 0.25))
+    monkeypatch.setattr(components.ThinkerRunner, "decode", timed("tg", 0.5))
+    comparisons = baseline.text_comparisons(default_twin.model, FakeRival(calls), ["pp", "tg"])
     pairs: list[rows.Pairs] = []
-    rows.compare(contests, 2, pairs, lambda what: None, warm_up=False)
+    rows.compare(comparisons, 2, pairs, lambda what: None, warm_up=False)
     assert calls[:4] == ["ours pp24 d0", "theirs pp24 d0", "theirs pp24 d0", "ours pp24 d0"]
     assert calls[-1] == "ours tg3 d40"
     assert [pair.quantity.name for pair in pairs] == ["pp24", "pp24 @ d40", "tg3", "tg3 @ d40"]
@@ -260,7 +269,7 @@ class FakeLlama:
 @pytest.fixture
 def llama(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llama_cpp", SimpleNamespace(Llama=FakeLlama))
-    monkeypatch.setattr(rival, "llama_version", lambda: "llama-cpp-python 0")
+    monkeypatch.setattr(baseline, "llama_version", lambda: "llama-cpp-python 0")
 
 
 def test_compare_with_llama_cpp(omni, bundle: Path, here: Path, llama: None) -> None:
@@ -305,9 +314,9 @@ def test_the_server_reads_what_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_pat
     fake = SimpleNamespace(Server=FakeServer, CommonParams=params)
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
     monkeypatch.setitem(sys.modules, "xllamacpp", fake)
-    monkeypatch.setattr(rival.importlib.metadata, "version", lambda name: "0")
+    monkeypatch.setattr(baseline.importlib.metadata, "version", lambda name: "0")
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
-    server = rival.llama(tmp_path / "a.gguf", 64 + rival.ROOM, 1)
+    server = baseline.llama(tmp_path / "a.gguf", 64 + baseline.ROOM, 1)
     assert server.name == "llama.cpp (xllamacpp 0)"
     for depth in (0, 40, 40, 8):
         assert server.prefill(24, depth) == pytest.approx(0.024)

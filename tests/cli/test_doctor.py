@@ -13,7 +13,7 @@ import pytest
 from omni_runtime import machine, processor_features
 from omni_runtime.bundle.manifest import Measured, read_manifest, write_manifest
 from omni_runtime.cli import doctor
-from omni_runtime.engine import native
+from omni_runtime.engine import kernels
 
 
 def lines_of(ran) -> dict[str, tuple[str, str]]:
@@ -61,8 +61,8 @@ def test_without_a_bundle(omni) -> None:
 
 
 def test_no_compiler(omni, monkeypatch: pytest.MonkeyPatch) -> None:
-    missing = native.Native(None, "there is none", "get one")
-    monkeypatch.setattr(native, "native", lambda: missing)
+    missing = kernels.KernelLibrary(None, "there is none", "get one")
+    monkeypatch.setattr(kernels, "kernel_library", lambda: missing)
     assert lines_of(omni("doctor"))["native kernels"] == (
         "warn", "there is none: ONNX Runtime's own are slower  ->  get one")  # fmt: skip
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image as Picture
 
 from omni_runtime import machine
-from omni_runtime.memory import ENCODERS, LEAST_CONTEXT
+from omni_runtime.memory import ENCODERS, MIN_CONTEXT
 from omni_runtime.model import Model
 
 GIB, MIB = 2**30, 2**20
@@ -42,7 +42,7 @@ def test_a_budget_below_the_least_is_one_error(omni, bundle: Path) -> None:
 @pytest.mark.usefixtures("closed")
 def test_text_only_is_a_repair_where_it_would_do(omni, bundle: Path) -> None:
     footprint = Model(bundle).budget.footprint
-    written = footprint.needed(LEAST_CONTEXT, speech=False)
+    written = footprint.needed(MIN_CONTEXT, speech=False)
     ran = omni("run", bundle, "Hello", "--memory", flag(written))
     ran.refused("--no-speech, which needs", 2)
 
@@ -51,13 +51,13 @@ def test_text_only_is_a_repair_where_it_would_do(omni, bundle: Path) -> None:
 def test_what_is_attached_counts(omni, bundle: Path) -> None:
     Picture.new("RGB", (56, 56)).save("a.png")
     footprint = Model(bundle).budget.footprint
-    budget = ("--memory", flag(footprint.needed(LEAST_CONTEXT, speech=False)))
+    budget = ("--memory", flag(footprint.needed(MIN_CONTEXT, speech=False)))
     omni("run", bundle, "What?", *WRITTEN, *budget, "--image", "a.png").refused("needs about", 2)
 
 
 def test_text_only_within_the_budget_that_it_named(omni, bundle: Path) -> None:
     footprint = Model(bundle).budget.footprint
-    written = footprint.needed(LEAST_CONTEXT, speech=False)
+    written = footprint.needed(MIN_CONTEXT, speech=False)
     ran = omni("run", bundle, "Hello", *WRITTEN, "--memory", flag(written))
     assert ran.code == 0
     assert "--memory leaves a context of" in ran.err
@@ -100,8 +100,8 @@ def test_little_memory_is_warned_of(omni, bundle: Path, monkeypatch) -> None:
 @pytest.mark.usefixtures("closed")
 def test_a_long_context_counts(omni, bundle: Path, monkeypatch) -> None:
     footprint = Model(bundle).budget.footprint
-    room(monkeypatch, GIB, footprint.needed(LEAST_CONTEXT, speech=False) + 1)
-    ran = omni("run", bundle, "Hello", *WRITTEN, "--context", str(2 * LEAST_CONTEXT))
+    room(monkeypatch, GIB, footprint.needed(MIN_CONTEXT, speech=False) + 1)
+    ran = omni("run", bundle, "Hello", *WRITTEN, "--context", str(2 * MIN_CONTEXT))
     ran.refused("with a context of 2048 tokens", 1)
     assert "a shorter --context" in ran.err
 
@@ -122,7 +122,7 @@ def test_the_doctor_knows_the_budget_and_opens_nothing_beyond_it(omni, bundle: P
 
 def test_the_doctor_counts_everything_a_bundle_can_do(omni, bundle: Path) -> None:
     footprint = Model(bundle).budget.footprint
-    needed = footprint.least(LEAST_CONTEXT, speech=True, encoders=ENCODERS)
+    needed = footprint.least(MIN_CONTEXT, speech=True, encoders=ENCODERS)
     for budget, status in ((needed, "ok"), (needed - 99, "fail")):
         ran = omni("doctor", bundle, "--memory", flag(budget))
         (line,) = [line for line in ran.out.splitlines() if "memory for it" in line]

@@ -322,7 +322,7 @@ def test_terminal_with_and_without_prompt_toolkit(monkeypatch, tmp_path: Path) -
     monkeypatch.setattr(sys, "stdin", terminal)
     monkeypatch.setattr(sys, "stdout", types.SimpleNamespace(isatty=lambda: True))
     monkeypatch.setitem(sys.modules, "prompt_toolkit", None)
-    assert isinstance(lines.open_lines([]), lines.TypedLines)
+    assert isinstance(lines.open_line_input([]), lines.TerminalInput)
     made: dict[str, object] = {}
 
     class Session:
@@ -340,9 +340,9 @@ def test_terminal_with_and_without_prompt_toolkit(monkeypatch, tmp_path: Path) -
     for name, module in (("", toolkit), (".history", history), (".completion", completion)):
         monkeypatch.setitem(sys.modules, f"prompt_toolkit{name}", module)
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    source = lines.open_lines(["/bye"])
+    source = lines.open_line_input(["/bye"])
     assert source.read(">>> ") == "typed at >>> "
     assert made["history"] == ("file", str(tmp_path / ".omni_history"))
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "no" / "home")
-    lines.open_lines(["/bye"])
+    lines.open_line_input(["/bye"])
     assert made["history"] == "memory"

@@ -15,7 +15,7 @@ import pytest
 from omni_runtime.cli import outlet, ui
 from omni_runtime.cli.answer import Style, deliver
 from omni_runtime.cli.speaker import Loudspeaker
-from omni_runtime.events import PresetChosen, SpeechSlow, TextDelta, Timings, TurnDone
+from omni_runtime.events import PlaybackUnderrun, PresetChosen, TextDelta, Timings, TurnDone
 
 SHORT = ("--max-tokens", "4")
 
@@ -169,7 +169,7 @@ def test_a_stopped_answer_falls_silent_at_once() -> None:
     assert device.aborted and not len(device.heard)
 
 
-SLOW = SpeechSlow(realtime=0.62, codes=2.0, preset="balanced", faster=("fast",), seconds=3.0)
+SLOW = PlaybackUnderrun(realtime=0.62, codes=2.0, preset="balanced", faster=("fast",), seconds=3.0)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ SLOW = SpeechSlow(realtime=0.62, codes=2.0, preset="balanced", faster=("fast",),
     ],
 )
 def test_what_is_said_about_speech(
-    event: PresetChosen | SpeechSlow, wanted: str, capsys: pytest.CaptureFixture[str]
+    event: PresetChosen | PlaybackUnderrun, wanted: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Below the text and its numbers; as a record at once."""
     assert ui.speech_line(event) == wanted
@@ -214,14 +214,14 @@ def test_what_is_said_about_speech(
     out, err = shown(as_json=False)
     assert out == "Hello\n" and err.splitlines()[1:] == [wanted]
     out, err = shown(as_json=True)
-    kind = "slow" if isinstance(event, SpeechSlow) else "preset"
+    kind = "slow" if isinstance(event, PlaybackUnderrun) else "preset"
     assert [json.loads(line)["type"] for line in out.splitlines()] == ["text", kind, "text", "done"]
     assert not err
 
 
 def test_only_who_may_listen_sets_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     def listened(output: str | None, *, play: bool = True) -> bool:
-        return outlet.Outlet(output, play=play, quiet=True).listened
+        return outlet.AudioOutput(output, play=play, quiet=True).listened
 
     monkeypatch.setattr(outlet, "loudspeaker", lambda: Loudspeaker(Device()))
     assert listened(None) and listened("-") and listened("-", play=False)

@@ -5,15 +5,15 @@ import math
 import numpy as np
 import pytest
 
-from omni_runtime.bundle.config import SpeechPreset
-from omni_runtime.engine.solver import branches, evaluation_times, evaluations, integrate, passes
+from omni_runtime.bundle.config import SolverPreset
+from omni_runtime.engine.solver import branches, evaluation_times, evaluations, integrate, nfe
 
 EVALUATIONS = {"euler": 1, "ab2": 1, "midpoint": 2, "rk4": 4}
 """In one step."""
 
 
-def preset(solver: str, steps: int, guided: int = 0) -> SpeechPreset:
-    return SpeechPreset(
+def preset(solver: str, steps: int, guided: int = 0) -> SolverPreset:
+    return SolverPreset(
         solver=solver, steps=steps, sway=-1.0, guidance=0.5, guided=guided, summary=""
     )
 
@@ -25,7 +25,7 @@ def test_work_is_counted(solver: str) -> None:
         made = preset(solver, 6, guided)
         assert evaluations(made) == len(evaluation_times(made)) == count
         assert branches(made) == [2] * guided + [1] * (count - guided)
-        assert passes(made) == count + guided
+        assert nfe(made) == count + guided
 
 
 @pytest.mark.parametrize(

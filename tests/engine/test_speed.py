@@ -5,15 +5,15 @@ from itertools import count
 import numpy as np
 import pytest
 
-from omni_runtime.engine.speed import AMPLE, SpeechSpeed, trial
+from omni_runtime.engine.speed import REALTIME_MARGIN, SynthesisSpeed, trial
 
 PASSES = {"fast": 5, "faithful": 72, "balanced": 16}
 
 
-def machine(speed: float, codes: float = 0.2, vocoder: float = 0.1) -> SpeechSpeed:
+def machine(speed: float, codes: float = 0.2, vocoder: float = 0.1) -> SynthesisSpeed:
     """Reaches `speed` with 16 passes; `codes` and `vocoder` are shares of its work."""
     work = 1 / speed
-    return SpeechSpeed(codes * work, (1 - codes - vocoder) * work / 16, vocoder * work)
+    return SynthesisSpeed(codes * work, (1 - codes - vocoder) * work / 16, vocoder * work)
 
 
 @pytest.mark.parametrize(
@@ -25,12 +25,12 @@ def test_the_best_that_keeps_up_is_chosen(speed: float, wanted: str) -> None:
     assert found.realtime(16) == pytest.approx(speed)
     assert found.affordable(PASSES) == wanted
     better = [name for name in PASSES if PASSES[name] > PASSES[wanted]]
-    assert all(found.realtime(PASSES[name]) < AMPLE for name in better)
+    assert all(found.realtime(PASSES[name]) < REALTIME_MARGIN for name in better)
 
 
 def test_a_slow_talker_leaves_the_cheapest() -> None:
     """Passes that cost nothing do not help where codes alone come late."""
-    assert SpeechSpeed(codes=1.5, one_pass=0.0, vocoder=0.0).affordable(PASSES) == "fast"
+    assert SynthesisSpeed(codes=1.5, evaluation=0.0, vocoder=0.0).affordable(PASSES) == "fast"
 
 
 def test_a_trial_measures_every_part(default_twin) -> None:
@@ -43,5 +43,5 @@ def test_a_trial_measures_every_part(default_twin) -> None:
     )
     assert fast == faithful, "one pass is the same, whatever preset it was taken from"
     assert fast.codes == pytest.approx(50 / 8)  # eight codes in a second
-    assert fast.one_pass == pytest.approx(1 / 2 / 0.48 * 9 / 8)  # two branches, 48 frames
+    assert fast.evaluation == pytest.approx(1 / 2 / 0.48 * 9 / 8)  # two branches, 48 frames
     assert fast.vocoder > 1 / 0.48

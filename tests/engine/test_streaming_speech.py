@@ -6,8 +6,12 @@ import torch
 
 from conftest import Twin, relative
 from omni_runtime.engine import code2wav
+from omni_runtime.engine.chunk_scheduler import (
+    FIRST_LOOK_AHEAD_CODES,
+    ChunkScheduler,
+    FixedScheduler,
+)
 from omni_runtime.engine.dit import MelStream, seeded_noise
-from omni_runtime.engine.pace import EARLY_CODES, Pace, Steady
 from omni_runtime.engine.vocoder import Vocoder, WaveStream
 
 CODES = 96
@@ -155,19 +159,19 @@ def test_chunks_grow_from_the_smallest(default_twin: Twin) -> None:
 def test_who_waits_hears_the_first_block_before_all_of_its_look_ahead(default_twin: Twin) -> None:
     model, codes = default_twin.model, some_codes(default_twin, 200)
     pieces: dict[str, list[tuple[int, np.ndarray]]] = {}
-    for name in ("live", "steady"):
+    for name in ("adaptive", "fixed"):
         pace = model.pace(name, lambda: 0.0)
         sound = model.code2wav("Ethan", "fast", seeded_noise(0, model.speech.dit), pace)
         heard = [(number, sound.push(int(code))) for number, code in enumerate(codes, 1)]
         pieces[name] = [(number, piece) for number, piece in heard if piece is not None]
-    early, late = pieces["live"][0], pieces["steady"][0]
-    assert (early[0], late[0]) == (12 + EARLY_CODES, 24)
+    early, late = pieces["adaptive"][0], pieces["fixed"][0]
+    assert (early[0], late[0]) == (12 + FIRST_LOOK_AHEAD_CODES, 24)
     assert len(early[1]) == len(late[1])
     assert relative(early[1], late[1]) < 0.3  # random weights look ahead as they look back
-    assert pieces["live"][1][0] == pieces["steady"][1][0] == 48
+    assert pieces["adaptive"][1][0] == pieces["fixed"][1][0] == 48
 
 
-class Script(Steady):
+class Script(FixedScheduler):
     """Chunks of given sizes, the sound of which is let out with the last but held before."""
 
     def __init__(self, sizes: tuple[int, ...], held: int) -> None:
@@ -180,7 +184,7 @@ class Script(Steady):
         return self._hold < 0
 
 
-def spoken(twin: Twin, pace: Pace, count: int = 200) -> list[np.ndarray]:
+def spoken(twin: Twin, pace: ChunkScheduler, count: int = 200) -> list[np.ndarray]:
     """What comes out of `count` codes, piece by piece."""
     model = twin.model
     sound = model.code2wav("Ethan", "fast", seeded_noise(0, model.speech.dit), pace)
@@ -189,7 +193,7 @@ def spoken(twin: Twin, pace: Pace, count: int = 200) -> list[np.ndarray]:
 
 
 def test_holding_sound_back_changes_none_of_it(default_twin: Twin) -> None:
-    at_once = spoken(default_twin, Steady((1, 2, 3)))
+    at_once = spoken(default_twin, FixedScheduler((1, 2, 3)))
     held = spoken(default_twin, Script((1, 2, 3), held=3))
     assert len(held) == len(at_once) - 3
     assert np.array_equal(np.concatenate(held), np.concatenate(at_once))
@@ -198,18 +202,18 @@ def test_holding_sound_back_changes_none_of_it(default_twin: Twin) -> None:
 def test_a_chunk_is_the_same_whenever_it_is_made(default_twin: Twin) -> None:
     """Codes beyond the look-ahead that were drawn while it waited do not change it."""
 
-    class Late(Steady):
+    class Late(FixedScheduler):
         def commit(self, ready: int, missing: int) -> int:
             return super().commit(ready, missing) if missing == 5 else 0
 
-    on_time, late = spoken(default_twin, Steady((2,))), spoken(default_twin, Late((2,)))
+    on_time, late = spoken(default_twin, FixedScheduler((2,))), spoken(default_twin, Late((2,)))
     assert len(on_time) == len(late)
     assert all(np.array_equal(a, b) for a, b in zip(on_time, late, strict=True))
 
 
 def test_a_live_pace_on_a_clock_that_stands_still(default_twin: Twin) -> None:
-    """Work that costs nothing: nothing is held, chunks double, and nothing is slow."""
-    pace = default_twin.model.pace("live", lambda: 0.0)
+    """BenchCase that costs nothing: nothing is held, chunks double, and nothing is slow."""
+    pace = default_twin.model.pace("adaptive", lambda: 0.0)
     codes = [len(piece) // 480 for piece in spoken(default_twin, pace, 700)]
     assert codes == [12, 24, 48, 96, 192, 192, 136]
     assert pace.slow is None

@@ -240,7 +240,7 @@ from omni_export.hub import LocalCheckpoint
 from omni_quantize.recipe import load
 from omni_runtime import machine
 
-exporter.trial.first_reply = lambda bundle: None
+exporter.smoke_test.first_reply = lambda bundle: None
 folder, destination, report = Path(sys.argv[1]), Path(sys.argv[2]), []
 source = LocalCheckpoint(folder, "random", "test")
 request = exporter.ExportRequest(source, load("int4"), "avx2", destination)

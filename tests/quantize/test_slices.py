@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from conftest import Twin, relative
 from omni_export import external_data
-from omni_quantize import dynamic, nbits, production
+from omni_quantize import dynamic, nbits, weight_stream
 from omni_quantize.nbits import BlockMatrix
 from omni_quantize.products import ProductMeter
 from omni_quantize.recipe import Rule
@@ -76,7 +76,7 @@ def by_optimum(source: Path, folder: Path, target: str, keep: str, per_channel: 
     return folder / source.name
 
 
-def saved(model: ir.Model, folder: Path, made: list[production.Production]) -> Path:
+def saved(model: ir.Model, folder: Path, made: list[weight_stream.WeightStream]) -> Path:
     return external_data.save(
         model, folder, made, watch=None, advance=lambda values: None, workers=2
     )
@@ -101,7 +101,7 @@ def test_integers_equal_optimums(
     target: str,
     per_channel: bool,
 ) -> None:
-    monkeypatch.setattr(production, "WEIGHTS_AT_ONCE", 700)  # a few columns at a time
+    monkeypatch.setattr(weight_stream, "WEIGHTS_AT_ONCE", 700)  # a few columns at a time
     source = default_twin.model.bundle.graph_path("audio_encoder")
     keep, *others = matrices(source)
     wanted = by_optimum(source, tmp_path / "optimum", target, keep, per_channel)
@@ -157,7 +157,7 @@ def test_blocks_do_not_depend_on_the_slices(
     rule = Rule(match="w", method="nbits", reason="test", bits=bits, symmetric=symmetric)
     matrix = BlockMatrix("w", 72, 37, rule, lambda start, stop: values[:, start:stop])
     whole = matrix.quantize(values)
-    monkeypatch.setattr(production, "WEIGHTS_AT_ONCE", 5 * 72)
+    monkeypatch.setattr(weight_stream, "WEIGHTS_AT_ONCE", 5 * 72)
     pieces = list(matrix.pieces())
     assert len(pieces) == 8 * len(whole)
     for part, data in whole.items():

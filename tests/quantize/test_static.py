@@ -77,7 +77,7 @@ def test_products_equal_numpys_in_integers(ranges: static.Ranges) -> None:
     assert kinds.count("QuantizeLinear") == 1, "equal inputs are quantized once"
     assert kinds.count("QLinearConv") == kinds.count("DequantizeLinear") == 2
     assert "Conv" not in kinds and not {"v", "w", "b"} & set(model.graph.initializers)
-    assert sum(production.values for production in made) == 2 * WEIGHTS["v"].size + BIAS.size
+    assert sum(weight_stream.values for weight_stream in made) == 2 * WEIGHTS["v"].size + BIAS.size
     exact = run(two_convolutions())
     for found, near, convolution, name in zip(run(model), exact, made, "yz", strict=True):
         assert isinstance(convolution, IntegerConvolution)

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from onnxscript.nn import Module, ModuleList
 
-from omni_export.graphs.layers import Linear, Op, Value, attention, contributed, numbered
+from omni_export.graphs.layers import Linear, Op, Value, attention, contrib_op, sequential
 from omni_export.source import DitSource
 
 NORM_EPS = 1e-6  # fixed in the reference, not part of the configuration
 
-Reach = tuple[bool, bool]
+Window = tuple[bool, bool]
 """Whether a layer looks one block back, and one block ahead."""
 
 
@@ -28,7 +28,7 @@ class Evaluation:
     modulation: Value
     cos: Value
     sin: Value
-    bias: Mapping[Reach, Value]
+    bias: Mapping[Window, Value]
     commit: Value
 
 
@@ -46,15 +46,15 @@ def modulated(op: Op, x: Value, scale: Value, shift: Value) -> Value:
 
 
 class DitAttention(Module):
-    """Attention of each block over its own frames and those its reach adds."""
+    """Attention of each block over its own frames and those its window adds."""
 
-    def __init__(self, config: DitSource, reach: Reach) -> None:
+    def __init__(self, config: DitSource, window: Window) -> None:
         super().__init__()
         self.heads = config.num_attention_heads
         self.head_dim = config.head_dim
         self.inner = self.heads * self.head_dim
         self.block = config.block_size
-        self.reach = reach
+        self.window = window
         width = config.hidden_size
         self.to_qkv = Linear(width, {"to_q": self.inner, "to_k": self.inner, "to_v": self.inner})
         self.to_out = ModuleList([Linear(self.inner, width)])
@@ -67,14 +67,14 @@ class DitAttention(Module):
         # (branches, frames, inner) -> (branches, blocks, block, inner)
         k, v = (op.Reshape(part, [0, -1, self.block, self.inner]) for part in (k, v))
         keys, values = self._within_reach(op, k, v, left)
-        span = self.block * (1 + sum(self.reach))
+        span = self.block * (1 + sum(self.window))
         mixed = attention(
             op,
             op.Reshape(q, [-1, self.block, self.inner]),
             op.Reshape(keys, [-1, span, self.inner]),
             op.Reshape(values, [-1, span, self.inner]),
             self.heads,
-            attention_bias=shared.bias[self.reach],
+            attention_bias=shared.bias[self.window],
         )
         out = self.to_out[0](op, op.Reshape(mixed, op.Shape(q)))
         if left is None:
@@ -92,7 +92,7 @@ class DitAttention(Module):
     @staticmethod
     def _rotate_head(op: Op, x: Value, shared: Evaluation) -> Value:
         zero = op.Constant(value_ints=[0])
-        return contributed(
+        return contrib_op(
             op, "RotaryEmbedding", x, zero, shared.cos, shared.sin, interleaved=1, num_heads=1
         )
 
@@ -105,7 +105,7 @@ class DitAttention(Module):
             for sides, part, edge in ((sides_k, k, left.key), (sides_v, v, left.value)):
                 before = op.Slice(part, [0], [-1], [1])
                 sides.insert(0, op.Concat(op.Unsqueeze(edge, [1]), before, axis=1))
-        if self.reach[1]:
+        if self.window[1]:
             for sides, part in ((sides_k, k), (sides_v, v)):
                 # The last block's right neighbour is absent: any block will do, it is masked.
                 after = op.Slice(part, [1], [2**31 - 1], [1])
@@ -120,7 +120,9 @@ class FeedForward(Module):
 
     def __init__(self, width: int, multiple: int) -> None:
         super().__init__()
-        self.ff = numbered({0: Linear(width, width * multiple), 3: Linear(width * multiple, width)})
+        self.ff = sequential(
+            {0: Linear(width, width * multiple), 3: Linear(width * multiple, width)}
+        )
 
     def forward(self, op: Op, x: Value) -> Value:
         first, second = self.ff.children()
@@ -130,8 +132,8 @@ class FeedForward(Module):
 class DitBlock(Module):
     def __init__(self, config: DitSource, index: int) -> None:
         super().__init__()
-        reach = (index in config.look_backward_layers, index in config.look_ahead_layers)
-        self.attn = DitAttention(config, reach)
+        window = (index in config.look_backward_layers, index in config.look_ahead_layers)
+        self.attn = DitAttention(config, window)
         self.ff = FeedForward(config.hidden_size, config.ff_mult)
         self.index = index
 
@@ -191,13 +193,13 @@ class Dit(Module):
         past_value: Value,
     ) -> list[Value]:
         branches = op.Shape(condition, start=0, end=1)
-        bias = {reach: self._bias(op, key_bias, branches, reach) for reach in self._reaches()}
+        bias = {window: self._bias(op, key_bias, branches, window) for window in self._windows()}
         shared = Evaluation(modulation, cos, sin, bias, commit)
         x = op.Add(self.input_embed(op, noisy), condition)
         kept: list[LeftBlock] = []
         for block in self.blocks:
             left = None
-            if block.attn.reach[0]:
+            if block.attn.window[0]:
                 number = [len(kept)]
                 left = LeftBlock(
                     op.Squeeze(op.Gather(past_key, number, axis=0), [0]),
@@ -214,16 +216,16 @@ class Dit(Module):
             op.Concat(*(op.Unsqueeze(block.value, [0]) for block in kept), axis=0),
         ]
 
-    def _reaches(self) -> set[Reach]:
-        return {block.attn.reach for block in self.blocks}
+    def _windows(self) -> set[Window]:
+        return {block.attn.window for block in self.blocks}
 
-    def _bias(self, op: Op, key_bias: Value, branches: Value, reach: Reach) -> Value:
-        """(blocks + 2, block) -> (branches * blocks, 1, block, keys in reach), added to scores."""
+    def _bias(self, op: Op, key_bias: Value, branches: Value, window: Window) -> Value:
+        """(blocks + 2, block) -> (branches * blocks, 1, block, keys in window), added to scores."""
         size = self.config.block_size
         sides = [op.Slice(key_bias, [1], [-1], [0])]
-        if reach[0]:
+        if window[0]:
             sides.insert(0, op.Slice(key_bias, [0], [-2], [0]))
-        if reach[1]:
+        if window[1]:
             sides.append(op.Slice(key_bias, [2], [2**31 - 1], [0]))
         row = op.Concat(*sides, axis=1) if len(sides) > 1 else sides[0]
         shape = op.Concat(

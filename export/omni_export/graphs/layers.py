@@ -208,7 +208,7 @@ class Conv1d(Module):
         )
 
 
-def numbered(modules: Mapping[int, Module]) -> Module:
+def sequential(modules: Mapping[int, Module]) -> Module:
     """A container whose children are called by the given numbers, gaps allowed."""
     container = ModuleList()
     for number, module in modules.items():
@@ -229,7 +229,7 @@ class GatedMLP(Module):
         return self.down_proj(op, op.Mul(op.Mul(gate, op.Sigmoid(gate)), up))
 
 
-def contributed(
+def contrib_op(
     op: Op, name: str, *inputs: Value | None, outputs: int = 1, **attributes: Any
 ) -> Any:
     """An operator of ONNX Runtime's own domain, with float32 outputs.
@@ -250,6 +250,6 @@ def attention(op: Op, query: Value, key: Value, value: Value, heads: int, **mask
     `attention_bias` float32 (batch, 1, queries, keys) is added to the scores.
     """
     padding, bias = masks.get("key_padding_mask"), masks.get("attention_bias")
-    return contributed(
+    return contrib_op(
         op, "MultiHeadAttention", query, key, value, None, padding, bias, num_heads=heads
     )

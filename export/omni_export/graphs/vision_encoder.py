@@ -16,8 +16,8 @@ from omni_export.graphs.layers import (
     RMSNorm,
     Value,
     attention,
-    contributed,
-    numbered,
+    contrib_op,
+    sequential,
 )
 from omni_export.source import VisionSource
 
@@ -71,7 +71,7 @@ class VisionAttention(Module):
 
     def _rotate(self, op: Op, x: Value, where: Geometry) -> Value:
         zero, batch = op.Constant(value_ints=[0]), op.Unsqueeze(x, [0])
-        rotated = contributed(
+        rotated = contrib_op(
             op, "RotaryEmbedding", batch, zero, where.cos, where.sin, num_heads=self.heads
         )
         return op.Squeeze(rotated, [0])
@@ -107,7 +107,7 @@ class PatchMerger(Module):
         super().__init__()
         self.merged = config.hidden_size * config.spatial_merge_size**2
         self.ln_q = RMSNorm(config.hidden_size, NORM_EPS)
-        self.mlp = numbered(
+        self.mlp = sequential(
             {0: Linear(self.merged, self.merged), 2: Linear(self.merged, config.out_hidden_size)}
         )
 

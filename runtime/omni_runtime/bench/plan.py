@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from omni_runtime.bench import fresh, parts, replies
-from omni_runtime.bench.rows import Row, Told, Work, measure
+from omni_runtime.bench import cold_start, components, replies
+from omni_runtime.bench.rows import BenchCase, ProgressCallback, Row, measure
 from omni_runtime.errors import UsageError
 from omni_runtime.model import Model
 
@@ -14,23 +14,23 @@ class Benchmark:
     """`needs` names what the bundle must have: audio, vision or speech; "" for nothing more."""
 
     needs: str
-    works: Callable[[Model], Iterator[Work]]
+    cases: Callable[[Model], Iterator[BenchCase]]
 
 
 REPLY = "reply"
 
 BENCHMARKS = {
-    "pp": Benchmark("", parts.prefill),
-    "tg": Benchmark("", parts.decode),
-    "audio": Benchmark("audio", parts.audio),
-    "image": Benchmark("vision", parts.image),
-    "talker": Benchmark("speech", parts.talker),
-    "dit": Benchmark("speech", parts.dit),
-    "vocoder": Benchmark("speech", parts.vocoder),
-    "code2wav": Benchmark("speech", parts.code2wav),
+    "pp": Benchmark("", components.prefill),
+    "tg": Benchmark("", components.decode),
+    "audio": Benchmark("audio", components.audio),
+    "image": Benchmark("vision", components.image),
+    "talker": Benchmark("speech", components.talker),
+    "dit": Benchmark("speech", components.dit),
+    "vocoder": Benchmark("speech", components.vocoder),
+    "code2wav": Benchmark("speech", components.code2wav),
     REPLY: Benchmark("", replies.reply),
-    "load": Benchmark("", fresh.load),
-    "memory": Benchmark("", fresh.memory),
+    "load": Benchmark("", cold_start.load),
+    "memory": Benchmark("", cold_start.memory),
 }
 
 LACKS = {"audio": "it can't hear", "vision": "it can't see", "speech": "it has no voice"}
@@ -61,7 +61,7 @@ def run(
     repetitions: int,
     rows: list[Row],
     left_out: dict[str, str],
-    told: Told,
+    progress: ProgressCallback,
     *,
     warm_up: bool = True,
     preset: str | None = None,
@@ -77,11 +77,11 @@ def run(
         if reason := missing(model, BENCHMARKS[name].needs):
             left_out[name] = reason
             continue
-        told_of = _numbered(told, f"{names.index(name) + 1}/{len(names)}")
-        works = replies.reply(model, preset) if name == REPLY else BENCHMARKS[name].works(model)
-        empty = measure(works, repetitions, rows, told_of, warm_up=warm_up)
+        told_of = _with_step(progress, f"{names.index(name) + 1}/{len(names)}")
+        cases = replies.reply(model, preset) if name == REPLY else BENCHMARKS[name].cases(model)
+        empty = measure(cases, repetitions, rows, told_of, warm_up=warm_up)
         left_out.update(dict.fromkeys(empty, "the reply had none"))
 
 
-def _numbered(told: Told, number: str) -> Told:
-    return lambda what: told(f"[{number}] {what}")
+def _with_step(progress: ProgressCallback, number: str) -> ProgressCallback:
+    return lambda what: progress(f"[{number}] {what}")

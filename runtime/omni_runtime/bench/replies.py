@@ -5,10 +5,10 @@ from time import perf_counter, sleep
 
 import numpy as np
 
-from omni_runtime.bench.rows import Quantity, Work
+from omni_runtime.bench.rows import BenchCase, Quantity
 from omni_runtime.conversation import Conversation
 from omni_runtime.events import Timings, TurnDone
-from omni_runtime.inputs.messages import Audio, Part, Text
+from omni_runtime.inputs.messages import Audio, ContentPart, Text
 from omni_runtime.model import Model
 from omni_runtime.options import ReplyOptions, SpeechOptions
 
@@ -19,12 +19,12 @@ MAX_SPEECH = 10
 """Seconds: bounds what random weights say, which seldom find an end."""
 
 
-def typed() -> list[Part]:
+def typed() -> list[ContentPart]:
     """A question in writing."""
     return [Text(QUESTION)]
 
 
-def spoken(model: Model) -> list[Part]:
+def spoken(model: Model) -> list[ContentPart]:
     """`SPOKEN_SECONDS` of noise: how long they take does not depend on what is heard in them."""
     assert model.config.audio is not None
     rate = model.config.audio.sample_rate
@@ -32,14 +32,14 @@ def spoken(model: Model) -> list[Part]:
     return [Audio((noise.astype(np.float32), rate))]
 
 
-def questions(model: Model) -> Iterator[tuple[str, list[Part]]]:
+def questions(model: Model) -> Iterator[tuple[str, list[ContentPart]]]:
     """What this bundle can be asked."""
     yield "typed", typed()
     if model.config.audio is not None:
         yield f"spoken {SPOKEN_SECONDS} s", spoken(model)
 
 
-def ways(model: Model) -> Iterator[tuple[str, list[Part], bool]]:
+def ways(model: Model) -> Iterator[tuple[str, list[ContentPart], bool]]:
     """The questions, and whether they are heard while they are being spoken."""
     for name, parts in questions(model):
         yield name, parts, False
@@ -52,12 +52,12 @@ def options(model: Model, preset: str | None = None) -> ReplyOptions:
     if model.config.speech is None:
         return ReplyOptions(speech=None, max_tokens=MAX_TOKENS)
     codes = int(MAX_SPEECH * model.codes_per_second)
-    speech = SpeechOptions(preset=preset, max_codes=codes, pace="live")
+    speech = SpeechOptions(preset=preset, max_codes=codes, chunks="adaptive")
     return ReplyOptions(speech, max_tokens=MAX_TOKENS)
 
 
 def ask(
-    model: Model, parts: Sequence[Part], *, live: bool = False, preset: str | None = None
+    model: Model, parts: Sequence[ContentPart], *, live: bool = False, preset: str | None = None
 ) -> Timings:
     """The numbers of one reply in a conversation of its own, from the end of the question on."""
     conversation, wanted = Conversation(model), options(model, preset)
@@ -68,7 +68,7 @@ def ask(
     return done.timings
 
 
-def _listen(conversation: Conversation, parts: Sequence[Part]) -> None:
+def _listen(conversation: Conversation, parts: Sequence[ContentPart]) -> None:
     """Read what can be read while the question is being spoken, as from a microphone."""
     *before, last = parts
     assert isinstance(last, Audio) and isinstance(last.source, tuple)
@@ -83,7 +83,7 @@ def _listen(conversation: Conversation, parts: Sequence[Part]) -> None:
             conversation.read_ahead([*before, heard], more=True, speech=speech)
 
 
-def reply(model: Model, preset: str | None = None) -> Iterator[Work]:
+def reply(model: Model, preset: str | None = None) -> Iterator[BenchCase]:
     """A reply to each kind of question, everything loaded."""
     for name, parts, live in ways(model):
         limits = f"at most {MAX_TOKENS} tokens"
@@ -98,12 +98,12 @@ def reply(model: Model, preset: str | None = None) -> Iterator[Work]:
             ]
 
         def run(
-            parts: list[Part] = parts, live: bool = live, count: int = len(quantities)
+            parts: list[ContentPart] = parts, live: bool = live, count: int = len(quantities)
         ) -> Sequence[float | None]:
             timings = ask(model, parts, live=live, preset=preset)
             return [timings.first_text, timings.first_audio, _real_time(timings)][:count]
 
-        yield Work(tuple(quantities), run)
+        yield BenchCase(tuple(quantities), run)
 
 
 def _real_time(timings: Timings) -> float | None:

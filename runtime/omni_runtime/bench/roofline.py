@@ -15,9 +15,9 @@ from typing import Any
 
 import onnxruntime as ort
 
-from omni_runtime.bench import parts
+from omni_runtime.bench import components
 from omni_runtime.bench.probes import Limits
-from omni_runtime.bench.rows import Quantity, Row, Told, seconds
+from omni_runtime.bench.rows import ProgressCallback, Quantity, Row, seconds
 from omni_runtime.bundle.config import DecoderConfig
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.model import Model
@@ -94,14 +94,14 @@ class ProfiledModel(Model):
 def tasks(model: Model) -> list[Task]:
     """What is measured, as far as the bundle can do it."""
     limit = model.config.thinker.decoder.max_context
-    prompt, steps = min(parts.PROMPT, limit), min(parts.STEPS, limit)
+    prompt, steps = min(components.PROMPT, limit), min(components.STEPS, limit)
     every = [
         Task(f"prefill {prompt}", "thinker", "", _prefill(prompt), prompt // 2),
         Task(f"decode {steps}", "thinker", "", _decode(steps), steps // 2),
         Task("audio encoder", "audio_encoder", "audio", _audio),
         Task("image 1 MP", "vision_encoder", "vision", _image),
-        Task("talker", "talker", "speech", _talker, parts.CODES // 2),
-        Task("DiT", "dit", "speech", lambda model: parts.dit_evaluation(model).run),
+        Task("talker", "talker", "speech", _talker, components.CODES // 2),
+        Task("DiT", "dit", "speech", lambda model: components.dit_evaluation(model).run),
         Task("vocoder", "vocoder", "speech", _vocoder),
     ]
     return [task for task in every if not task.needs or getattr(model.config, task.needs)]
@@ -109,7 +109,7 @@ def tasks(model: Model) -> list[Task]:
 
 def _prefill(count: int) -> Callable[[Model], Callable[[], object]]:
     def act(model: Model) -> Callable[[], object]:
-        runner = parts.ThinkerRunner(model)
+        runner = components.ThinkerRunner(model)
         return lambda: runner.prefill(count)
 
     return act
@@ -117,37 +117,37 @@ def _prefill(count: int) -> Callable[[Model], Callable[[], object]]:
 
 def _decode(count: int) -> Callable[[Model], Callable[[], object]]:
     def act(model: Model) -> Callable[[], object]:
-        runner = parts.ThinkerRunner(model)
+        runner = components.ThinkerRunner(model)
         return lambda: runner.decode(count)
 
     return act
 
 
 def _audio(model: Model) -> Callable[[], object]:
-    mel = parts.mel_of_audio(model)
+    mel = components.mel_of_audio(model)
     return lambda: model.audio_encoder.encode(mel)
 
 
 def _image(model: Model) -> Callable[[], object]:
-    patches = parts.patches_of_image(model, parts.IMAGES["1 MP"])
+    patches = components.patches_of_image(model, components.IMAGES["1 MP"])
     return lambda: model.vision_encoder.encode(patches)
 
 
 def _talker(model: Model) -> Callable[[], object]:
-    (work,) = parts.talker(model)
+    (work,) = components.talker(model)
     return work.run
 
 
 def _vocoder(model: Model) -> Callable[[], object]:
     speech = model.speech
-    mel = parts.some_mel(speech, parts.COMMIT_BLOCKS * speech.dit.block_frames)
+    mel = components.some_mel(speech, components.COMMIT_BLOCKS * speech.dit.block_frames)
     return lambda: model.vocoder.synthesize(mel, 0, 0)
 
 
-def measure(model: Model, repetitions: int, loads: list[Load], told: Told) -> None:
+def measure(model: Model, repetitions: int, loads: list[Load], progress: ProgressCallback) -> None:
     """Time each task on `model`, count it on a profiled twin, and append what it is to `loads`."""
     for task in tasks(model):
-        told(task.name)
+        progress(task.name)
         act = task.act(model)
         act()
         spent = min(seconds(act) for _ in range(repetitions))

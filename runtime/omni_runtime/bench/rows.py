@@ -1,8 +1,8 @@
 """Works that are timed again and again, and the rows of numbers that come out.
 
-Knows nothing of models. A work yields one value for each of its quantities every time it runs;
-a contest runs two works in turns, so that whatever slows the machine slows both, and its ratio is
-taken within each pair.
+Knows nothing of models. A case yields one value for each of its quantities every time it runs. A
+comparison alternates two cases, so that whatever slows the machine slows both, and takes the ratio
+within each pair.
 """
 
 import statistics
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
-Told = Callable[[str], None]
+ProgressCallback = Callable[[str], None]
 """Hears what is being measured."""
 
 
@@ -25,7 +25,7 @@ class Quantity:
 
 
 @dataclass(frozen=True)
-class Work:
+class BenchCase:
     """`run` does it once and gives a value for each quantity; None where there is nothing."""
 
     quantities: tuple[Quantity, ...]
@@ -50,7 +50,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Contest:
+class Comparison:
     """The same work done by us and by a rival; both run once and give the quantity's value."""
 
     quantity: Quantity
@@ -60,7 +60,7 @@ class Contest:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Values of a contest; `ours[i]` and `theirs[i]` were measured one right after the other."""
+    """Values of a comparison; `ours[i]` and `theirs[i]` were measured one right after the other."""
 
     quantity: Quantity
     ours: list[float] = field(default_factory=list[float])
@@ -85,20 +85,27 @@ def seconds(act: Callable[[], object]) -> float:
     return perf_counter() - started
 
 
-def rate(name: str, unit: str, amount: float, act: Callable[[], object], note: str = "") -> Work:
+def rate(
+    name: str, unit: str, amount: float, act: Callable[[], object], note: str = ""
+) -> BenchCase:
     """A work measured as `amount` of something a second."""
-    return Work((Quantity(name, unit, True, note),), lambda: [amount / seconds(act)])
+    return BenchCase((Quantity(name, unit, True, note),), lambda: [amount / seconds(act)])
 
 
 def duration(
     name: str, act: Callable[[], object], note: str = "", *, unit: str = "s", per: float = 1.0
-) -> Work:
+) -> BenchCase:
     """A work measured as the seconds it takes for each of `per`."""
-    return Work((Quantity(name, unit, False, note),), lambda: [seconds(act) / per])
+    return BenchCase((Quantity(name, unit, False, note),), lambda: [seconds(act) / per])
 
 
 def measure(
-    works: Iterable[Work], repetitions: int, rows: list[Row], told: Told, *, warm_up: bool = True
+    cases: Iterable[BenchCase],
+    repetitions: int,
+    rows: list[Row],
+    progress: ProgressCallback,
+    *,
+    warm_up: bool = True,
 ) -> list[str]:
     """Run each work `repetitions` times and append its rows to `rows` as they come.
 
@@ -107,8 +114,8 @@ def measure(
     never had a value: they have no row.
     """
     empty: list[str] = []
-    for work in works:
-        told(", ".join(quantity.name for quantity in work.quantities))
+    for work in cases:
+        progress(", ".join(quantity.name for quantity in work.quantities))
         if warm_up:
             work.run()
         made: dict[str, Row] = {}
@@ -125,25 +132,25 @@ def measure(
 
 
 def compare(
-    contests: Iterable[Contest],
+    comparisons: Iterable[Comparison],
     repetitions: int,
     pairs: list[Pairs],
-    told: Told,
+    progress: ProgressCallback,
     *,
     warm_up: bool = True,
 ) -> None:
-    """Run both sides of each contest in turns, who begins changing each time.
+    """Run both sides of each comparison in turns, who begins changing each time.
 
     What was measured is appended to `pairs`, as `measure` does with rows.
     """
-    for contest in contests:
-        told(contest.quantity.name)
+    for comparison in comparisons:
+        progress(comparison.quantity.name)
         if warm_up:
-            contest.ours()
-            contest.theirs()
-        pair = Pairs(contest.quantity)
+            comparison.ours()
+            comparison.theirs()
+        pair = Pairs(comparison.quantity)
         for repetition in range(repetitions):
-            sides = [(contest.ours, pair.ours), (contest.theirs, pair.theirs)]
+            sides = [(comparison.ours, pair.ours), (comparison.theirs, pair.theirs)]
             for side, values in sides if repetition % 2 == 0 else reversed(sides):
                 values.append(side())
             if repetition == 0:

@@ -1,6 +1,6 @@
 """One spoken reply on a clock: who computed when, what came out, what a listener had in hand.
 
-The engine is not touched: a `WatchedModel` opens each graph behind a wrapper that notes when it
+The engine is not touched: a `TracedModel` opens each graph behind a wrapper that notes when it
 runs. An ordinary Model has no such wrapper and pays nothing.
 """
 
@@ -13,12 +13,12 @@ from typing import Any, cast
 
 import onnxruntime as ort
 
-from omni_runtime.bench.fresh import open_everything
+from omni_runtime.bench.cold_start import open_everything
 from omni_runtime.bench.replies import ask, options
 from omni_runtime.conversation import Conversation
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.events import AudioDelta, TextDelta
-from omni_runtime.inputs.messages import Part
+from omni_runtime.inputs.messages import ContentPart
 from omni_runtime.model import Model
 
 
@@ -31,7 +31,7 @@ class Span:
     end: float
 
 
-class WatchedModel(Model):
+class TracedModel(Model):
     """A model that keeps the spans of all its graphs, in seconds of `perf_counter`."""
 
     def __init__(self, folder: Path, options: SessionOptions) -> None:
@@ -40,11 +40,11 @@ class WatchedModel(Model):
 
     def session(self, graph: str) -> ort.InferenceSession:
         """Open one graph behind a wrapper that notes its runs."""
-        watched = _Watched(super().session(graph), graph, self.spans)
+        watched = _Traced(super().session(graph), graph, self.spans)
         return cast(ort.InferenceSession, watched)
 
 
-class _Watched:
+class _Traced:
     """A session as the engine uses it."""
 
     def __init__(self, session: ort.InferenceSession, graph: str, spans: list[Span]) -> None:
@@ -116,7 +116,7 @@ class Timeline:
         return [*corners, (until, 0.0)] if corners else []
 
 
-def record(model: WatchedModel, parts: Sequence[Part]) -> Timeline:
+def record(model: TracedModel, parts: Sequence[ContentPart]) -> Timeline:
     """Ask, and note everything. The same question was asked before, so that all is warm."""
     open_everything(model)
     ask(model, parts)

@@ -150,7 +150,7 @@ class VocoderConfig(_Record, frozen=True):
     margins: tuple[int, ...]
 
 
-class SpeechPreset(_Record, frozen=True):
+class SolverPreset(_Record, frozen=True):
     """One way to integrate the DiT's flow: solver, time grid, guidance.
 
     `steps` intervals of [0, 1], stretched by `sway` (0: even), are crossed with the solver named
@@ -175,7 +175,7 @@ class SpeechConfig(_Record, frozen=True):
     talker: TalkerConfig
     dit: DitConfig
     vocoder: VocoderConfig
-    presets: dict[str, SpeechPreset]
+    presets: dict[str, SolverPreset]
     default_preset: str
     voices: dict[str, int]
     default_voice: str

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from omni_runtime.bundle.config import SpeechPreset
+from omni_runtime.bundle.config import SolverPreset
 from omni_runtime.bundle.contracts import CacheType
 from omni_runtime.bundle.manifest import EXPORT_AGAIN, Manifest, read_manifest, sha256_of
 from omni_runtime.bundle.tables import Table
@@ -80,7 +80,7 @@ class Bundle:
         """Float32 (distinct times, layers * 6 + 2, hidden), memory-mapped."""
         return self._array(modulation_file(preset))
 
-    def preset(self, name: str) -> SpeechPreset:
+    def preset(self, name: str) -> SolverPreset:
         """A speech preset that this bundle was made with."""
         assert self.config.speech is not None
         return self.config.speech.presets[name]

@@ -17,8 +17,8 @@ from omni_runtime.cli.speaker import Sink, WavFile
 from omni_runtime.events import (
     AudioDelta,
     Event,
+    PlaybackUnderrun,
     PresetChosen,
-    SpeechSlow,
     TextDelta,
     TurnDone,
 )
@@ -62,7 +62,7 @@ def deliver(events: Generator[Event], sink: Sink | None, style: Style) -> TurnDo
                 if isinstance(event, AudioDelta) and sink is not None:
                     sink.write(event.samples, event.rate)
                 done = event if isinstance(event, TurnDone) else None
-                if isinstance(event, PresetChosen | SpeechSlow):
+                if isinstance(event, PresetChosen | PlaybackUnderrun):
                     notes.append(ui.speech_line(event))
                 _show(event, style)
                 shown = event if isinstance(event, TextDelta | TurnDone) else shown
@@ -109,7 +109,7 @@ def as_json(event: Event, load: float, threads: int) -> dict[str, object]:
         case PresetChosen(preset, realtime, seconds):
             at = round(seconds, 4)
             return {"type": "preset", "preset": preset, "realtime": realtime, "at": at}
-        case SpeechSlow():
+        case PlaybackUnderrun():
             return {
                 "type": "slow",
                 "realtime": event.realtime,

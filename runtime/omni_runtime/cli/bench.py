@@ -1,4 +1,4 @@
-"""`omni bench`: how fast a bundle is on this machine, alone, against a rival, or as a picture."""
+"""`omni bench`: how fast a bundle is on this machine, alone, against a baseline, or as a plot."""
 
 import argparse
 import importlib
@@ -12,13 +12,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from omni_runtime import machine
-from omni_runtime.bench import gguf_twin, pictures, plan, probes, rival, roofline, spans
-from omni_runtime.bench.parts import DEPTH, PROMPT
+from omni_runtime.bench import baseline, gguf_twin, plan, plots, probes, roofline, spans
+from omni_runtime.bench.components import DEPTH, PROMPT
 from omni_runtime.bench.replies import typed
-from omni_runtime.bench.rows import Contest, Pairs, Row, compare
+from omni_runtime.bench.rows import Comparison, Pairs, Row, compare
 from omni_runtime.cli import ui
 from omni_runtime.cli.bench_report import PAIR_HEADER, ROW_HEADER, Line, of_pairs, of_row, render
-from omni_runtime.engine.native import native
+from omni_runtime.engine.kernels import kernel_library
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.errors import OmniError, UsageError
 from omni_runtime.model import Model
@@ -34,7 +34,10 @@ def main(options: argparse.Namespace) -> int:
     """Measure and print. What was measured before an interruption is printed all the same."""
     _check(options)
     settings = SessionOptions(
-        options.threads, native=options.native, packed=options.packed, kv_cache=options.kv_cache
+        options.threads,
+        native=options.native,
+        prepack_cache=options.prepack_cache,
+        kv_cache=options.kv_cache,
     )
     model = Model(options.bundle, settings)
     if options.preset is not None:
@@ -93,9 +96,9 @@ def _compare(options: argparse.Namespace, model: Model) -> None:
     left_out = {name: reason for name, reason in lacks.items() if reason}
     names = [name for name in names if name not in left_out]
     pairs: list[Pairs] = []
-    with _rival(options, model, names) as (name, contests):
+    with _rival(options, model, names) as (name, comparisons):
         try:
-            compare(contests, options.repetitions, pairs, ui.note, warm_up=options.warm_up)
+            compare(comparisons, options.repetitions, pairs, ui.note, warm_up=options.warm_up)
         finally:
             lines = map(of_pairs, pairs)
             _print(options, model, PAIR_HEADER, lines, left_out, {"theirs": name})
@@ -104,48 +107,51 @@ def _compare(options: argparse.Namespace, model: Model) -> None:
 @contextmanager
 def _rival(
     options: argparse.Namespace, model: Model, names: Sequence[str]
-) -> Generator[tuple[str, Iterable[Contest]]]:
-    """Who is compared with, and the contests."""
+) -> Generator[tuple[str, Iterable[Comparison]]]:
+    """Who is compared with, and the comparisons."""
     if options.compare == TORCH:
-        torch_rival = _torch_rival()
-        yield torch_rival.NAME, torch_rival.contests(model, Path(options.checkpoint), names)
+        torch_baseline = _torch_baseline()
+        yield (
+            torch_baseline.NAME,
+            torch_baseline.comparisons(model, Path(options.checkpoint), names),
+        )
         return
     with TemporaryDirectory(prefix="omni-bench-") as folder:
         other = _llama(options, model, Path(folder))
-        yield f"{other.name}, {other.detail}", rival.text_contests(model, other, names)
+        yield f"{other.name}, {other.detail}", baseline.text_comparisons(model, other, names)
 
 
-def _torch_rival() -> Any:
+def _torch_baseline() -> Any:
     try:
-        return importlib.import_module("omni_export.torch_rival")
+        return importlib.import_module("omni_export.torch_baseline")
     except ImportError as error:
         raise OmniError(
             f"--compare torch needs {error.name}", fix='pip install "pocket-omni[export]"'
         ) from None
 
 
-def _llama(options: argparse.Namespace, model: Model, folder: Path) -> rival.Rival:
+def _llama(options: argparse.Namespace, model: Model, folder: Path) -> baseline.Baseline:
     """llama.cpp on the named file, or on one of the Thinker's shape made in `folder`."""
     config = model.config.thinker.decoder
-    context = min(DEPTH + PROMPT, config.max_context) + rival.ROOM
+    context = min(DEPTH + PROMPT, config.max_context) + baseline.ROOM
     gguf = Path(options.gguf or folder / "same-shape-Q4_K_M.gguf")
-    rival.llama_package()
+    baseline.llama_package()
     if not options.gguf:
         ui.note("writing a GGUF of the same shape, Q4_K_M, random weights")
         gguf_twin.write(gguf, config, gguf_twin.inner_size(model.bundle.manifest), context)
-    return rival.llama(gguf, context, model.options.resolved_threads())
+    return baseline.llama(gguf, context, model.options.resolved_threads())
 
 
 def _pictures(options: argparse.Namespace, model: Model) -> None:
-    pictures.plotting()  # without it, nothing need be measured
+    plots.plotting()  # without it, nothing need be measured
     where = f"{model.bundle.manifest.name}, threads: {model.options.resolved_threads()}, "
     where += machine.describe()
     if options.timeline:
         _ = model.speech  # raises for a bundle without a voice
         ui.note("one spoken reply")
-        watched = spans.WatchedModel(model.bundle.folder, model.options)
+        watched = spans.TracedModel(model.bundle.folder, model.options)
         line = spans.record(watched, typed())
-        pictures.timeline(Path(options.timeline), line, f"A spoken reply: {where}")
+        plots.timeline(Path(options.timeline), line, f"A spoken reply: {where}")
         ui.say(f"{options.timeline}: {timeline_summary(line)}")
     if options.roofline:
         loads: list[roofline.Load] = []
@@ -154,7 +160,7 @@ def _pictures(options: argparse.Namespace, model: Model) -> None:
         limits = probes.limits(threads)
         roofline.measure(model, options.repetitions, loads, ui.note)
         limits = limits.or_better(probes.limits(threads))
-        pictures.roofline(Path(options.roofline), loads, limits, f"Roofline: {where}")
+        plots.roofline(Path(options.roofline), loads, limits, f"Roofline: {where}")
         lines = map(of_row, roofline.rows(loads, limits))
         _print(options, model, ROW_HEADER, lines, {})
 
@@ -194,7 +200,9 @@ def _kernels(options: argparse.Namespace) -> str:
     if not options.native:
         return "ONNX Runtime's, --no-native"
     return (
-        "our own where there are any" if native().library else f"ONNX Runtime's: {native().problem}"
+        "our own where there are any"
+        if kernel_library().library
+        else f"ONNX Runtime's: {kernel_library().problem}"
     )
 
 

@@ -36,7 +36,7 @@ def of_row(row: Row) -> Line:
 
 
 def of_pairs(pairs: Pairs) -> Line:
-    """Both sides of a contest and how many times faster ours is; None before the first pair."""
+    """Both sides of a comparison and how many times faster ours is; None before the first pair."""
     what = pairs.quantity
     record: dict[str, object] = {"test": what.name, "unit": what.unit}
     for side, samples in (

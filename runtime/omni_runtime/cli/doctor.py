@@ -66,9 +66,9 @@ def checks(bundle: str | None, budget: int | None = None) -> Iterator[Check]:
     if bundle is not None:
 
         def examined() -> Iterator[Check]:
-            from omni_runtime.cli.checkup import examine  # noqa: PLC0415 - imports onnxruntime
+            from omni_runtime.cli.bundle_checks import check_bundle  # noqa: PLC0415 - imports onnxruntime
 
-            return examine(Path(bundle), budget)
+            return check_bundle(Path(bundle), budget)
 
         yield from _guarded("bundle", examined)
 
@@ -126,9 +126,9 @@ def _processor() -> Iterator[Check]:
 
 
 def _kernels() -> Iterator[Check]:
-    from omni_runtime.engine import native  # noqa: PLC0415
+    from omni_runtime.engine import kernels  # noqa: PLC0415
 
-    found = native.native()
+    found = kernels.kernel_library()
     if found.library:
         yield Check("ok", "native kernels", str(found.library))
     else:
@@ -138,10 +138,12 @@ def _kernels() -> Iterator[Check]:
 
 def _packed() -> Iterator[Check]:
     from omni_runtime.cli import ui  # noqa: PLC0415
-    from omni_runtime.engine import packed  # noqa: PLC0415
+    from omni_runtime.engine import prepack_cache  # noqa: PLC0415
 
-    if (size := packed.size()) is not None:
-        yield Check("ok", "packed weights", f"{ui.size(size)} in {packed.folder()}, can be deleted")
+    if (size := prepack_cache.size()) is not None:
+        yield Check(
+            "ok", "packed weights", f"{ui.size(size)} in {prepack_cache.folder()}, can be deleted"
+        )
 
 
 def _usable_cores() -> int:

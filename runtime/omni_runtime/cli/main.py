@@ -204,9 +204,9 @@ def _machine_flags(command: argparse.ArgumentParser) -> None:
         help="ONNX Runtime's own kernels only, as where there is no C++ compiler",
     )
     command.add_argument(
-        "--no-packed",
+        "--no-prepack-cache",
         action="store_false",
-        dest="packed",
+        dest="prepack_cache",
         help="keep no copy of weights as ONNX Runtime packs them for a quicker next start",
     )
     command.add_argument(
@@ -241,12 +241,14 @@ def _bench_flags(bench: argparse.ArgumentParser) -> None:
     bench.add_argument(
         "--no-warmup", action="store_false", dest="warm_up", help="count the first run of each, too"
     )
-    rival = bench.add_argument_group("compare, both sides in turns; how many times faster are we?")
-    rival.add_argument("--compare", choices=("llama.cpp", "torch"))
-    rival.add_argument(
+    baseline = bench.add_argument_group(
+        "compare, both sides in turns; how many times faster are we?"
+    )
+    baseline.add_argument("--compare", choices=("llama.cpp", "torch"))
+    baseline.add_argument(
         "--gguf", metavar="FILE", help="model for llama.cpp; one of the same shape by default"
     )
-    rival.add_argument(
+    baseline.add_argument(
         "--checkpoint", metavar="FOLDER", help="shape for torch; its weights are not read"
     )
     pictures = bench.add_argument_group("pictures instead of the table")

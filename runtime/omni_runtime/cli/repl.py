@@ -16,13 +16,13 @@ from pathlib import Path
 from omni_runtime.cli import ui
 from omni_runtime.cli.answer import Style, deliver
 from omni_runtime.cli.attach import MediaKind, find_files, medium
+from omni_runtime.cli.audio_output import AudioOutput
 from omni_runtime.cli.commands import COMMANDS, run
-from omni_runtime.cli.lines import Lines, open_lines
-from omni_runtime.cli.outlet import Outlet
+from omni_runtime.cli.line_input import LineInput, open_line_input
 from omni_runtime.conversation import Conversation
 from omni_runtime.errors import ContextFullError, MediaError, OmniError
 from omni_runtime.events import Event, TurnDone
-from omni_runtime.inputs.messages import MediaPart, Part, Text, kind_of
+from omni_runtime.inputs.messages import ContentPart, MediaPart, Text, kind_of
 from omni_runtime.options import ReplyOptions, SpeechOptions
 
 PROMPT = ">>> "
@@ -38,19 +38,19 @@ class Repl:
         reply: ReplyOptions,
         options: argparse.Namespace,
         *,
-        lines: Lines | None = None,
+        lines: LineInput | None = None,
         load: float = 0.0,
     ) -> None:
         """`options` are the flags of `omni run`; `lines` replaces terminal and pipe."""
         self.conversation = conversation
         self.reply = reply
-        self.lines = lines or open_lines([f"/{name}" for name in COMMANDS])
+        self.lines = lines or open_line_input([f"/{name}" for name in COMMANDS])
         self.attached: list[MediaPart] = []
         self.last: TurnDone | None = None
         self.over = False
         self._speech = reply.speech
         self._options = options
-        self._outlet = Outlet.of(options)
+        self._outlet = AudioOutput.of(options)
         self._style = Style.of(options, load, conversation.model)
 
     @property
@@ -97,7 +97,7 @@ class Repl:
         text, files = find_files(line)
         for kind, path in files:
             self.attach(kind, path)
-        parts: list[Part] = [*self.attached, *([Text(text)] if text else [])]
+        parts: list[ContentPart] = [*self.attached, *([Text(text)] if text else [])]
         if not parts:
             return
         talk = self.conversation

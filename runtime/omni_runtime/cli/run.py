@@ -7,15 +7,15 @@ from pathlib import Path
 from time import perf_counter
 
 from omni_runtime.bundle.config import ModelConfig
-from omni_runtime.cli import fits
+from omni_runtime.cli import memory_check
 from omni_runtime.cli.answer import Style, deliver
 from omni_runtime.cli.attach import medium
-from omni_runtime.cli.outlet import Outlet
+from omni_runtime.cli.audio_output import AudioOutput
 from omni_runtime.conversation import Conversation
 from omni_runtime.engine.sampling import Sampling
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.errors import UsageError
-from omni_runtime.inputs.messages import Part, Text
+from omni_runtime.inputs.messages import ContentPart, Text
 from omni_runtime.model import Model
 from omni_runtime.options import ReplyOptions, SpeechOptions
 
@@ -27,15 +27,15 @@ def main(options: argparse.Namespace) -> int:
         options.threads,
         options.memory,
         options.native,
-        packed=options.packed,
+        prepack_cache=options.prepack_cache,
         kv_cache=options.kv_cache,
     )
     model = Model(options.bundle, settings)
     parts = question(options, model.config)
     wanted = reply_options(options, model)
-    fits.or_error(model, parts, wanted, options)
+    memory_check.check_memory(model, parts, wanted, options)
     conversation = Conversation(model, system=options.system, context=options.context)
-    fits.tell_context(conversation, options)
+    memory_check.report_context(conversation, options)
     load = perf_counter() - started
     if not parts:
         from omni_runtime.cli.repl import Repl  # noqa: PLC0415 - only a conversation needs it
@@ -43,16 +43,16 @@ def main(options: argparse.Namespace) -> int:
         return Repl(conversation, wanted, options, load=load).loop()
     style = Style.of(options, load, model)
     events = conversation.send(parts, wanted)
-    way_out = Outlet.of(options)
+    way_out = AudioOutput.of(options)
     deliver(events, way_out.open() if wanted.speech else None, style)
     way_out.explain()
     return 0
 
 
-def question(options: argparse.Namespace, config: ModelConfig) -> list[Part]:
+def question(options: argparse.Namespace, config: ModelConfig) -> list[ContentPart]:
     """Media in the order of the flags, then the prompt."""
     sound = not options.no_video_sound
-    parts: list[Part] = [
+    parts: list[ContentPart] = [
         medium(kind, Path(name), config, sound=sound) for kind, name in options.media
     ]
     prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
@@ -81,9 +81,9 @@ def reply_options(options: argparse.Namespace, model: Model) -> ReplyOptions:
     named = options.voice or options.preset or options.output
     if not options.no_speech and (model.config.speech is not None or named):
         limit = options.max_speech and math.ceil(options.max_speech * model.codes_per_second)
-        listened = Outlet.of(options).listened
-        pace = "whole" if options.whole else "live" if listened else "steady"
-        speech = SpeechOptions(options.voice, options.preset, max_codes=limit, pace=pace)
+        listened = AudioOutput.of(options).listened
+        chunks = "whole" if options.whole else "adaptive" if listened else "fixed"
+        speech = SpeechOptions(options.voice, options.preset, max_codes=limit, chunks=chunks)
         speech.resolved(model.speech)
     return ReplyOptions(
         speech=speech,

@@ -8,7 +8,7 @@ import msgspec
 from omni_runtime.bundle.manifest import GraphError, Manifest, Quality
 from omni_runtime.bundle.store import Bundle
 from omni_runtime.cli import ui
-from omni_runtime.engine.solver import evaluations, passes
+from omni_runtime.engine.solver import evaluations, nfe
 
 
 def main(options: argparse.Namespace) -> int:
@@ -36,7 +36,7 @@ def describe(manifest: Manifest) -> str:
     if (speech := manifest.model.speech) is not None:
         presets = [
             f"{name} ({preset.summary}: {evaluations(preset)} {preset.solver} evaluations, "
-            f"{passes(preset)} passes)"
+            f"{nfe(preset)} passes)"
             for name, preset in speech.presets.items()
         ]
         lines.append(f"voices    {', '.join(speech.voices)}; {speech.default_voice} by default")

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import TextIO
 
 from omni_runtime.errors import OmniError
-from omni_runtime.events import PresetChosen, SpeechSlow, TurnDone
+from omni_runtime.events import PlaybackUnderrun, PresetChosen, TurnDone
 
 GIB, MIB = 2**30, 2**20
 
@@ -45,7 +45,7 @@ def turn_line(done: TurnDone, speech: str | None = None) -> str:
     return " · ".join(parts)
 
 
-def speech_line(event: PresetChosen | SpeechSlow) -> str:
+def speech_line(event: PresetChosen | PlaybackUnderrun) -> str:
     """What was chosen for speech, or why it paused and what to do about it."""
     return _chosen_line(event) if isinstance(event, PresetChosen) else _slow_line(event)
 
@@ -57,7 +57,7 @@ def _chosen_line(chosen: PresetChosen) -> str:
     return f"preset {chosen.preset}: {here} real time here" + (f" ({others})" if others else "")
 
 
-def _slow_line(slow: SpeechSlow) -> str:
+def _slow_line(slow: PlaybackUnderrun) -> str:
     line = f"speech paused: it is made at {slow.realtime:.2g}x real time here"
     if slow.codes < 1:
         line += f", since its codes come at {slow.codes:.2g}x, which no preset changes"

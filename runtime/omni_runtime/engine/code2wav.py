@@ -1,13 +1,13 @@
-"""Codes to sound while they are being drawn: the DiT and the vocoder, at the pace of one utterance.
+"""Streaming synthesis: codec codes to samples through the DiT and the vocoder.
 
-What is made of how many codes at once, and when it may be heard, a `Pace` decides.
+What is made of how many codes at once, and when it may be heard, a `ChunkScheduler` decides.
 """
 
 import numpy as np
 import numpy.typing as npt
 
+from omni_runtime.engine.chunk_scheduler import FIRST_LOOK_AHEAD_CODES, ChunkScheduler
 from omni_runtime.engine.dit import Dit, MelStream, Noise
-from omni_runtime.engine.pace import EARLY_CODES, Pace
 from omni_runtime.engine.vocoder import Vocoder, WaveStream
 
 FloatArray = npt.NDArray[np.float32]
@@ -19,11 +19,11 @@ class Code2Wav:
     """The sound of one utterance. A block is as many codes as the DiT attends to at once."""
 
     def __init__(
-        self, dit: Dit, vocoder: Vocoder, voice: FloatArray, noise: Noise, pace: Pace
+        self, dit: Dit, vocoder: Vocoder, voice: FloatArray, noise: Noise, scheduler: ChunkScheduler
     ) -> None:
         self._mel = MelStream(dit, voice, noise)
         self._wave = WaveStream(vocoder, dit.config.mel_dim)
-        self._pace = pace
+        self._scheduler = scheduler
         self._rate = vocoder.config.sample_rate
         self._codes: list[int] = []
         self._held: list[FloatArray] = []
@@ -32,17 +32,17 @@ class Code2Wav:
         """Add a code; samples when some may be heard."""
         self._codes.append(code)
         block = self._mel.codes_per_block
-        waited_for = self._pace.hurried and not self._mel.blocks_done
-        ahead = EARLY_CODES if waited_for else LOOK_AHEAD_BLOCKS * block
+        waited_for = self._scheduler.low_latency and not self._mel.blocks_done
+        ahead = FIRST_LOOK_AHEAD_CODES if waited_for else LOOK_AHEAD_BLOCKS * block
         ready, more = divmod(len(self._codes) - ahead, block)
-        commit = self._pace.commit(ready, block - more)
+        commit = self._scheduler.commit(ready, block - more)
         if not commit:
             return None
         # Not what is there beyond: a chunk is the same whenever it is made.
         chunk = self._mel.chunk(np.array(self._codes[: commit * block + ahead], np.int64), commit)
         del self._codes[: commit * block]
         self._held.append(self._wave.push(chunk.mel, chunk.provisional, last=False))
-        heard = self._pace.made(commit, len(self._held[-1]) / self._rate)
+        heard = self._scheduler.made(commit, len(self._held[-1]) / self._rate)
         return self._let_out() if heard else None
 
     def finish(self) -> FloatArray | None:

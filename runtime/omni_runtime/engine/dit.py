@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from omni_runtime.bundle.config import DitConfig, SpeechPreset
+from omni_runtime.bundle.config import DitConfig, SolverPreset
 from omni_runtime.bundle.contracts import MODULATION_ROWS
 from omni_runtime.bundle.tables import Table
 from omni_runtime.engine.solver import branches, evaluation_times, integrate
@@ -55,7 +55,7 @@ class Dit:
         self,
         session: ort.InferenceSession,
         config: DitConfig,
-        preset: SpeechPreset,
+        preset: SolverPreset,
         code_table: Table,
         modulation: FloatArray,
     ) -> None:
@@ -72,7 +72,7 @@ class Dit:
 
     def single(self, guidance: float) -> "Dit":
         """The same graph with one guided step, to time it: a chunk is then one evaluation."""
-        step = SpeechPreset(
+        step = SolverPreset(
             solver="euler",
             steps=1,
             sway=0.0,

@@ -9,8 +9,8 @@ import onnxruntime as ort
 
 from omni_runtime.bundle.contracts import CacheType, GraphContract, TensorSpec
 from omni_runtime.bundle.manifest import EXPORT_AGAIN
-from omni_runtime.engine import packed
-from omni_runtime.engine.native import native
+from omni_runtime.engine import prepack_cache
+from omni_runtime.engine.kernels import kernel_library
 from omni_runtime.errors import BundleError
 
 DTYPES = {
@@ -36,7 +36,7 @@ class SessionOptions:
     threads: int = 0
     memory: int | None = None
     native: bool = True
-    packed: bool = True
+    prepack_cache: bool = True
     kv_cache: CacheType = "float32"
     profile: Path | None = None
 
@@ -62,7 +62,11 @@ def open_session(
         return _settings(options)
 
     try:
-        session = packed.opened(path, copy, settings) if copy else packed.load(path, settings())
+        session = (
+            prepack_cache.opened(path, copy, settings)
+            if copy
+            else prepack_cache.load(path, settings())
+        )
     except Exception as error:  # ORT's exceptions have no common base below Exception
         reason = str(error).splitlines()[0]
         raise BundleError(f"{path} can't be loaded: {reason}", fix=EXPORT_AGAIN) from None
@@ -80,7 +84,7 @@ def _settings(options: SessionOptions) -> Any:
     settings.add_session_config_entry("session.force_spinning_stop", "1")
     settings.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     settings.add_session_config_entry("session.set_denormal_as_zero", "1")
-    if options.native and (library := native().library):
+    if options.native and (library := kernel_library().library):
         settings.register_custom_ops_library(str(library))
     if options.profile is not None:
         settings.enable_profiling = True

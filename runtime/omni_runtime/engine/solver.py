@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from omni_runtime.bundle.config import SpeechPreset
+from omni_runtime.bundle.config import SolverPreset
 
 Array = npt.NDArray[Any]
 """float32 throughout; numpy's annotations lose it in mixed arithmetic."""
@@ -22,7 +22,7 @@ THIRD = np.float32(1 / 3)
 HALF = np.float32(1 / 2)
 
 
-def time_grid(preset: SpeechPreset) -> Array:
+def time_grid(preset: SolverPreset) -> Array:
     """The points between which the solver steps, float32 (steps + 1,), from 0 to 1.
 
     Sway sampling (F5-TTS, arXiv 2410.06885): t + sway (cos(pi t / 2) - 1 + t).
@@ -32,7 +32,7 @@ def time_grid(preset: SpeechPreset) -> Array:
     return even + np.float32(preset.sway) * swayed
 
 
-def evaluation_times(preset: SpeechPreset) -> Array:
+def evaluation_times(preset: SolverPreset) -> Array:
     """The time of each evaluation in the order in which the solver asks for them, float32."""
     grid = time_grid(preset)
     starts, steps, ends = grid[:-1], np.diff(grid), grid[1:]
@@ -45,22 +45,22 @@ def evaluation_times(preset: SpeechPreset) -> Array:
     return np.stack(by_solver[preset.solver], axis=1).reshape(-1)
 
 
-def evaluations(preset: SpeechPreset) -> int:
+def evaluations(preset: SolverPreset) -> int:
     """How often a preset's solver asks for a velocity."""
     return len(evaluation_times(preset))
 
 
-def branches(preset: SpeechPreset) -> list[int]:
+def branches(preset: SolverPreset) -> list[int]:
     """For each evaluation 2 where it is guided, with a null branch beside the voice's, else 1."""
     return [2 if index < preset.guided else 1 for index in range(evaluations(preset))]
 
 
-def passes(preset: SpeechPreset) -> int:
+def nfe(preset: SolverPreset) -> int:
     """How often a preset runs the DiT over a frame."""
     return sum(branches(preset))
 
 
-def integrate(preset: SpeechPreset, noise: Array, velocity: Velocity) -> Array:
+def integrate(preset: SolverPreset, noise: Array, velocity: Velocity) -> Array:
     """Follow the flow from `noise` to t = 1."""
     grid = time_grid(preset)
     step = {"euler": _euler, "midpoint": _midpoint, "rk4": _rk4}.get(preset.solver)

@@ -1,7 +1,7 @@
 """How fast this machine makes speech with this bundle, and which preset that allows.
 
 A trial runs each part for a moment, on nothing in particular: time does not depend on values. From
-one pass of the DiT follows what every preset takes, since they differ in the number of passes
+one pass of the DiT follows what every preset takes, since they differ in the number of nfe
 alone.
 """
 
@@ -12,36 +12,36 @@ from time import perf_counter
 import numpy as np
 import numpy.typing as npt
 
+from omni_runtime.engine.chunk_scheduler import CHUNK_BLOCKS
 from omni_runtime.engine.dit import Dit, MelStream, seeded_noise
-from omni_runtime.engine.pace import GROWING
-from omni_runtime.engine.talker import SpeechSettings, Talker, own_sampling
+from omni_runtime.engine.talker import Talker, TalkerSettings, own_sampling
 from omni_runtime.engine.vocoder import Vocoder
 
-AMPLE = 1.2
+REALTIME_MARGIN = 1.2
 """Real time that a preset must reach to be chosen: the trial is short, and text takes time, too."""
 TRIAL_CODES, TRIAL_BLOCKS, TRIES = 8, 2, 2
 """The first try also warms up, so the best one counts."""
 
 
 @dataclass(frozen=True)
-class SpeechSpeed:
+class SynthesisSpeed:
     """Seconds of work for a second of speech once it flows: its codes, one pass, the vocoder."""
 
     codes: float
-    one_pass: float
+    evaluation: float
     vocoder: float
 
-    def realtime(self, passes: int) -> float:
-        """Seconds of speech for a second of work with so many passes of the DiT."""
-        return 1 / (self.codes + passes * self.one_pass + self.vocoder)
+    def realtime(self, nfe: int) -> float:
+        """Seconds of speech for a second of work with so many nfe of the DiT."""
+        return 1 / (self.codes + nfe * self.evaluation + self.vocoder)
 
-    def affordable(self, passes: Mapping[str, int]) -> str:
-        """Of presets with their passes, the one with most that keeps ahead of a listener.
+    def affordable(self, nfe: Mapping[str, int]) -> str:
+        """Of presets with their nfe, the one with most that keeps ahead of a listener.
 
         Where none does, the one with least.
         """
-        from_most = sorted(passes, key=lambda name: -passes[name])
-        ample = (name for name in from_most if self.realtime(passes[name]) >= AMPLE)
+        from_most = sorted(nfe, key=lambda name: -nfe[name])
+        ample = (name for name in from_most if self.realtime(nfe[name]) >= REALTIME_MARGIN)
         return next(ample, from_most[-1])
 
 
@@ -51,9 +51,9 @@ def trial(
     vocoder: Vocoder,
     voice: npt.NDArray[np.float32],
     clock: Callable[[], float] = perf_counter,
-) -> SpeechSpeed:
+) -> SynthesisSpeed:
     """Measure each part. `dit` is of any preset, `voice` (2, hidden) of any speaker."""
-    config, full = dit.config, GROWING[-1]
+    config, full = dit.config, CHUNK_BLOCKS[-1]
     frame = vocoder.config.samples_per_frame / vocoder.config.sample_rate
     frames = TRIAL_BLOCKS * config.block_frames
     codes = np.ones(frames // config.frames_per_code, np.int64)
@@ -73,9 +73,9 @@ def trial(
     sounding = best(lambda: vocoder.synthesize(mel, 0, 0))
     # A large chunk computes a block of look-ahead, and the vocoder its context on both sides.
     ahead, context = 1 / full, 2 * vocoder.config.context_frames / (full * config.block_frames)
-    return SpeechSpeed(
+    return SynthesisSpeed(
         codes=drawing / (TRIAL_CODES * config.frames_per_code * frame),
-        one_pass=guided / 2 / (frames * frame) * (1 + ahead),
+        evaluation=guided / 2 / (frames * frame) * (1 + ahead),
         vocoder=sounding / (frames * frame) * (1 + context),
     )
 
@@ -83,7 +83,7 @@ def trial(
 def _draw(talker: Talker, count: int) -> None:
     config, cache = talker.config, talker.new_cache()
     sampling = own_sampling(config)
-    settings = SpeechSettings(sampling, count, np.random.default_rng(0))
+    settings = TalkerSettings(sampling, count, np.random.default_rng(0))
     row = talker.text(config.text_pad) + talker.codec(config.codec_bos)
     for position in range(count):
-        talker.draw(talker.logits(cache, row[None], position), {config.codec_bos}, settings)
+        talker.sample_code(talker.logits(cache, row[None], position), {config.codec_bos}, settings)

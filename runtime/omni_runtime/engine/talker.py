@@ -26,7 +26,7 @@ def own_sampling(config: TalkerConfig) -> Sampling:
 
 
 @dataclass(frozen=True)
-class SpeechSettings:
+class TalkerSettings:
     """How codes are drawn, and how many at most."""
 
     sampling: Sampling
@@ -68,10 +68,10 @@ class Talker:
         text_bos: int,
         first_row: FloatArray,
         position: int,
-        settings: SpeechSettings,
-    ) -> "Speech":
+        settings: TalkerSettings,
+    ) -> "CodecStream":
         """Begin to speak a reply whose first row is `first_row` (input_size,)."""
-        return Speech(self, cache, text_bos, first_row, position, settings)
+        return CodecStream(self, cache, text_bos, first_row, position, settings)
 
     def codec(self, code: int) -> FloatArray:
         """Embedding of a code, (input_size,)."""
@@ -86,13 +86,13 @@ class Talker:
         positions = np.arange(position, position + len(rows), dtype=np.int64)
         return self._decoder.extend(cache, rows, np.tile(positions, (3, 1)))["logits"]
 
-    def draw(self, logits: FloatArray, seen: set[int], settings: SpeechSettings) -> int:
+    def sample_code(self, logits: FloatArray, seen: set[int], settings: TalkerSettings) -> int:
         """One code that the DiT knows, or an end code."""
         allowed = suppress(logits, self._banned)
         return sample(allowed, settings.sampling, seen, settings.random)
 
 
-class Speech:
+class CodecStream:
     """The codes of one reply, drawn one by one as the reply's rows come in."""
 
     def __init__(
@@ -102,7 +102,7 @@ class Speech:
         text_bos: int,
         first_row: FloatArray,
         position: int,
-        settings: SpeechSettings,
+        settings: TalkerSettings,
     ) -> None:
         config = talker.config
         self._talker = talker
@@ -145,7 +145,7 @@ class Speech:
             self._next_rows = (self._talker.codec(self.codes[-1]) + self._reply_row())[None]
         logits = self._talker.logits(self._cache, self._next_rows, self._position)
         self._position += len(self._next_rows)
-        code = self._talker.draw(logits, self._seen, self._settings)
+        code = self._talker.sample_code(logits, self._seen, self._settings)
         if code in self._talker.config.codec_eos:
             self.ended = self.complete = True
             return None

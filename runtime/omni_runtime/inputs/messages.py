@@ -44,7 +44,7 @@ class Video:
 
 
 MediaPart = Image | Audio | Video
-Part = Text | MediaPart
+ContentPart = Text | MediaPart
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Message:
     """One turn of a conversation."""
 
     role: Role
-    parts: Sequence[Part]
+    parts: Sequence[ContentPart]
 
 
 def kind_of(part: MediaPart) -> Kind:

@@ -20,11 +20,11 @@ from omni_runtime.inputs.media import load_audio, load_image
 from omni_runtime.inputs.mel import audio_tokens, log_mel
 from omni_runtime.inputs.messages import (
     Audio,
+    ContentPart,
     Image,
     Kind,
     MediaPart,
     Message,
-    Part,
     Text,
     Video,
     kind_of,
@@ -46,10 +46,10 @@ from omni_runtime.inputs.video import load_video
 
 __all__ = [
     "Audio",
+    "ContentPart",
     "Image",
     "MediaSlot",
     "Message",
-    "Part",
     "Prompt",
     "PromptBuilder",
     "Text",
@@ -140,7 +140,7 @@ class PromptBuilder:
         return self._assemble(items, start_position)
 
     def _flatten(
-        self, segments: Sequence[Segment], parts: Sequence[Part], after: int | None
+        self, segments: Sequence[Segment], parts: Sequence[ContentPart], after: int | None
     ) -> list[int | str | MediaPart]:
         """Special tokens, plain text and media in order; only what follows part `after`, if given.
 

@@ -14,8 +14,8 @@ from transformers import Qwen2_5OmniConfig
 from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as reference
 
 from omni_export.source import SourceConfig, read_config
-from omni_runtime.bench import parts
-from omni_runtime.bench.rows import Contest, Quantity, seconds
+from omni_runtime.bench import components
+from omni_runtime.bench.rows import Comparison, Quantity, seconds
 from omni_runtime.errors import UsageError
 from omni_runtime.model import Model
 
@@ -25,8 +25,8 @@ REFERENCE_MEL = 300
 NAME = f"torch {torch.__version__}, transformers {transformers.__version__}, float32"
 
 
-def contests(model: Model, checkpoint: Path, names: Sequence[str]) -> Iterator[Contest]:
-    """One contest for each work of `names` (audio, image, dit, vocoder), made when its turn comes.
+def comparisons(model: Model, checkpoint: Path, names: Sequence[str]) -> Iterator[Comparison]:
+    """One comparison for each case of `names` (audio, image, dit, vocoder), made lazily.
 
     Raises UsageError when the checkpoint has another shape than the bundle.
     """
@@ -55,10 +55,10 @@ def _check_shape(model: Model, source: SourceConfig) -> None:
         )
 
 
-def _audio(model: Model, config: Any) -> Iterator[Contest]:
+def _audio(model: Model, config: Any) -> Iterator[Comparison]:
     encoder = reference.Qwen2_5OmniAudioEncoder(config.thinker_config.audio_config).eval()
-    (work,) = parts.audio(model)
-    mel = torch.from_numpy(parts.mel_of_audio(model))
+    (work,) = components.audio(model)
+    mel = torch.from_numpy(components.mel_of_audio(model))
     frames = mel.shape[1]
     lengths = torch.tensor([frames]), torch.tensor([(frames - 1) // 2 + 1])
     yield _contest(
@@ -68,10 +68,10 @@ def _audio(model: Model, config: Any) -> Iterator[Contest]:
     )
 
 
-def _images(model: Model, config: Any) -> Iterator[Contest]:
+def _images(model: Model, config: Any) -> Iterator[Comparison]:
     encoder = reference.Qwen2_5OmniVisionEncoder(config.thinker_config.vision_config).eval()
-    for work, side in zip(parts.image(model), parts.IMAGES.values(), strict=True):
-        patches = parts.patches_of_image(model, side)
+    for work, side in zip(components.image(model), components.IMAGES.values(), strict=True):
+        patches = components.patches_of_image(model, side)
         values, grid = torch.from_numpy(patches.values), torch.tensor([patches.grid])
         yield _contest(
             work.quantities[0],
@@ -80,11 +80,11 @@ def _images(model: Model, config: Any) -> Iterator[Contest]:
         )
 
 
-def _dit(model: Model, config: Any) -> Iterator[Contest]:
+def _dit(model: Model, config: Any) -> Iterator[Comparison]:
     shape = config.token2wav_config.dit_config
     network = reference.Qwen2_5OmniToken2WavDiTModel(shape).eval()
-    work, speech = parts.dit_evaluation(model), model.speech
-    codes = parts.some_codes(speech, parts.COMMIT_BLOCKS + parts.AHEAD_BLOCKS)
+    work, speech = components.dit_evaluation(model), model.speech
+    codes = components.some_codes(speech, components.COMMIT_BLOCKS + components.AHEAD_BLOCKS)
     frames = len(codes) * speech.dit.frames_per_code
     inputs: dict[str, Any] = {
         "hidden_states": torch.randn(1, frames, shape.mel_dim),
@@ -94,17 +94,17 @@ def _dit(model: Model, config: Any) -> Iterator[Contest]:
         "time_step": torch.tensor(0.5),
         "apply_cfg": True,
     }
-    per = frames * parts.frame_seconds(speech)
+    per = frames * components.frame_seconds(speech)
     yield _contest(work.quantities[0], lambda: work.run()[0], lambda: network(**inputs), per)
 
 
-def _vocoder(model: Model, config: Any) -> Iterator[Contest]:
+def _vocoder(model: Model, config: Any) -> Iterator[Comparison]:
     network = reference.Qwen2_5OmniToken2WavBigVGANModel(
         config.token2wav_config.bigvgan_config
     ).eval()
     speech = model.speech
-    mel = parts.some_mel(speech, parts.COMMIT_BLOCKS * speech.dit.block_frames)
-    per = len(mel) * parts.frame_seconds(speech)
+    mel = components.some_mel(speech, components.COMMIT_BLOCKS * speech.dit.block_frames)
+    per = len(mel) * components.frame_seconds(speech)
     theirs = torch.from_numpy(mel.T.copy())[None]
     yield _contest(
         Quantity("vocoder", "s/s", False, f"{len(mel)} frames at once, no context"),
@@ -119,7 +119,7 @@ def _contest(
     ours: Callable[[], float | None],
     act: Callable[[], object],
     per: float = 1.0,
-) -> Contest:
+) -> Comparison:
     def mine() -> float:
         value = ours()
         assert value is not None
@@ -129,4 +129,4 @@ def _contest(
         with torch.inference_mode():
             return seconds(act) / per
 
-    return Contest(quantity, mine, theirs)
+    return Comparison(quantity, mine, theirs)

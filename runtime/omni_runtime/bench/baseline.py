@@ -1,6 +1,6 @@
 """Another engine on the same work: what it must be able to do, and llama.cpp as one.
 
-A rival runs a decoder of the Thinker's shape. Both sides do each work in turns (`rows.compare`).
+A baseline runs a decoder of the Thinker's shape. Both sides do each work in turns (`rows.compare`).
 """
 
 import importlib
@@ -12,20 +12,20 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from omni_runtime.bench.parts import PROMPT, STEPS, ThinkerRunner, at_depth, depths
-from omni_runtime.bench.rows import Contest, Quantity, seconds
+from omni_runtime.bench.components import PROMPT, STEPS, ThinkerRunner, at_depth, depths
+from omni_runtime.bench.rows import Comparison, Quantity, seconds
 from omni_runtime.errors import OmniError
 from omni_runtime.model import Model
 
-TEXT_WORKS = ("pp", "tg")
+TEXT_BENCHMARKS = ("pp", "tg")
 ROOM = 160
 """Positions beyond the deepest prompt, for tokens that a server makes itself."""
 SAFE_IDS = 500
 """Every vocabulary has more tokens; speed does not ask which."""
 
 
-class Rival(Protocol):
-    """An engine of text. Both works give the seconds that they took, without what prepares them.
+class Baseline(Protocol):
+    """An engine of text. Both cases give the seconds that they took, without what prepares them.
 
     `name` says which engine it is, with its version; `detail` on what.
     """
@@ -42,17 +42,19 @@ class Rival(Protocol):
         ...
 
 
-def text_contests(model: Model, rival: Rival, names: Sequence[str]) -> Iterator[Contest]:
+def text_comparisons(
+    model: Model, baseline: Baseline, names: Sequence[str]
+) -> Iterator[Comparison]:
     """Prefill and decode at each depth, as far as `names` has "pp" and "tg"."""
     ours, limit = ThinkerRunner(model), model.config.thinker.decoder.max_context
-    works = {
-        "pp": (PROMPT, ours.prefill, rival.prefill),
-        "tg": (STEPS, ours.decode, rival.decode),
+    cases = {
+        "pp": (PROMPT, ours.prefill, baseline.prefill),
+        "tg": (STEPS, ours.decode, baseline.decode),
     }
     for name in names:
-        most, mine, other = works[name]
+        most, mine, other = cases[name]
         for count, depth, note in depths(limit, most):
-            yield Contest(
+            yield Comparison(
                 Quantity(at_depth(name, count, depth), "tok/s", True, note),
                 lambda mine=mine, n=count, d=depth: n / mine(n, d),
                 lambda other=other, n=count, d=depth: n / other(n, d),
@@ -128,7 +130,7 @@ class LlamaServer:
         self.detail = gguf.name
         self._random = np.random.default_rng(0)
         self._behind: list[int] = []
-        """What the works so far stood behind; the server keeps the beginning of its last prompt."""
+        """What the cases so far stood behind; the server keeps the beginning of its last prompt."""
 
     def prefill(self, count: int, depth: int = 0) -> float:
         """Read `count` tokens at once behind `depth` others."""
@@ -185,7 +187,7 @@ def readable(gguf: Path) -> Path:
     return gguf
 
 
-def llama(gguf: Path, context: int, threads: int) -> Rival:
+def llama(gguf: Path, context: int, threads: int) -> Baseline:
     """llama.cpp by whichever of its two packages is installed. Raises as their classes do."""
     kinds: dict[str, type[LlamaCpp | LlamaServer]] = {
         "llama_cpp": LlamaCpp,

@@ -47,7 +47,7 @@ INSTALL = {
 
 
 @dataclass(frozen=True)
-class Native:
+class KernelLibrary:
     """The compiled library, or why there is none and what to do about it."""
 
     library: Path | None
@@ -62,13 +62,13 @@ class Native:
 
 
 @cache
-def native() -> Native:
+def kernel_library() -> KernelLibrary:
     """The library for this machine, compiled if it has not been yet."""
     found = os.environ.get("CXX") or next(filter(None, map(shutil.which, COMPILERS)), "")
     compiler = [found] if shutil.which(found) else found.split()  # CXX may carry flags
     if not compiler:
         fix = INSTALL.get(sys.platform, "install clang++ and put it into PATH")
-        return Native(None, "there is no C++ compiler", fix)
+        return KernelLibrary(None, "there is no C++ compiler", fix)
     features = processor_features.found()
     flags = (
         *FLAGS,
@@ -86,11 +86,11 @@ def native() -> Native:
     except subprocess.SubprocessError as error:
         said = str(getattr(error, "stderr", None) or "it failed without a word").splitlines()
         reasons = [line for line in said if "error" in line or "failed:" in line] or said
-        return Native(None, f"{found} made no kernels: {reasons[0]}", "CXX=another compiler")
+        return KernelLibrary(None, f"{found} made no kernels: {reasons[0]}", "CXX=another compiler")
     except (OSError, RuntimeError) as error:  # no home, no room, no right to run what lies there
         fix = "make the folder of your caches writable (XDG_CACHE_HOME names another one)"
-        return Native(None, f"the kernels can't be kept or loaded: {error}", fix)
-    return Native(library)
+        return KernelLibrary(None, f"the kernels can't be kept or loaded: {error}", fix)
+    return KernelLibrary(library)
 
 
 def _compile(command: list[str], library: Path) -> None:

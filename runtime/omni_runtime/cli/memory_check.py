@@ -8,8 +8,8 @@ from omni_runtime.cli import ui
 from omni_runtime.cli.check import Check
 from omni_runtime.conversation import Conversation
 from omni_runtime.errors import OmniError, UsageError
-from omni_runtime.inputs.messages import Part, Text, Video, kind_of
-from omni_runtime.memory import LEAST_CONTEXT, Footprint, as_flag
+from omni_runtime.inputs.messages import ContentPart, Text, Video, kind_of
+from omni_runtime.memory import MIN_CONTEXT, Footprint, as_flag
 from omni_runtime.model import Model
 from omni_runtime.options import ReplyOptions
 
@@ -31,7 +31,7 @@ def memory(
     A budget is the user's own word: within it a machine that seems too small is only warned of.
     """
     longest = footprint.config.thinker.decoder.max_context
-    tokens = min(context or LEAST_CONTEXT, longest)
+    tokens = min(context or MIN_CONTEXT, longest)
     count = footprint.needed if budget is None else footprint.least  # what is idle goes for it
     needed = count(tokens, speech=speech, encoders=encoders)
     written = count(tokens, speech=False, encoders=encoders)
@@ -50,15 +50,15 @@ def memory(
     fails = needed > limit
     insist = "" if budget else " to try it all the same"
     repairs = [f"--memory {as_flag(needed)}{insist}" if fails else "close other programs"]
-    if tokens > LEAST_CONTEXT:
+    if tokens > MIN_CONTEXT:
         repairs.append("a shorter --context")
     if speech and written <= min(limit, available):
         repairs.append(f"--no-speech, which needs {ui.size(written)}")
     return Check("fail" if fails else "warn", NAME, found, ", or ".join([*repairs, SMALLER]))
 
 
-def or_error(
-    model: Model, parts: Sequence[Part], reply: ReplyOptions, options: argparse.Namespace
+def check_memory(
+    model: Model, parts: Sequence[ContentPart], reply: ReplyOptions, options: argparse.Namespace
 ) -> None:
     """Raise UsageError when the question and its reply exceed the budget.
 
@@ -78,7 +78,7 @@ def or_error(
         ui.note(f"warning: the bundle {found.found} ({found.fix})")
 
 
-def tell_context(conversation: Conversation, options: argparse.Namespace) -> None:
+def report_context(conversation: Conversation, options: argparse.Namespace) -> None:
     """Say how much shorter a budget has made the context, unless that was asked for."""
     longest = conversation.model.config.thinker.decoder.max_context
     here = conversation.context_limit
@@ -86,7 +86,7 @@ def tell_context(conversation: Conversation, options: argparse.Namespace) -> Non
         ui.note(f"--memory leaves a context of {here} of {longest} tokens")
 
 
-def _encoders(part: Part) -> list[str]:
+def _encoders(part: ContentPart) -> list[str]:
     if isinstance(part, Text):
         return []
     seen = [] if kind_of(part) == "audio" else ["vision_encoder"]

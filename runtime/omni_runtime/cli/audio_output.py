@@ -13,11 +13,11 @@ from omni_runtime.cli.speaker import Sink, WavFile, WavPipe, loudspeaker
 DEFAULT_NAME = "answer.wav"
 
 
-class Outlet:
+class AudioOutput:
     """Hands out one sink after the other."""
 
     @classmethod
-    def of(cls, options: argparse.Namespace) -> "Outlet":
+    def of(cls, options: argparse.Namespace) -> "AudioOutput":
         """Where the flags of `omni run` send the speech."""
         return cls(options.output, play=not options.no_play, quiet=options.quiet)
 

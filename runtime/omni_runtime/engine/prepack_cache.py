@@ -19,7 +19,7 @@ import onnxruntime as ort
 
 from omni_runtime import machine, processor_features
 from omni_runtime.bundle.manifest import Manifest
-from omni_runtime.engine.native import Native
+from omni_runtime.engine.kernels import KernelLibrary
 
 LEAST = 64 * 2**20
 """Bytes of a graph below which it opens so fast that a copy gains nothing."""
@@ -55,7 +55,7 @@ def size() -> int | None:
         return None
 
 
-def place(manifest: Manifest, file: Path, graph: str, native: Native) -> Path | None:
+def place(manifest: Manifest, file: Path, graph: str, native: KernelLibrary) -> Path | None:
     """The folder of a graph's copy, be it there or not; None where there is none to have.
 
     `file` is the graph's within the bundle; `native` the kernels of ours that run.

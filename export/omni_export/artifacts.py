@@ -1,9 +1,9 @@
-"""Parts of a bundle in the making, kept when an export is killed and taken over by the next.
+"""Artifacts of an unfinished bundle, kept when an export is killed and reused by the next one.
 
-A part is some files of the bundle. When it is finished its files are hashed and a record of them
-is written; the next export of the same request reads the record, hashes the files again and
+An artifact is some files of the bundle. When it is finished, its files are hashed and recorded
+on disk; the next export of the same request reads the record, hashes the files again and
 takes them over if nothing has changed. Files without such a record are removed. The folder holds
-no manifest until all parts are there, so it never looks like a bundle.
+no manifest until all artifacts are there, so it never looks like a bundle.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ size and their time of change."""
 
 @dataclass(frozen=True)
 class Written:
-    """What a part has become: its files, relative to the bundle, and its entry in the manifest."""
+    """The result of an artifact: its files, relative to the bundle, and its manifest entry."""
 
     files: tuple[str, ...]
     graph: GraphEntry | None = None
@@ -32,7 +32,7 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Part:
+class Artifact:
     """Something to be written: `write` takes the bundle's folder and whom to tell how far it is.
 
     `weights` is how many weights of the checkpoint it takes.
@@ -44,20 +44,20 @@ class Part:
 
 
 class Finished(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The record of a finished part."""
+    """The record of a finished artifact."""
 
     files: dict[str, FileEntry]
     graph: GraphEntry | None
     table: TableEntry | None
 
 
-class PartStore:
+class ArtifactStore:
     """The folder of an unfinished export."""
 
     def __init__(self, folder: Path, request: str) -> None:
-        """`request` says everything that the parts depend on; another one starts from nothing."""
+        """`request` is everything the artifacts depend on; a different one starts from nothing."""
         self.bundle = folder / "bundle"
-        self._records = folder / "parts"
+        self._records = folder / "artifacts"
         stamp = folder / "request"
         if not stamp.is_file() or stamp.read_text("utf-8") != request:
             for path in (self.bundle, self._records):
@@ -67,7 +67,7 @@ class PartStore:
         stamp.write_text(request, "utf-8")
 
     def finished(self, names: Iterable[str]) -> dict[str, Finished]:
-        """Those of the named parts that are there and unchanged; all other files are removed."""
+        """The named artifacts that are there and unchanged; all other files are removed."""
         found = {name: record for name in names if (record := self._verified(name))}
         for path in self._records.iterdir():
             if path.stem not in found:
@@ -79,7 +79,7 @@ class PartStore:
         return found
 
     def finish(self, name: str, written: Written) -> Finished:
-        """Record that a part is finished."""
+        """Record that a artifact is finished."""
         record = Finished(
             files={file: file_entry(self.bundle / file) for file in written.files},
             graph=written.graph,
@@ -102,9 +102,9 @@ class PartStore:
         return record if found == record.files else None
 
 
-def finished_parts(folder: Path) -> int:
-    """How many parts a stopped export has left in its folder."""
-    return len(list((folder / "parts").glob("*.json")))
+def finished_artifacts(folder: Path) -> int:
+    """How many artifacts a stopped export has left in its folder."""
+    return len(list((folder / "artifacts").glob("*.json")))
 
 
 def file_entry(path: Path) -> FileEntry:

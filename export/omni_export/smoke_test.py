@@ -16,7 +16,7 @@ from omni_runtime import machine
 from omni_runtime.bundle.manifest import Manifest, Measured
 from omni_runtime.cli import ui
 from omni_runtime.errors import OmniError
-from omni_runtime.memory import LEAST_CONTEXT, Footprint
+from omni_runtime.memory import MIN_CONTEXT, Footprint
 
 PROMPT = "Hello! Who are you, and what can you do?"
 MAX_TOKENS = 48
@@ -29,7 +29,7 @@ COMMAND = "from omni_runtime.cli.main import main; sys.exit(main())"
 def obstacle(manifest: Manifest) -> str | None:
     """Why no reply can be tried on this machine now; None when there is room for one."""
     speech = manifest.model.speech is not None
-    needed = Footprint.of(manifest).needed(LEAST_CONTEXT, speech=speech)
+    needed = Footprint.of(manifest).needed(MIN_CONTEXT, speech=speech)
     free = machine.available_memory()
     if needed <= free:
         return None
@@ -52,7 +52,7 @@ def first_reply(bundle: Path) -> Measured:
     Raises OmniError when it does not answer: such a bundle must not be handed out.
     """
     limits = ["--max-tokens", str(MAX_TOKENS), "--max-speech", str(MAX_SPEECH)]
-    arguments = ["run", str(bundle), PROMPT, "--json", "--no-play", "--no-packed", *limits]
+    arguments = ["run", str(bundle), PROMPT, "--json", "--no-play", "--no-prepack-cache", *limits]
     runtime = str(Path(machine.__file__).parent.parent)  # also where nothing is installed
     code = f"import sys; sys.path.insert(0, {runtime!r}); {COMMAND}"
     done = subprocess.run(  # noqa: S603 - our own code on our own file

@@ -1,9 +1,9 @@
 """When codes become sound, and when the sound is let out: decisions only, nothing runs here.
 
 Speech is made in chunks of blocks. A small chunk is early, a large one costs less for each second
-of speech, since the look-ahead and the vocoder's context are paid once a chunk. `Steady` takes the
-same sizes on every machine, so that a seed gives the same samples everywhere; `Live` looks at what
-a listener still has to hear.
+of speech, since the look-ahead and the vocoder's context are paid once a chunk. `FixedScheduler`
+uses the same sizes on every machine, so that a seed gives the same samples everywhere;
+`AdaptiveScheduler` follows the playback buffer.
 """
 
 import math
@@ -14,41 +14,41 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Literal, Protocol
 
-PaceName = Literal["steady", "live", "whole"]
+ChunkPolicy = Literal["fixed", "adaptive", "whole"]
 
-GROWING = (1, 2, 4, 8)
+CHUNK_BLOCKS = (1, 2, 4, 8)
 """Blocks of the first chunk, the second and so on; the last number then stays."""
 WHOLE = (sys.maxsize,)
 """No chunk before the speech is over."""
-MOST = 16
+MAX_CHUNK_BLOCKS = 16
 """Blocks of the largest chunk that is worth waiting for: the rest of the cost hardly shrinks."""
-EARLY_CODES = 4
+FIRST_LOOK_AHEAD_CODES = 4
 """Codes of look-ahead behind the first block when somebody waits for it. On the trained checkpoint
 its log mel is then 0.15 to 0.26 dB from that of the whole utterance instead of 0.05 to 0.17."""
-SAFETY = 1.5
-"""Work may take so much longer than estimated before a listener hears a gap."""
-HORIZON = 10.0
+SAFETY_FACTOR = 1.5
+"""BenchCase may take so much longer than estimated before a listener hears a gap."""
+LEAD_HORIZON_SECONDS = 10.0
 """Seconds of speech for which a machine that is a little too slow gathers a lead."""
-BRISK = 0.95
+REALTIME_TARGET = 0.95
 """Share of its own length that a chunk may take, so that no lead leaks away unforeseen."""
-PATIENCE = 4.0
+MAX_LEAD_SECONDS = 4.0
 """Seconds of speech that may be gathered before any is heard; who needs more can't be fluent."""
-CRUDE = 1.5
+FIRST_CHUNK_MARGIN = 1.5
 """How much more patience there is while a single chunk is all that was measured."""
-RECENT_DRAWS, RECENT_CHUNKS = 24, 8
+RECENT_DECODES, RECENT_CHUNKS = 24, 8
 """What the estimates of the present speed look back on."""
 
 
-class Pace(Protocol):
+class ChunkScheduler(Protocol):
     """Decides for one utterance.
 
-    `hurried`: the first chunk is better early than with all of its look-ahead.
+    `low_latency`: the first chunk is better early than with all of its look-ahead.
     """
 
-    hurried: bool
+    low_latency: bool
 
     @property
-    def slow(self) -> "Slow | None":
+    def slow(self) -> "Underrun | None":
         """Why a listener who heard a pause will hear more of them; None while all is well."""
         ...
 
@@ -64,13 +64,13 @@ class Pace(Protocol):
         ...
 
 
-class Steady:
+class FixedScheduler:
     """Chunks of fixed sizes, heard at once. Knows nothing of a listener."""
 
-    hurried = False
+    low_latency = False
     slow = None
 
-    def __init__(self, sizes: Sequence[int] = GROWING) -> None:
+    def __init__(self, sizes: Sequence[int] = CHUNK_BLOCKS) -> None:
         self._sizes = sizes
         self._chunks = 0
 
@@ -84,7 +84,7 @@ class Steady:
 
 
 @dataclass(frozen=True)
-class Slow:
+class Underrun:
     """Speech that can't be fluent on this machine, in seconds of speech for a second of work.
 
     `realtime` is what the largest chunks reach, all work counted, `codes` what drawing codes
@@ -95,7 +95,7 @@ class Slow:
     codes: float
 
 
-class Live:
+class AdaptiveScheduler:
     """Chunks for somebody who is listening.
 
     The first chunk is the smallest. It is heard as soon as what is in hand lasts, and from then
@@ -104,7 +104,7 @@ class Live:
     chunks double: the pauses can only be made few.
     """
 
-    hurried = True
+    low_latency = True
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class Live:
         self._codes_per_block = codes_per_block
         self._clock = clock
         self._since = clock()
-        self._draws: deque[float] = deque(maxlen=RECENT_DRAWS)
+        self._decode_seconds: deque[float] = deque(maxlen=RECENT_DECODES)
         self._chunks: deque[tuple[int, float]] = deque(maxlen=RECENT_CHUNKS)
         self._first = 0.0  # seconds that the first chunk took
         self._size = 0  # blocks of the last chunk
@@ -127,10 +127,10 @@ class Live:
         self.paused = 0.0
 
     def commit(self, ready: int, missing: int) -> int:
-        now = self._lap(self._draws.append)
+        now = self._lap(self._decode_seconds.append)
         if ready < 1:
             return 0
-        return min(ready, MOST) if ready >= self._wanted(now, ready, missing) else 0
+        return min(ready, MAX_CHUNK_BLOCKS) if ready >= self._wanted(now, ready, missing) else 0
 
     def made(self, blocks: int, seconds: float) -> bool:
         now = self._lap(lambda spent: self._chunks.append((blocks, spent)))
@@ -149,30 +149,35 @@ class Live:
         return True
 
     @property
-    def slow(self) -> Slow | None:
+    def slow(self) -> Underrun | None:
         """Why a listener who heard a pause will hear more of them; None while all is well."""
         if not self.pauses:
             return None
-        speech, costs = MOST * self._block, self._costs()
-        if costs.turn(MOST) <= speech:
+        speech, costs = MAX_CHUNK_BLOCKS * self._block, self._costs()
+        if costs.turn(MAX_CHUNK_BLOCKS) <= speech:
             return None
-        return Slow(realtime=speech / costs.turn(MOST), codes=self._block / costs.draw)
+        return Underrun(
+            realtime=speech / costs.turn(MAX_CHUNK_BLOCKS), codes=self._block / costs.decode
+        )
 
     def _wanted(self, now: float, ready: int, missing: int) -> int:
         """Blocks that the next chunk should have at least."""
         if not self._size:
             return 1
-        costs, most = self._costs(), min(2 * self._size, MOST)  # what more would cost is a guess
+        costs, most = (
+            self._costs(),
+            min(2 * self._size, MAX_CHUNK_BLOCKS),
+        )
         lead = self._lead(costs)
         if lead is None:
-            return min(most, GROWING[-1])
+            return min(most, CHUNK_BLOCKS[-1])
         if self._lasts_until is None:
             lacking = math.ceil((lead - self._held) / self._block)
             return min(max(costs.best, lacking), most)
         if ready < min(costs.best, most):
             return ready + 1  # less takes longer to make than to hear: the lead would shrink
-        more = missing * costs.draw / self._codes_per_block + costs.synthesis(ready + 1)
-        late = now + SAFETY * more > self._lasts_until
+        more = missing * costs.decode / self._codes_per_block + costs.synthesis(ready + 1)
+        late = now + SAFETY_FACTOR * more > self._lasts_until
         return ready if late or ready >= most else ready + 1
 
     def _lead(self, costs: "_Costs") -> float | None:
@@ -181,13 +186,15 @@ class Live:
         if (
             len(self._chunks) == 1
         ):  # what the first did not look at the second still has to wait for
-            lead += SAFETY * costs.draw * (1 - EARLY_CODES / self._codes_per_block)
-        patience = PATIENCE * (CRUDE if len(self._chunks) == 1 else 1.0)
+            lead += (
+                SAFETY_FACTOR * costs.decode * (1 - FIRST_LOOK_AHEAD_CODES / self._codes_per_block)
+            )
+        patience = MAX_LEAD_SECONDS * (FIRST_CHUNK_MARGIN if len(self._chunks) == 1 else 1.0)
         return lead if lead <= patience else None
 
     def _costs(self) -> "_Costs":
         """What was measured of late, as a cost of each chunk and one of each block."""
-        draw = self._codes_per_block * sum(self._draws) / len(self._draws)
+        decode = self._codes_per_block * sum(self._decode_seconds) / len(self._decode_seconds)
         # Chunks of one size tell nothing of another. The first is half look-ahead: a point at 0.
         points = [(0, self._first / 2), *self._chunks]
         mean = sum(n for n, _ in points) / len(points)
@@ -195,7 +202,7 @@ class Live:
         spread = sum((n - mean) ** 2 for n, _ in points)
         slope = sum((n - mean) * (seconds - cost) for n, seconds in points) / spread
         slope = min(max(slope, 0.0), cost / mean)  # neither of the two costs is negative
-        return _Costs(self._block, draw, chunk=cost - slope * mean, block=slope)
+        return _Costs(self._block, decode, chunk=cost - slope * mean, block=slope)
 
     def _lap(self, note: Callable[[float], object]) -> float:
         """Note the seconds since the last lap; the time now."""
@@ -205,25 +212,25 @@ class Live:
         return now
 
 
-def pace(
-    name: PaceName,
+def chunk_scheduler(
+    name: ChunkPolicy,
     block_seconds: float,
     codes_per_block: int,
     clock: Callable[[], float] = perf_counter,
-) -> Pace:
-    """The pace of that name for one utterance; what it needs to know is as for `Live`."""
-    if name == "live":
-        return Live(block_seconds, codes_per_block, clock)
-    return Steady(WHOLE if name == "whole" else GROWING)
+) -> ChunkScheduler:
+    """Return a scheduler for one utterance; the arguments are those of `AdaptiveScheduler`."""
+    if name == "adaptive":
+        return AdaptiveScheduler(block_seconds, codes_per_block, clock)
+    return FixedScheduler(WHOLE if name == "whole" else CHUNK_BLOCKS)
 
 
 @dataclass(frozen=True)
 class _Costs:
-    """Seconds: a block of speech lasts `length`, drawing its codes takes `draw`, making sound of
+    """Seconds: a block of speech lasts `length`, drawing its codes takes `decode`, making sound of
     n blocks `chunk` + n `block`."""
 
     length: float
-    draw: float
+    decode: float
     chunk: float
     block: float
 
@@ -232,14 +239,16 @@ class _Costs:
 
     def turn(self, blocks: int) -> float:
         """From one chunk of this size to the next, whose codes are drawn between."""
-        return blocks * self.draw + self.synthesis(blocks)
+        return blocks * self.decode + self.synthesis(blocks)
 
     def lead(self, blocks: int) -> float:
         """Speech to have in hand so that chunks of this size follow in time."""
         turn = self.turn(blocks)
-        return SAFETY * turn + HORIZON * max(0.0, turn / (blocks * self.length) - BRISK)
+        return SAFETY_FACTOR * turn + LEAD_HORIZON_SECONDS * max(
+            0.0, turn / (blocks * self.length) - REALTIME_TARGET
+        )
 
     @property
     def best(self) -> int:
         """The size that needs the least lead, in blocks."""
-        return min(range(1, MOST + 1), key=self.lead)
+        return min(range(1, MAX_CHUNK_BLOCKS + 1), key=self.lead)

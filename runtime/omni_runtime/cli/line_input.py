@@ -14,7 +14,7 @@ from typing import Any, Protocol
 HISTORY = ".omni_history"
 
 
-class Lines(Protocol):
+class LineInput(Protocol):
     """A source of lines. `interactive` tells whether a person sits there."""
 
     interactive: bool
@@ -24,7 +24,7 @@ class Lines(Protocol):
         ...
 
 
-class PipedLines:
+class PipeInput:
     """Standard input that is no terminal: no prompt is shown."""
 
     interactive = False
@@ -36,7 +36,7 @@ class PipedLines:
         return line.rstrip("\r\n")
 
 
-class TypedLines:
+class TerminalInput:
     """A terminal, edited as well as Python's own input allows."""
 
     interactive = True
@@ -53,7 +53,7 @@ class TypedLines:
         return input()
 
 
-class EditedLines:
+class PromptToolkitInput:
     """A terminal through prompt-toolkit: history over sessions, search, completed commands."""
 
     interactive = True
@@ -69,19 +69,19 @@ class EditedLines:
         return self._session.prompt(prompt)
 
 
-def open_lines(words: Sequence[str]) -> Lines:
+def open_line_input(words: Sequence[str]) -> LineInput:
     """The best source there is; `words` are completed where something completes words."""
     if not sys.stdin.isatty():
-        return PipedLines()
+        return PipeInput()
     if not sys.stdout.isatty():
-        return TypedLines()
+        return TerminalInput()
     try:
         toolkit = importlib.import_module("prompt_toolkit")
         importlib.import_module("prompt_toolkit.completion")
         importlib.import_module("prompt_toolkit.history")
     except ImportError:
-        return TypedLines()
-    return EditedLines(toolkit, words)
+        return TerminalInput()
+    return PromptToolkitInput(toolkit, words)
 
 
 def _history(toolkit: Any) -> Any:

@@ -1,7 +1,7 @@
 """Each part of the model alone: what is timed, and on how much.
 
 Inputs are random and of fixed size: time does not depend on values. Every function makes the
-works of one benchmark, its inputs ready before the first run.
+cases of one benchmark, its inputs ready before the first run.
 """
 
 from collections.abc import Iterator
@@ -10,11 +10,11 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from omni_runtime.bench.rows import Quantity, Work, duration, rate, seconds
+from omni_runtime.bench.rows import BenchCase, Quantity, duration, rate, seconds
 from omni_runtime.bundle.config import SpeechConfig
 from omni_runtime.engine.dit import Dit, MelStream, seeded_noise
 from omni_runtime.engine.kv_cache import KVCache
-from omni_runtime.engine.talker import SpeechSettings, own_sampling
+from omni_runtime.engine.talker import TalkerSettings, own_sampling
 from omni_runtime.engine.vocoder import WaveStream
 from omni_runtime.inputs.mel import audio_tokens
 from omni_runtime.inputs.pixels import Patches, image_patches
@@ -35,7 +35,7 @@ MEL_MEAN, MEL_DEVIATION = -5.0, 2.0
 
 
 class ThinkerRunner:
-    """The Thinker as an engine of text alone. Both works give the seconds they took."""
+    """The Thinker as an engine of text alone. Both cases give the seconds they took."""
 
     def __init__(self, model: Model) -> None:
         self._thinker = model.thinker
@@ -87,20 +87,20 @@ def at_depth(name: str, count: int, depth: int) -> str:
     return f"{name}{count}" + (f" @ d{depth}" if depth else "")
 
 
-def prefill(model: Model) -> Iterator[Work]:
+def prefill(model: Model) -> Iterator[BenchCase]:
     """Reading a prompt."""
     runner = ThinkerRunner(model)
     for count, depth, note in depths(model.config.thinker.decoder.max_context, PROMPT):
         quantity = Quantity(at_depth("pp", count, depth), "tok/s", True, note)
-        yield Work((quantity,), lambda n=count, d=depth: [n / runner.prefill(n, d)])
+        yield BenchCase((quantity,), lambda n=count, d=depth: [n / runner.prefill(n, d)])
 
 
-def decode(model: Model) -> Iterator[Work]:
+def decode(model: Model) -> Iterator[BenchCase]:
     """Writing text, token by token, without the draw."""
     runner = ThinkerRunner(model)
     for count, depth, note in depths(model.config.thinker.decoder.max_context, STEPS):
         quantity = Quantity(at_depth("tg", count, depth), "tok/s", True, note)
-        yield Work((quantity,), lambda n=count, d=depth: [n / runner.decode(n, d)])
+        yield BenchCase((quantity,), lambda n=count, d=depth: [n / runner.decode(n, d)])
 
 
 def mel_of_audio(model: Model) -> FloatArray:
@@ -111,7 +111,7 @@ def mel_of_audio(model: Model) -> FloatArray:
     return np.random.default_rng(0).standard_normal((config.n_mels, frames), np.float32)
 
 
-def audio(model: Model) -> Iterator[Work]:
+def audio(model: Model) -> Iterator[BenchCase]:
     """The audio encoder."""
     mel = mel_of_audio(model)
     note = f"{audio_tokens(mel.shape[1])} tokens"
@@ -128,7 +128,7 @@ def patches_of_image(model: Model, side: int) -> Patches:
     )
 
 
-def image(model: Model) -> Iterator[Work]:
+def image(model: Model) -> Iterator[BenchCase]:
     """The vision encoder."""
     for name, side in IMAGES.items():
         patches = patches_of_image(model, side)
@@ -148,7 +148,7 @@ def image_note(model: Model, patches: Patches) -> str:
     return f"seen as {size}, {t * h * w // config.merge_size**2} tokens"
 
 
-def talker(model: Model) -> Iterator[Work]:
+def talker(model: Model) -> Iterator[BenchCase]:
     """Drawing codes, each with the Talker's own sampling. An end code does not end it."""
     part, config = model.talker, model.speech.talker
     sampling = own_sampling(config)
@@ -157,12 +157,12 @@ def talker(model: Model) -> Iterator[Work]:
 
     def draw() -> None:
         cache.truncate(0)
-        settings = SpeechSettings(sampling, count, np.random.default_rng(0))
+        settings = TalkerSettings(sampling, count, np.random.default_rng(0))
         code, seen = config.codec_bos, {config.codec_bos}
         row = part.text(config.text_pad)
         for position in range(count):
             logits = part.logits(cache, (part.codec(code) + row)[None], position)
-            code = part.draw(logits, seen, settings)
+            code = part.sample_code(logits, seen, settings)
             seen.add(code)
 
     note = f"{count} codes; {model.codes_per_second:.0f} make a second"
@@ -185,7 +185,7 @@ def voice(model: Model) -> FloatArray:
     return np.asarray(model.bundle.voice(model.speech.default_voice), np.float32)
 
 
-def dit_evaluation(model: Model) -> Work:
+def dit_evaluation(model: Model) -> BenchCase:
     """One evaluation with guidance over a whole chunk, for each second of mel computed."""
     speech = model.speech
     dit = model.dit(speech.default_preset).single(guidance=0.5)
@@ -201,7 +201,7 @@ def dit_evaluation(model: Model) -> Work:
     )
 
 
-def dit(model: Model) -> Iterator[Work]:
+def dit(model: Model) -> Iterator[BenchCase]:
     """One evaluation, and the whole way from noise to mel for each preset."""
     yield dit_evaluation(model)
     speech = model.speech
@@ -225,7 +225,7 @@ def some_mel(speech: SpeechConfig, frames: int) -> FloatArray:
     return noise * np.float32(MEL_DEVIATION) + np.float32(MEL_MEAN)
 
 
-def vocoder(model: Model) -> Iterator[Work]:
+def vocoder(model: Model) -> Iterator[BenchCase]:
     """A chunk in the middle of an utterance, with the context on both sides."""
     speech = model.speech
     frames, block = COMMIT_BLOCKS * speech.dit.block_frames, speech.dit.block_frames
@@ -239,10 +239,10 @@ def vocoder(model: Model) -> Iterator[Work]:
         return [spent / (frames * frame_seconds(speech))]
 
     note = f"{frames} frames at once, context is recomputed"
-    yield Work((Quantity("vocoder", "s/s", False, note),), run)
+    yield BenchCase((Quantity("vocoder", "s/s", False, note),), run)
 
 
-def code2wav(model: Model) -> Iterator[Work]:
+def code2wav(model: Model) -> Iterator[BenchCase]:
     """A whole utterance from codes to sound, chunk by chunk, for each preset."""
     speech = model.speech
     codes = some_codes(speech, UTTERANCE_BLOCKS).tolist()

@@ -15,7 +15,7 @@ from typing import cast
 
 import omni_runtime
 from omni_runtime.bench.replies import ask, questions
-from omni_runtime.bench.rows import Quantity, Work, duration
+from omni_runtime.bench.rows import BenchCase, Quantity, duration
 from omni_runtime.bundle.contracts import CacheType
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.errors import OmniError
@@ -35,7 +35,7 @@ def open_everything(model: Model) -> None:
         _ = model.talker, model.vocoder, model.dit(config.speech.default_preset)
 
 
-def load(model: Model) -> Iterator[Work]:
+def load(model: Model) -> Iterator[BenchCase]:
     """From nothing to ready for a question."""
     yield duration(
         "load, cold",
@@ -49,11 +49,11 @@ def load(model: Model) -> Iterator[Work]:
     )
 
 
-def memory(model: Model) -> Iterator[Work]:
+def memory(model: Model) -> Iterator[BenchCase]:
     """The largest resident set of a process that opened everything and answered."""
     asked = " and ".join(name for name, _ in questions(model))
     quantity = Quantity("peak memory", "MiB", False, f"everything open, replies to {asked}")
-    yield Work((quantity,), lambda: [_child(model, answer=True) / 2**20])
+    yield BenchCase((quantity,), lambda: [_child(model, answer=True) / 2**20])
 
 
 def _child(model: Model, *, answer: bool) -> int:
@@ -64,7 +64,7 @@ def _child(model: Model, *, answer: bool) -> int:
         [
             *(sys.executable, "-m", __name__, str(model.bundle.folder)),
             *(str(model.options.resolved_threads()), str(int(model.options.native))),
-            *(str(int(model.options.packed)), model.options.kv_cache, str(int(answer))),
+            *(str(int(model.options.prepack_cache)), model.options.kv_cache, str(int(answer))),
         ],
         capture_output=True,
         text=True,
@@ -77,12 +77,14 @@ def _child(model: Model, *, answer: bool) -> int:
     return int(done.stdout)
 
 
-def main(folder: str, threads: str, native: str, packed: str, cache: str, answer: str) -> None:
+def main(
+    folder: str, threads: str, native: str, prepack_cache: str, cache: str, answer: str
+) -> None:
     """Open everything, answer if asked to, print the peak memory in bytes."""
     settings = SessionOptions(
         int(threads),
         native=native == "1",
-        packed=packed == "1",
+        prepack_cache=prepack_cache == "1",
         kv_cache=cast("CacheType", cache),
     )
     model = Model(folder, settings)

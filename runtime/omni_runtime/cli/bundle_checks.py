@@ -8,16 +8,16 @@ from omni_runtime import processor_features
 from omni_runtime.bundle.config import SpeechConfig
 from omni_runtime.bundle.manifest import EXPORT_AGAIN, Manifest
 from omni_runtime.bundle.store import Bundle
-from omni_runtime.cli import fits, ui
+from omni_runtime.cli import memory_check, ui
 from omni_runtime.cli.check import Check
-from omni_runtime.engine.native import native
+from omni_runtime.engine.kernels import kernel_library
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.errors import BundleError, OmniError
 from omni_runtime.memory import ENCODERS, Footprint
 from omni_runtime.model import Model
 
 
-def examine(folder: Path, budget: int | None = None) -> Iterator[Check]:
+def check_bundle(folder: Path, budget: int | None = None) -> Iterator[Check]:
     """Findings about the bundle. Raises BundleError when it can't even be opened.
 
     The graphs of one that does not fit in the machine, or in `budget` bytes, stay closed.
@@ -28,10 +28,10 @@ def examine(folder: Path, budget: int | None = None) -> Iterator[Check]:
     yield Check("ok", "bundle", f"{manifest.name}, recipe {manifest.recipe}, {ui.size(total)}")
     yield _target(manifest)
     speaks = manifest.model.speech is not None
-    footprint = Footprint.of(manifest, native=native().library is not None)
-    room = fits.memory(footprint, budget, speech=speaks, encoders=ENCODERS)
+    footprint = Footprint.of(manifest, native=kernel_library().library is not None)
+    room = memory_check.memory(footprint, budget, speech=speaks, encoders=ENCODERS)
     yield room
-    model = Model(bundle, SessionOptions(packed=False))
+    model = Model(bundle, SessionOptions(prepack_cache=False))
     for name in manifest.graphs if room.status != "fail" else ():
         yield _opened(f"graph {name}", lambda name=name: model.session(name))
     yield _opened("tables", lambda: [bundle.table(name) for name in manifest.tables])

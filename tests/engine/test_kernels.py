@@ -20,16 +20,16 @@ from omni_quantize.nbits import BlockMatrix
 from omni_quantize.recipe import Rule
 from omni_runtime import machine, processor_features
 from omni_runtime.bundle.contracts import DOMAIN, OPSET
-from omni_runtime.engine import native as door
-from omni_runtime.engine.native import native
+from omni_runtime.engine import kernels as door
+from omni_runtime.engine.kernels import kernel_library
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.model import Model
 
-compiled = pytest.mark.skipif(not native().library, reason=native().problem)
+compiled = pytest.mark.skipif(not kernel_library().library, reason=kernel_library().problem)
 features = processor_features.found()
 plain = features - door.VNNI.keys()
 integer_kernel = pytest.mark.skipif(
-    not native().library or "avx2" not in features, reason="there is no such kernel"
+    not kernel_library().library or "avx2" not in features, reason="there is no such kernel"
 )
 
 
@@ -37,7 +37,7 @@ integer_kernel = pytest.mark.skipif(
 def asked_anew() -> Iterator[None]:
     """What a test did to the compiler is forgotten."""
     yield
-    native.cache_clear()
+    kernel_library.cache_clear()
 
 
 @pytest.fixture(params=["", *sorted(door.VNNI.keys() & features)])
@@ -53,8 +53,10 @@ def no_vnni(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def as_if(monkeypatch: pytest.MonkeyPatch, wanted: set[str]) -> None:
     monkeypatch.setattr(processor_features, "found", lambda: wanted)
-    native.cache_clear()
-    assert native().library, native().problem  # or ONNX Runtime would be compared with itself
+    kernel_library.cache_clear()
+    assert kernel_library().library, (
+        kernel_library().problem
+    )  # or ONNX Runtime would be compared with itself
 
 
 def both(
@@ -96,7 +98,7 @@ def both(
     )
     model = ir.to_proto(ir.Model(graph, ir_version=11, functions=[function]))
     found: list[list[np.ndarray]] = []
-    for library in (native().library, None):
+    for library in (kernel_library().library, None):
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = 2
         if library:
@@ -331,8 +333,12 @@ def test_a_bundle_computes_the_same_without_the_kernels(int4: Path) -> None:
 def test_without_a_compiler(int4: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    native.cache_clear()
-    assert native().library is None and "no C++ compiler" in native().problem and native().fix
+    kernel_library.cache_clear()
+    assert (
+        kernel_library().library is None
+        and "no C++ compiler" in kernel_library().problem
+        and kernel_library().fix
+    )
     assert (
         Model(int4, SessionOptions(threads=1))
         .vocoder.synthesize(np.zeros((4, 80), np.float32), 0, 0)
@@ -350,8 +356,8 @@ def test_a_compiler_that_fails_leaves_nothing(
     monkeypatch.setenv("CXX", str(broken))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     monkeypatch.setenv("HOME", str(tmp_path))
-    native.cache_clear()
-    assert native().library is None and "error: no such header" in native().problem
+    kernel_library.cache_clear()
+    assert kernel_library().library is None and "error: no such header" in kernel_library().problem
     assert not any(path.is_file() for path in machine.caches().rglob("*"))
 
 
@@ -361,16 +367,20 @@ def test_a_library_that_can_not_be_loaded_is_told(
 ) -> None:
     monkeypatch.setattr(machine, "caches", lambda: tmp_path)
     monkeypatch.setattr(door, "_compile", lambda command, library: library.write_bytes(b"no code"))
-    native.cache_clear()
-    assert native().library is None and "kept or loaded" in native().problem and native().fix
+    kernel_library.cache_clear()
+    assert (
+        kernel_library().library is None
+        and "kept or loaded" in kernel_library().problem
+        and kernel_library().fix
+    )
 
 
 @compiled
 def test_it_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = native().library
-    native.cache_clear()
+    first = kernel_library().library
+    kernel_library.cache_clear()
     monkeypatch.setattr(door, "_compile", lambda *_: pytest.fail("compiled again"))
-    assert native().library == first
+    assert kernel_library().library == first
 
 
 @compiled

@@ -1,6 +1,6 @@
-"""Quantized weights as productions: read, packed and handed over a few columns at a time.
+"""Quantized weights as weight_streams: read, packed and handed over a few columns at a time.
 
-A method rewrites a graph without reading anything and returns one production for each weight it
+A method rewrites a graph without reading anything and returns one weight_stream for each weight it
 takes over. Whoever writes the graph's file asks it for its pieces and puts each in its place, so
 what is in memory is a slice of one matrix, however large the model is.
 """
@@ -28,7 +28,7 @@ _COLUMNS = "omni_quantize.columns"
 
 @dataclass(frozen=True)
 class Layout:
-    """One initializer that a production fills: its suffix, dtype, and shape."""
+    """One initializer that a weight_stream fills: its suffix, dtype, and shape."""
 
     part: str
     dtype: ir.DataType
@@ -48,7 +48,7 @@ Watch = Callable[[FloatArray, Parts], None]
 """Is shown each slice of the weight, exact and quantized."""
 
 
-class Production(Protocol):
+class WeightStream(Protocol):
     """One weight (inner, outer) on its way into the file."""
 
     @property
@@ -126,9 +126,9 @@ class Whole:
 
 
 def register(
-    graph: ir.Graph, weight: str, layout: Mapping[str, Layout], production: Production
+    graph: ir.Graph, weight: str, layout: Mapping[str, Layout], weight_stream: WeightStream
 ) -> list[ir.Value]:
-    """Add the initializers that a production fills, in order.
+    """Add the initializers that a weight_stream fills, in order.
 
     Each can also be evaluated by itself, at the cost of quantizing the matrix for it.
     """
@@ -136,7 +136,7 @@ def register(
     for spec in layout.values():
         name = f"{weight}{spec.part}"
         tensor = ir.LazyTensor(
-            lambda name=name, spec=spec: ir.tensor(_gather(production, name, spec)),
+            lambda name=name, spec=spec: ir.tensor(_gather(weight_stream, name, spec)),
             dtype=spec.dtype,
             shape=ir.Shape(spec.shape),
             name=name,
@@ -149,10 +149,10 @@ def register(
     return values
 
 
-def _gather(production: Production, name: str, spec: Layout) -> npt.NDArray[Any]:
+def _gather(weight_stream: WeightStream, name: str, spec: Layout) -> npt.NDArray[Any]:
     whole = np.empty(spec.shape, spec.dtype.numpy())
     raw = whole.reshape(-1).view(np.uint8)
-    for piece in production.pieces():
+    for piece in weight_stream.pieces():
         if piece.name == name:
             flat = np.ascontiguousarray(piece.data).reshape(-1).view(np.uint8)
             raw[piece.offset : piece.offset + flat.size] = flat

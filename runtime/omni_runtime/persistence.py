@@ -21,7 +21,16 @@ from msgspec import Struct
 from omni_runtime.bundle.manifest import sha256_of
 from omni_runtime.engine.kv_cache import KVCache
 from omni_runtime.errors import OmniError, UsageError
-from omni_runtime.inputs.messages import Audio, Image, Message, Part, Role, Text, Video, kind_of
+from omni_runtime.inputs.messages import (
+    Audio,
+    ContentPart,
+    Image,
+    Message,
+    Role,
+    Text,
+    Video,
+    kind_of,
+)
 from omni_runtime.model import Model
 
 FORMAT = 1
@@ -188,7 +197,7 @@ def _message_out(message: Message) -> _SavedMessage:
     return _SavedMessage(message.role, [_part_out(part) for part in message.parts])
 
 
-def _part_out(part: Part) -> _SavedPart:
+def _part_out(part: ContentPart) -> _SavedPart:
     if isinstance(part, Text):
         return _SavedPart("text", part.text.encode("utf-8", "replace").decode("utf-8"))
     source = part.source
@@ -200,7 +209,7 @@ def _message_in(message: _SavedMessage) -> Message:
     return Message(message.role, [_part_in(part) for part in message.parts])
 
 
-def _part_in(part: _SavedPart) -> Part:
+def _part_in(part: _SavedPart) -> ContentPart:
     if part.kind == "text":
         return Text(part.text)
     source = Path(part.text) if part.text else b""

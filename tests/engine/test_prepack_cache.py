@@ -13,8 +13,8 @@ import pytest
 from conftest import export_to
 from omni_runtime import machine, processor_features
 from omni_runtime.cli import doctor, ui
-from omni_runtime.engine import packed
-from omni_runtime.engine.native import Native
+from omni_runtime.engine import prepack_cache
+from omni_runtime.engine.kernels import KernelLibrary
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.errors import BundleError
 from omni_runtime.model import Model
@@ -32,15 +32,15 @@ def bundle(make_twin, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Caches of our own, for small graphs, too."""
     monkeypatch.setattr(machine, "caches", lambda: tmp_path / "caches")
-    monkeypatch.setattr(packed, "LEAST", 0)
-    monkeypatch.setattr(packed, "LEFT_FREE", 0)
+    monkeypatch.setattr(prepack_cache, "LEAST", 0)
+    monkeypatch.setattr(prepack_cache, "LEFT_FREE", 0)
     return tmp_path / "caches"
 
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> Loaded:
     """The files that were loaded since it was last asked."""
-    load, files = packed.load, list[Path]()
+    load, files = prepack_cache.load, list[Path]()
 
     def noted(file: Path, settings: object):
         files.append(file)
@@ -51,7 +51,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> Loaded:
         files.clear()
         return found
 
-    monkeypatch.setattr(packed, "load", noted)
+    monkeypatch.setattr(prepack_cache, "load", noted)
     return since
 
 
@@ -67,22 +67,22 @@ def logits(model: Model) -> np.ndarray:
 
 
 def copies() -> list[Path]:
-    return sorted(packed.folder().iterdir()) if packed.folder().exists() else []
+    return sorted(prepack_cache.folder().iterdir()) if prepack_cache.folder().exists() else []
 
 
 def test_the_second_start_reads_the_copy_and_computes_the_same(
     bundle: Path, loaded: Loaded
 ) -> None:
-    without = logits(plain(bundle, packed=False))
-    assert not copies() and packed.size() is None
+    without = logits(plain(bundle, prepack_cache=False))
+    assert not copies() and prepack_cache.size() is None
     first = logits(plain(bundle))
     (copy,) = copies()
     original = bundle / "graphs" / "thinker"
     assert loaded() == [original / "model.onnx"] * 2
     second = logits(plain(bundle))
-    assert loaded() == [copy / packed.GRAPH] and copies() == [copy]
+    assert loaded() == [copy / prepack_cache.GRAPH] and copies() == [copy]
     assert np.array_equal(first, without) and np.array_equal(second, without)
-    size = packed.size()
+    size = prepack_cache.size()
     assert size == sum(file.stat().st_size for file in copy.iterdir())
     assert size > sum(file.stat().st_size for file in original.glob("model.onnx*"))
 
@@ -104,8 +104,8 @@ def test_it_may_hold_kernels_of_ours(
     bundle: Path, loaded: Loaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As an encoder's does where VNNI leaves only its products to ONNX Runtime."""
-    wanted = logits(Model(bundle, SessionOptions(threads=1, packed=False)))
-    monkeypatch.setattr(Native, "reads", lambda native, graph: False)
+    wanted = logits(Model(bundle, SessionOptions(threads=1, prepack_cache=False)))
+    monkeypatch.setattr(KernelLibrary, "reads", lambda native, graph: False)
     for _ in range(2):
         assert np.array_equal(logits(Model(bundle, SessionOptions(threads=1))), wanted)
     assert [file.parent for file in loaded()[-1:]] == copies()
@@ -117,17 +117,17 @@ def test_none_where_our_kernels_read_the_file(
     manifest = plain(bundle).bundle.manifest
     file = bundle / "graphs" / "thinker" / "model.onnx"
 
-    def packs(graph: str, native: Native) -> bool:
-        return packed.place(manifest, file, graph, native) is not None
+    def packs(graph: str, native: KernelLibrary) -> bool:
+        return prepack_cache.place(manifest, file, graph, native) is not None
 
-    ours = Native(Path("kernels.so"))
+    ours = KernelLibrary(Path("kernels.so"))
     for features, left in (({"avx2"}, False), ({"avx2", "avx512_vnni"}, True)):
         monkeypatch.setattr(processor_features, "found", features.copy)
         assert not packs("thinker", ours) and not packs("vocoder", ours)
         assert packs("dit", ours) == left  # VNNI leaves products of int8 to ONNX Runtime
-        assert packs("thinker", Native(None)) and packs("dit", Native(None))
-    monkeypatch.setattr(packed, "LEAST", 2**30)
-    assert not packs("thinker", Native(None))
+        assert packs("thinker", KernelLibrary(None)) and packs("dit", KernelLibrary(None))
+    monkeypatch.setattr(prepack_cache, "LEAST", 2**30)
+    assert not packs("thinker", KernelLibrary(None))
 
 
 def test_a_copy_belongs_to_one_file_one_processor_one_onnxruntime(
@@ -137,14 +137,14 @@ def test_a_copy_belongs_to_one_file_one_processor_one_onnxruntime(
     folder = bundle / "graphs" / "thinker"
 
     def place(file: str = "model.onnx") -> Path | None:
-        return packed.place(manifest, folder / file, "thinker", Native(None))
+        return prepack_cache.place(manifest, folder / file, "thinker", KernelLibrary(None))
 
     places = [place(), place("model.int8_cache.onnx")]
     with monkeypatch.context() as patch:
         patch.setattr(machine, "processor", lambda: "another")
         places.append(place())
     with monkeypatch.context() as patch:
-        patch.setattr(packed.ort, "__version__", "99")
+        patch.setattr(prepack_cache.ort, "__version__", "99")
         places.append(place())
     assert place() == places[0]
     os.utime(folder / "model.onnx", (1, 1))  # written again
@@ -155,26 +155,26 @@ def test_a_copy_belongs_to_one_file_one_processor_one_onnxruntime(
 def test_a_damaged_copy_is_made_anew(bundle: Path, loaded: Loaded) -> None:
     wanted = logits(plain(bundle))
     (copy,) = copies()
-    for name in (packed.GRAPH, packed.WEIGHTS):
+    for name in (prepack_cache.GRAPH, prepack_cache.WEIGHTS):
         whole = (copy / name).read_bytes()
         (copy / name).write_bytes(whole[: len(whole) // 2])
         assert np.array_equal(logits(plain(bundle)), wanted)
         assert copies() == [copy] and (copy / name).read_bytes() == whole
     loaded()
     logits(plain(bundle))
-    assert loaded() == [copy / packed.GRAPH]
+    assert loaded() == [copy / prepack_cache.GRAPH]
 
 
 def test_where_it_can_not_be_written_nothing_else_changes(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, caches: Path
 ) -> None:
-    wanted = logits(plain(bundle, packed=False))
+    wanted = logits(plain(bundle, prepack_cache=False))
     usage = namedtuple("usage", "total used free")(2**40, 2**40, 2**10)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: usage)
         assert np.array_equal(logits(plain(bundle)), wanted) and not copies()
     with monkeypatch.context() as patch:  # the disk fills while it is written
-        patch.setattr(packed, "GRAPH", "nowhere/model.onnx")
+        patch.setattr(prepack_cache, "GRAPH", "nowhere/model.onnx")
         assert np.array_equal(logits(plain(bundle)), wanted) and not copies()
     shutil.rmtree(caches)
     caches.write_text("no folder")
@@ -192,13 +192,13 @@ def test_a_graph_that_can_not_be_loaded_is_told_as_ever(bundle: Path, tmp_path: 
 
 def test_what_nobody_opens_goes(bundle: Path) -> None:
     kept, unused, writing, unfinished = (
-        packed.folder() / name for name in ("kept", "unused", ".writing", ".unfinished")
+        prepack_cache.folder() / name for name in ("kept", "unused", ".writing", ".unfinished")
     )
     for folder, age in (
-        (kept, packed.UNUSED - 60),
-        (unused, packed.UNUSED + 60),
-        (writing, packed.UNFINISHED - 60),
-        (unfinished, packed.UNFINISHED + 60),
+        (kept, prepack_cache.UNUSED - 60),
+        (unused, prepack_cache.UNUSED + 60),
+        (writing, prepack_cache.UNFINISHED - 60),
+        (unfinished, prepack_cache.UNFINISHED + 60),
     ):
         folder.mkdir(parents=True)
         os.utime(folder, (time() - age,) * 2)
@@ -206,7 +206,7 @@ def test_what_nobody_opens_goes(bundle: Path) -> None:
     (copy,) = set(copies()) - {kept, writing}
     os.utime(copy, (1, 1))
     logits(plain(bundle))
-    assert time() - copy.stat().st_mtime < packed.UNFINISHED
+    assert time() - copy.stat().st_mtime < prepack_cache.UNFINISHED
 
 
 def test_the_doctor_tells_what_they_take(bundle: Path) -> None:
@@ -215,6 +215,8 @@ def test_the_doctor_tells_what_they_take(bundle: Path) -> None:
 
     assert not told()
     logits(plain(bundle))
-    assert told() == [f"{ui.size(packed.size() or 0)} in {packed.folder()}, can be deleted"]
+    assert told() == [
+        f"{ui.size(prepack_cache.size() or 0)} in {prepack_cache.folder()}, can be deleted"
+    ]
     list(doctor.checks(str(bundle)))
     assert len(copies()) == 1  # it repairs nothing, and writes nothing

@@ -6,7 +6,15 @@ from itertools import pairwise
 
 import pytest
 
-from omni_runtime.engine.pace import EARLY_CODES, GROWING, MOST, WHOLE, Live, Pace, Steady
+from omni_runtime.engine.chunk_scheduler import (
+    CHUNK_BLOCKS,
+    FIRST_LOOK_AHEAD_CODES,
+    MAX_CHUNK_BLOCKS,
+    WHOLE,
+    AdaptiveScheduler,
+    ChunkScheduler,
+    FixedScheduler,
+)
 
 BLOCK, CODES = 0.24, 12
 """Seconds and codes of a block, as published checkpoints have them."""
@@ -44,7 +52,7 @@ class Machine:
     def clock(self) -> float:
         return self.now
 
-    def draw(self) -> None:
+    def decode(self) -> None:
         slower = self.writing if self.drawn < self.written else 1.0
         self.drawn += 1
         self._work(self._draw * slower)
@@ -76,13 +84,13 @@ class Heard:
         self.seconds += seconds
 
 
-def speak(machine: Machine, pace: Pace, codes: int = 750) -> Heard:
+def speak(machine: Machine, pace: ChunkScheduler, codes: int = 750) -> Heard:
     """Draw all codes, make sound of them as Code2Wav does, and listen."""
     heard, waiting, held = Heard(), 0, 0.0
     for _ in range(codes):
-        machine.draw()
+        machine.sample_code()
         waiting += 1
-        ahead = EARLY_CODES if pace.hurried and not heard.chunks else CODES
+        ahead = FIRST_LOOK_AHEAD_CODES if pace.low_latency and not heard.chunks else CODES
         ready, more = divmod(waiting - ahead, CODES)
         commit = pace.commit(ready, CODES - more)
         if not commit:
@@ -103,8 +111,8 @@ def speak(machine: Machine, pace: Pace, codes: int = 750) -> Heard:
     return heard
 
 
-def live(machine: Machine) -> Live:
-    return Live(BLOCK, CODES, machine.clock)
+def live(machine: Machine) -> AdaptiveScheduler:
+    return AdaptiveScheduler(BLOCK, CODES, machine.clock)
 
 
 def listen(machine: Machine, codes: int = 750) -> Heard:
@@ -115,8 +123,8 @@ def listen(machine: Machine, codes: int = 750) -> Heard:
 def smallest(speed: float) -> float:
     """When a machine without jitter has its first chunk."""
     machine = Machine(speed)
-    for _ in range(CODES + EARLY_CODES):
-        machine.draw()
+    for _ in range(CODES + FIRST_LOOK_AHEAD_CODES):
+        machine.sample_code()
     machine.make(1)
     return machine.now
 
@@ -137,7 +145,7 @@ def test_a_machine_that_is_fast_enough_never_pauses(
     assert not heard.gaps and pace.slow is None
     assert (pace.pauses, pace.paused) == (0, 0.0)
     assert heard.first is not None and heard.first < wait
-    assert heard.chunks[0] == 1 and max(heard.chunks[:-1]) <= MOST
+    assert heard.chunks[0] == 1 and max(heard.chunks[:-1]) <= MAX_CHUNK_BLOCKS
     assert all(b <= 2 * a for a, b in pairwise(heard.chunks[:-1]))
 
 
@@ -148,21 +156,21 @@ def test_the_first_sound_of_a_fast_machine_is_the_first_chunk() -> None:
 
 
 def test_a_large_buffer_is_used_for_large_chunks() -> None:
-    fast, steady = listen(Machine(5.0)), speak(Machine(5.0), Steady())
-    assert fast.chunks[:-1][-1] == MOST
+    fast, steady = listen(Machine(5.0)), speak(Machine(5.0), FixedScheduler())
+    assert fast.chunks[:-1][-1] == MAX_CHUNK_BLOCKS
     assert len(fast.chunks) < len(steady.chunks)
 
 
 @pytest.mark.parametrize("speed", [1.05, 1.3])
 def test_fixed_sizes_pause_where_live_ones_do_not(speed: float) -> None:
     """What the clock is for; without this the tests above would prove nothing."""
-    assert len(speak(Machine(speed), Steady()).gaps) >= 2
+    assert len(speak(Machine(speed), FixedScheduler()).gaps) >= 2
     assert not listen(Machine(speed)).gaps
 
 
 def test_a_lead_carries_a_machine_that_is_a_little_too_slow() -> None:
     heard = listen(Machine(0.95), codes=500)
-    assert len(heard.gaps) <= 1 and len(speak(Machine(0.95), Steady(), 500).gaps) >= 4
+    assert len(heard.gaps) <= 1 and len(speak(Machine(0.95), FixedScheduler(), 500).gaps) >= 4
 
 
 @pytest.mark.parametrize(("jitter", "seed"), JITTERS)
@@ -170,9 +178,9 @@ def test_a_slow_machine_speaks_at_once_and_says_how_slow_it_is(jitter: float, se
     machine = Machine(0.5, jitter=jitter, seed=seed)
     pace = live(machine)
     heard = speak(machine, pace)
-    assert heard.chunks[:4] == list(GROWING)
+    assert heard.chunks[:4] == list(CHUNK_BLOCKS)
     assert heard.first == pytest.approx(smallest(0.5), rel=0.2)
-    assert len(heard.gaps) <= pace.pauses + 1  # the last comes after Live was asked
+    assert len(heard.gaps) <= pace.pauses + 1  # the last comes after AdaptiveScheduler was asked
     assert pace.paused == pytest.approx(sum(heard.gaps[: pace.pauses]))
     assert pace.slow is not None
     assert pace.slow.realtime == pytest.approx(0.5, rel=0.15)
@@ -194,13 +202,13 @@ def test_text_that_is_written_slowly_holds_up_speech_only_while_it_is_written() 
     assert 1 <= len(heard.gaps) <= 4
     written = Machine(1.5, written=100, writing=6.0)
     for _ in range(100 + 2 * CODES):
-        written.draw()
-    written.make(GROWING[-1])
+        written.sample_code()
+    written.make(CHUNK_BLOCKS[-1])
     assert heard.until - sum(heard.gaps) == pytest.approx((heard.first or 0) + heard.seconds)
     assert pace.slow is None, "it is fast again"
 
 
-@pytest.mark.parametrize(("sizes", "wanted"), [(GROWING, [1, 2, 4, 8, 8]), (WHOLE, [])])
+@pytest.mark.parametrize(("sizes", "wanted"), [(CHUNK_BLOCKS, [1, 2, 4, 8, 8]), (WHOLE, [])])
 def test_steady_sizes_ask_no_clock(sizes: tuple[int, ...], wanted: list[int]) -> None:
-    heard = speak(Machine(0.1), Steady(sizes), codes=25 * CODES)
+    heard = speak(Machine(0.1), FixedScheduler(sizes), codes=25 * CODES)
     assert heard.chunks[:-1] == wanted

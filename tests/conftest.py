@@ -77,7 +77,7 @@ def export_to(checkpoint: Path, destination: Path, recipe: str = "fp32", **check
     """Export without further processes and a trial reply, which the tests of the command cover."""
     original = exporter.smoke_test.first_reply, int8_cache.calibrated
     exporter.smoke_test.first_reply = lambda bundle: None  # type: ignore[assignment]
-    int8_cache.calibrated = int8_cache.reach
+    int8_cache.calibrated = int8_cache.absmax
     try:
         exporter.export(
             exporter.ExportRequest(

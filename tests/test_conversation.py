@@ -247,7 +247,7 @@ def test_auto_is_the_preset_that_it_names(
     assert not any(isinstance(event, PresetChosen) for event in named)
 
 
-def test_an_unknown_pace_is_refused(default_twin: Twin) -> None:
+def test_an_unknown_chunk_policy_is_refused(default_twin: Twin) -> None:
     options = ReplyOptions(SpeechOptions(chunks="hasty"))  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="there is no pace 'hasty'"):
+    with pytest.raises(UsageError, match="there is no chunk policy 'hasty'"):
         Conversation(default_twin.model).send("Hello", options)

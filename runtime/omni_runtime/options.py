@@ -49,7 +49,7 @@ class SpeechOptions:
             sampling=self.sampling or own_sampling(talker),
             max_codes=min(self.max_codes or talker.max_codes, talker.max_codes),
             noise=self.noise,
-            chunks=_choose("chunks", self.chunks, list(get_args(ChunkPolicy))),
+            chunks=_choose("chunk policy", self.chunks, list(get_args(ChunkPolicy))),
         )
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from omni_quantize.error import ErrorMeter
+from omni_runtime.arrays import FloatArray
 from omni_runtime.bundle.manifest import TableEntry
 from omni_runtime.bundle.tables import STORED, decode
 
-FloatArray = npt.NDArray[np.float32]
 VALUES_AT_ONCE = 2**21
 
 

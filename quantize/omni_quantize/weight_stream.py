@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-FloatArray = npt.NDArray[np.float32]
+from omni_runtime.arrays import FloatArray
+
 Parts = dict[str, npt.NDArray[Any]]
 """Inputs of the quantized operator, by the suffix of their names."""
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from omni_runtime import persistence
+from omni_runtime.arrays import FloatArray
 from omni_runtime.engine.kv_cache import KVCache
 from omni_runtime.errors import UsageError
 from omni_runtime.events import Event, TurnDone
@@ -26,8 +27,6 @@ from omni_runtime.model import Model
 from omni_runtime.options import ReplyOptions, ResolvedSpeechOptions
 from omni_runtime.persistence import Mark, Saved, Turn
 from omni_runtime.reply import Reply
-
-FloatArray = npt.NDArray[np.float32]
 
 ROWS_TO_SPEAK = 3
 """Rows that the Talker needs to say anything: voice, first reply row, one code."""

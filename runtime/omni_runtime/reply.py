@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 import numpy as np
-import numpy.typing as npt
 
+from omni_runtime.arrays import FloatArray
 from omni_runtime.engine.chunk_scheduler import ChunkScheduler
 from omni_runtime.engine.code2wav import Code2Wav
 from omni_runtime.engine.dit import seeded_noise
@@ -32,7 +32,6 @@ from omni_runtime.inputs.tokenizer import StreamDecoder
 from omni_runtime.model import Model
 from omni_runtime.options import AUTO, ReplyOptions, ResolvedSpeechOptions
 
-FloatArray = npt.NDArray[np.float32]
 AudioEvent = AudioDelta | PresetChosen | PlaybackUnderrun
 ReplyEvent = TextDelta | AudioEvent
 

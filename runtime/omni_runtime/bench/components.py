@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from omni_runtime.arrays import FloatArray
 from omni_runtime.bench.rows import BenchCase, Quantity, duration, rate, seconds
 from omni_runtime.bundle.config import SpeechConfig
 from omni_runtime.engine.dit import Dit, MelStream, seeded_noise
@@ -20,8 +21,6 @@ from omni_runtime.inputs.mel import audio_tokens
 from omni_runtime.inputs.pixels import Patches, image_patches
 from omni_runtime.inputs.prompt import Prompt
 from omni_runtime.model import Model
-
-FloatArray = npt.NDArray[np.float32]
 
 PROMPT, STEPS, DEPTH = 512, 128, 2048
 AUDIO_SECONDS = 30

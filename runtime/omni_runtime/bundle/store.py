@@ -4,15 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from omni_runtime.arrays import FloatArray
 from omni_runtime.bundle.config import SolverPreset
 from omni_runtime.bundle.contracts import CacheType
 from omni_runtime.bundle.manifest import EXPORT_AGAIN, Manifest, read_manifest, sha256_of
 from omni_runtime.bundle.tables import Table
 from omni_runtime.errors import BundleError, UsageError
-
-FloatArray = npt.NDArray[np.float32]
 
 TOKENIZER = "tokenizer.json"
 CHAT_TEMPLATE = "chat_template.jinja"

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from omni_runtime.arrays import FloatArray
 from omni_runtime.bundle.manifest import EXPORT_AGAIN, TableEntry
 from omni_runtime.errors import BundleError
 
-FloatArray = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
 
 STORED = {"float32": "<f4", "bfloat16": "<u2", "int8": "|i1"}

@@ -4,13 +4,11 @@ What is made of how many codes at once, and when it may be heard, a `ChunkSchedu
 """
 
 import numpy as np
-import numpy.typing as npt
 
+from omni_runtime.arrays import FloatArray
 from omni_runtime.engine.chunk_scheduler import FIRST_LOOK_AHEAD_CODES, ChunkScheduler
 from omni_runtime.engine.dit import Dit, MelStream, Noise
 from omni_runtime.engine.vocoder import Vocoder, WaveStream
-
-FloatArray = npt.NDArray[np.float32]
 
 LOOK_AHEAD_BLOCKS = 1
 

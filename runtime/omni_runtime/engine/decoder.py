@@ -1,17 +1,19 @@
 """One decoder graph with its KV caches: rows in, hidden states and logits out."""
 
-from typing import cast
+from collections.abc import Generator
+from typing import Any, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
-import numpy.typing as npt
-import onnxruntime as ort
 
+from omni_runtime.arrays import FloatArray
 from omni_runtime.bundle.config import DecoderConfig
 from omni_runtime.bundle.contracts import CacheType
 from omni_runtime.engine.kv_cache import KVCache, Positions
-from omni_runtime.engine.session import DTYPES
+from omni_runtime.engine.session import DTYPES, Graph
 
-FloatArray = npt.NDArray[np.float32]
+Steps = Generator[None, None, dict[str, FloatArray]]
+"""Work in steps: suspended after each, so that others can take turns; returns the outputs."""
 
 PREFILL_ROWS = 512
 """Longest piece of a prefill: bounds the memory of activations."""
@@ -20,15 +22,16 @@ PREFILL_ROWS = 512
 class Decoder:
     """A Thinker or Talker step. The cache belongs to the caller and may change between calls."""
 
-    def __init__(self, session: ort.InferenceSession) -> None:
-        self._session = session
-        past = next(node for node in session.get_inputs() if node.name.startswith("past_"))
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        past = next(node for node in graph.session.get_inputs() if node.name.startswith("past_"))
         self._cache_type: CacheType = cast("CacheType", DTYPES[past.type])
-        self._binding = session.io_binding()
-        self._bound = 0
         self._free_outputs = [
-            node.name for node in session.get_outputs() if not node.name.startswith("present_")
+            node.name
+            for node in graph.session.get_outputs()
+            if not node.name.startswith("present_")
         ]
+        self._bindings: WeakKeyDictionary[KVCache, tuple[int, Any]] = WeakKeyDictionary()
         self._last = np.zeros(1, np.int32)
         self._total = np.zeros((), np.int32)
 
@@ -46,11 +49,17 @@ class Decoder:
 
         Raises ContextFullError, with the cache as it was before, when the rows do not fit.
         """
+        return complete(self.extend_steps(cache, rows, positions))
+
+    def extend_steps(self, cache: KVCache, rows: FloatArray, positions: Positions) -> Steps:
+        """The same in steps of at most PREFILL_ROWS rows, each committed to the cache."""
         before = cache.length
         cache.append(positions)  # all room first, so that a failure leaves nothing half done
         hidden: list[FloatArray] = []
         outputs: dict[str, FloatArray] = {}
         for start in range(0, len(rows), PREFILL_ROWS):
+            if start:
+                yield
             outputs = self._step(cache, rows[start : start + PREFILL_ROWS])
             if "hidden" in outputs:
                 hidden.append(outputs["hidden"][0])
@@ -61,28 +70,26 @@ class Decoder:
         return outputs
 
     def _step(self, cache: KVCache, rows: FloatArray) -> dict[str, FloatArray]:
-        self._bind(cache)
+        binding = self._binding(cache)
         total = cache.length + len(rows)
         self._last[0] = total - 1
         self._total[...] = total
-        binding = self._binding
         binding.bind_cpu_input("embeddings", np.ascontiguousarray(rows, np.float32)[None])
         binding.bind_cpu_input("last_position", self._last)
         binding.bind_cpu_input("total_length", self._total)
         for name in self._free_outputs:
             binding.bind_output(name)  # a fresh buffer: the number of rows may differ
-        self._session.run_with_iobinding(binding)
+        self._graph.run_with_iobinding(binding)
         cache.commit(len(rows))
         found = binding.get_outputs()
         return {name: found[i].numpy() for i, name in enumerate(self._free_outputs)}
 
-    def _bind(self, cache: KVCache) -> None:
-        """Bind the buffers of the cache, unless they are the ones bound already."""
-        if self._bound == cache.buffers:
-            return
-        binding = self._binding
-        binding.clear_binding_inputs()
-        binding.clear_binding_outputs()
+    def _binding(self, cache: KVCache) -> Any:
+        """The binding of this cache, kept so that contexts can alternate at no cost."""
+        generation, bound = self._bindings.get(cache, (0, None))
+        if generation == cache.generation:
+            return bound
+        binding = self._graph.session.io_binding()
         binding.bind_cpu_input("cos", cache.cos)
         binding.bind_cpu_input("sin", cache.sin)
         for name in self._free_outputs:  # outputs come back in the order of their first binding
@@ -91,4 +98,17 @@ class Decoder:
             layer, kind = index // 2, ("key", "value")[index % 2]
             binding.bind_ortvalue_input(f"past_{kind}_{layer}", value)
             binding.bind_ortvalue_output(f"present_{kind}_{layer}", value)
-        self._bound = cache.buffers
+        self._bindings[cache] = (cache.generation, binding)
+        return binding
+
+
+Result = TypeVar("Result")
+
+
+def complete(steps: Generator[object, None, Result]) -> Result:
+    """Run all steps and return their result."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            return stop.value

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
+from omni_runtime.arrays import FloatArray
 from omni_runtime.bundle.config import DitConfig, SolverPreset
 from omni_runtime.bundle.contracts import MODULATION_ROWS
 from omni_runtime.bundle.tables import Table
+from omni_runtime.engine.session import Graph
 from omni_runtime.engine.solver import branches, evaluation_times, integrate
 
-FloatArray = npt.NDArray[np.float32]
 Noise = Callable[[int, int], FloatArray]
 """(first block, number of blocks) -> float32 (blocks * block_frames, mel_dim)."""
 
@@ -53,7 +53,7 @@ class Dit:
 
     def __init__(
         self,
-        session: ort.InferenceSession,
+        graph: Graph,
         config: DitConfig,
         preset: SolverPreset,
         code_table: Table,
@@ -61,7 +61,7 @@ class Dit:
     ) -> None:
         self.config = config
         self.preset = preset
-        self.session = session
+        self.graph = graph
         self.code_table = code_table
         times = evaluation_times(preset)
         self.evaluations = len(times)
@@ -80,7 +80,7 @@ class Dit:
             guided=1,
             summary="one evaluation",
         )
-        return Dit(self.session, self.config, step, self.code_table, self._modulation)
+        return Dit(self.graph, self.config, step, self.code_table, self._modulation)
 
     def modulation(self, evaluation: int) -> tuple[FloatArray, FloatArray]:
         """Rows (layers, 6, hidden) and (2, hidden) of one evaluation."""
@@ -152,8 +152,7 @@ class MelStream:
         rows, final = self._dit.modulation(evaluation)
         key, value = self._left[evaluation]
         branches = self._dit.branches[evaluation]
-        outputs = self._dit.session.run(
-            None,
+        outputs = self._dit.graph.run(
             {
                 "noisy": np.ascontiguousarray(noisy, np.float32)[None],
                 "modulation": rows,

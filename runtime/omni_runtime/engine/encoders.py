@@ -2,13 +2,12 @@
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
+from omni_runtime.arrays import FloatArray
 from omni_runtime.bundle.config import AudioConfig, VisionConfig
+from omni_runtime.engine.session import Graph
 from omni_runtime.inputs.mel import blocks
 from omni_runtime.inputs.pixels import Patches, vision_geometry
-
-FloatArray = npt.NDArray[np.float32]
 
 BLOCKS_AT_ONCE = 8
 """16 s of sound: bounds the memory of activations."""
@@ -17,8 +16,8 @@ BLOCKS_AT_ONCE = 8
 class AudioEncoder:
     """Encodes log-mel block by block; blocks are independent, so any batch gives the same."""
 
-    def __init__(self, session: ort.InferenceSession, config: AudioConfig) -> None:
-        self._session = session
+    def __init__(self, graph: Graph, config: AudioConfig) -> None:
+        self._graph = graph
         self._config = config
 
     def encode(self, mel: FloatArray) -> FloatArray:
@@ -32,8 +31,7 @@ class AudioEncoder:
 
     def _encode_blocks(self, mel: FloatArray, frames: npt.NDArray[np.int64]) -> list[FloatArray]:
         longest = int(frames.max())
-        outputs = self._session.run(
-            None,
+        outputs = self._graph.run(
             {"mel": np.ascontiguousarray(mel[:, :, :longest]), "frames": frames.astype(np.int32)},
         )
         embeddings = np.asarray(outputs[0], np.float32)
@@ -44,15 +42,14 @@ class AudioEncoder:
 class VisionEncoder:
     """Encodes the patches of one picture or video."""
 
-    def __init__(self, session: ort.InferenceSession, config: VisionConfig) -> None:
-        self._session = session
+    def __init__(self, graph: Graph, config: VisionConfig) -> None:
+        self._graph = graph
         self._config = config
 
     def encode(self, patches: Patches) -> FloatArray:
         """Patches to rows (tokens, hidden), in the order of the prompt."""
         where = vision_geometry([patches.grid], self._config)
-        outputs = self._session.run(
-            None,
+        outputs = self._graph.run(
             {
                 "patches": patches.values[where.patch_index],
                 "cos": np.cos(where.angles),

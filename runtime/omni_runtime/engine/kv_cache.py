@@ -4,7 +4,6 @@ The arrays are handed to the graph as input and output alike, so a step writes i
 Going back is setting a smaller length; the cache grows in doublings up to the model's context.
 """
 
-from itertools import count
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -13,17 +12,15 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from omni_runtime.arrays import FloatArray
 from omni_runtime.bundle.config import DecoderConfig
 from omni_runtime.bundle.contracts import CacheType
 from omni_runtime.errors import ContextFullError, OmniError
 
-FloatArray = npt.NDArray[np.float32]
 Positions = npt.NDArray[np.int64]
 
 FIRST_CAPACITY = 512
 FORMAT = 1
-
-_numbers = count(1)
 
 
 class RotaryTable:
@@ -55,8 +52,8 @@ class KVCache:
         self.dtype: CacheType = dtype
         self.limit = min(limit or config.max_context, config.max_context)
         self.length = 0
-        self.buffers = 0
-        """Number of the present set of buffers, unlike that of any other set of any cache."""
+        self.generation = 0
+        """Counts the sets of buffers: a binding to an earlier set is stale."""
         self._rotary = RotaryTable(config)
         self._allocate(min(FIRST_CAPACITY, self.limit))
 
@@ -115,12 +112,13 @@ class KVCache:
         assert 0 <= length <= self.length, (length, self.length)
         self.length = length
 
-    def fork(self) -> "KVCache":
-        """A copy that goes its own way."""
-        twin = KVCache(self.config, self.dtype, limit=self.limit)
-        twin._allocate(self.capacity)
-        twin._copy_from(self.states, self.cos, self.sin, self.length)
-        return twin
+    def fork(self, limit: int | None = None) -> "KVCache":
+        """Return an independent copy, by default with the same limit."""
+        copy = KVCache(self.config, self.dtype, limit=self.limit if limit is None else limit)
+        if self.length > copy.capacity:
+            copy._grow(self.length)
+        copy._copy_from(self.states, self.cos, self.sin, self.length)
+        return copy
 
     def save(self, path: Path) -> None:
         """Write the used part of the cache as .npz."""
@@ -178,7 +176,7 @@ class KVCache:
         self.cos = np.zeros((capacity, self.config.head_dim // 2), np.float32)
         self.sin = np.zeros_like(self.cos)
         self.values = [ort.OrtValue.ortvalue_from_numpy(state) for state in self.states]
-        self.buffers = next(_numbers)
+        self.generation += 1
 
     def _grow(self, needed: int) -> None:
         capacity = self.capacity

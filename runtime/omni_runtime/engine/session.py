@@ -1,15 +1,17 @@
-"""ONNX Runtime sessions: one place for their options, and the check against the contract."""
+"""ONNX Runtime sessions: their options, the check against the contract, and cancellable runs."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
 import onnxruntime as ort
 
 from omni_runtime.bundle.contracts import CacheType, GraphContract, TensorSpec
 from omni_runtime.bundle.manifest import EXPORT_AGAIN
 from omni_runtime.engine import prepack_cache
+from omni_runtime.engine.cancellation import CancelledError, RunControl
 from omni_runtime.engine.kernels import kernel_library
 from omni_runtime.errors import BundleError
 
@@ -42,6 +44,38 @@ class SessionOptions:
 
     def resolved_threads(self) -> int:
         return self.threads or available_cores()
+
+
+class Graph:
+    """An open graph. Each run obeys the cancellation of the request that runs now."""
+
+    def __init__(self, session: ort.InferenceSession, control: RunControl) -> None:
+        self.session = session
+        self._control = control
+
+    def run(self, feeds: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        """All outputs, in the order of the contract. Raises CancelledError."""
+        options = self._control.run_options()
+        try:
+            return self.session.run(None, feeds, options)
+        except Exception:
+            self._raise_if_cancelled()
+            raise
+
+    def run_with_iobinding(self, binding: Any) -> None:
+        """Run on bound inputs and outputs. Raises CancelledError."""
+        options = self._control.run_options()
+        try:
+            self.session.run_with_iobinding(binding, options)
+        except Exception:
+            self._raise_if_cancelled()
+            raise
+
+    def _raise_if_cancelled(self) -> None:
+        """ONNX Runtime reports a terminated run as an ordinary failure."""
+        token = self._control.token
+        if token is not None and token.cancelled:
+            raise CancelledError from None
 
 
 def available_cores() -> int:

@@ -6,18 +6,17 @@ for ever. When the reply is over the cache is cut back to the conversation, and 
 join it as ordinary prompt rows: what the reference computes anew for each turn is kept.
 """
 
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from omni_runtime.arrays import FloatArray
 from omni_runtime.bundle.config import TalkerConfig
 from omni_runtime.bundle.tables import Table
 from omni_runtime.engine.decoder import Decoder
 from omni_runtime.engine.kv_cache import KVCache, Positions
 from omni_runtime.engine.sampling import Sampling, sample, suppress
-
-FloatArray = npt.NDArray[np.float32]
 
 
 def own_sampling(config: TalkerConfig) -> Sampling:
@@ -57,10 +56,11 @@ class Talker:
     def new_cache(self, limit: int | None = None) -> KVCache:
         return self._decoder.new_cache(self.config.decoder, limit)
 
-    def append(self, cache: KVCache, rows: FloatArray, positions: Positions) -> None:
-        """Append rows of the conversation (n, input_size) at positions (3, n)."""
-        if len(rows):
-            self._decoder.extend(cache, rows, positions)
+    def append(
+        self, cache: KVCache, rows: FloatArray, positions: Positions
+    ) -> Generator[None, None, object]:
+        """Append rows of the conversation (n, input_size) at positions (3, n), in steps."""
+        return self._decoder.extend_steps(cache, rows, positions)
 
     def start(
         self,

@@ -4,21 +4,20 @@ Beside logits it hands out one row a token for the Talker: the hidden state plus
 that went in, where the embedding of a medium's rows counts as zero.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from omni_runtime.arrays import FloatArray
 from omni_runtime.bundle.config import ThinkerConfig
 from omni_runtime.bundle.tables import Table
-from omni_runtime.engine.decoder import Decoder
+from omni_runtime.engine.decoder import Decoder, complete
 from omni_runtime.engine.encoders import AudioEncoder, VisionEncoder
-from omni_runtime.engine.kv_cache import KVCache, Positions
+from omni_runtime.engine.kv_cache import KVCache
 from omni_runtime.inputs.pixels import Patches
 from omni_runtime.inputs.prompt import Prompt
-
-FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,10 @@ class Thinker:
 
     def prefill(self, cache: KVCache, prompt: Prompt) -> ThinkerOutput:
         """Append a prompt with its media. Raises ContextFullError before any work is done."""
+        return complete(self.prefill_steps(cache, prompt))
+
+    def prefill_steps(self, cache: KVCache, prompt: Prompt) -> Generator[None, None, ThinkerOutput]:
+        """The same in steps: one for each medium, then one for each piece of the prompt."""
         cache.check_room(len(prompt.ids))
         rows = self.embed(prompt.ids)
         embeddings_for_talker = rows.copy()
@@ -64,15 +67,12 @@ class Thinker:
             else:
                 rows[slot.rows] = self._audio_encoder().encode(slot.features)
             embeddings_for_talker[slot.rows] = 0
-        return self._extend(cache, rows, embeddings_for_talker, prompt.positions)
+            yield
+        outputs = yield from self._decoder.extend_steps(cache, rows, prompt.positions)
+        return ThinkerOutput(outputs["logits"], outputs["hidden"] + embeddings_for_talker)
 
     def step(self, cache: KVCache, token: int, position: int) -> ThinkerOutput:
         """Append one token of the reply."""
         rows = self.embed(np.array([token]))
-        return self._extend(cache, rows, rows, np.full((3, 1), position, np.int64))
-
-    def _extend(
-        self, cache: KVCache, rows: FloatArray, for_talker: FloatArray, positions: Positions
-    ) -> ThinkerOutput:
-        outputs = self._decoder.extend(cache, rows, positions)
-        return ThinkerOutput(outputs["logits"], outputs["hidden"] + for_talker)
+        outputs = self._decoder.extend(cache, rows, np.full((3, 1), position, np.int64))
+        return ThinkerOutput(outputs["logits"], outputs["hidden"] + rows)

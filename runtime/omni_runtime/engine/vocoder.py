@@ -8,11 +8,10 @@ cross-faded, so a provisional context that turned out a little different makes n
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
+from omni_runtime.arrays import FloatArray
 from omni_runtime.bundle.config import VocoderConfig
-
-FloatArray = npt.NDArray[np.float32]
+from omni_runtime.engine.session import Graph
 
 SEAM_FRAMES = 1
 
@@ -20,17 +19,16 @@ SEAM_FRAMES = 1
 class Vocoder:
     """Runs the vocoder's graph over a window."""
 
-    def __init__(self, session: ort.InferenceSession, config: VocoderConfig) -> None:
+    def __init__(self, graph: Graph, config: VocoderConfig) -> None:
         self.config = config
-        self._session = session
+        self._graph = graph
 
     def synthesize(self, mel: FloatArray, left: int, right: int) -> FloatArray:
         """Waveform of mel (frames, mel_dim) without `left` and `right` frames of context.
 
         Context that is shorter than `context_frames` is taken for the true end of the utterance.
         """
-        outputs = self._session.run(
-            None,
+        outputs = self._graph.run(
             {"mel": np.ascontiguousarray(mel.T)[None], "crops": self._crops(left, right)},
         )
         return np.asarray(outputs[0], np.float32)

@@ -20,14 +20,16 @@ MAY_IMPORT = {
 HEAVY = {"torch", "transformers", "onnx", "onnx_ir", "onnxscript", "optimum", "safetensors"}
 
 RUNTIME_LAYERS = [
-    {"errors", "machine", "processor_features"},
+    {"arrays", "errors", "machine", "processor_features"},
     {"bundle"},
     {"inputs"},
     {"engine"},
     {"memory"},
     {"model", "options", "events"},
+    {"context", "timeline"},
     {"reply"},
-    {"conversation", "persistence"},
+    {"response"},
+    {"conversation", "persistence", "system_prefix", "turns"},
     {"bench"},
     {"cli"},
 ]

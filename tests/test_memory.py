@@ -92,7 +92,7 @@ def test_what_speaks_makes_room_for_what_sees_and_comes_back(default_twin: Twin)
         assert found[0] == wanted[0]
         assert np.array_equal(found[1], wanted[1])
         assert not voice or any(part() is None for part in voice)
-        voice = [weakref.ref(part) for part in (model.talker, model._dit_session, model.vocoder)]
+        voice = [weakref.ref(part) for part in (model.talker, model._dit_graph, model.vocoder)]
 
 
 @pytest.mark.parametrize("quick", [False, True])
@@ -150,14 +150,14 @@ def test_the_context_is_what_the_parts_leave(default_twin: Twin) -> None:
     everything = footprint.needed(0, speech=True, encoders=ENCODERS)
     for tokens in (2000, 5000):
         limit = everything + footprint.context(tokens, speech=True)
-        assert Budget(footprint, limit).context(None) == tokens
+        assert Budget(footprint, limit).lease(None).tokens == tokens
     tight = footprint.needed(MIN_CONTEXT, speech=False)
-    assert Budget(footprint, tight).context(None) == MIN_CONTEXT
-    assert Budget(footprint, tight).context(700) == 700
+    assert Budget(footprint, tight).lease(None).tokens == MIN_CONTEXT
+    assert Budget(footprint, tight).lease(700).tokens == 700
     with pytest.raises(UsageError, match="a context of 1025 tokens does not fit"):
-        Budget(footprint, tight).context(MIN_CONTEXT + 1)
+        Budget(footprint, tight).lease(MIN_CONTEXT + 1)
     with pytest.raises(UsageError, match="a shorter --context, --no-speech"):
-        Budget(footprint, tight - 1).context(None)
+        Budget(footprint, tight - 1).lease(None)
 
 
 def test_a_long_context_leaves_less_for_the_encoders(default_twin: Twin) -> None:
@@ -165,16 +165,18 @@ def test_a_long_context_leaves_less_for_the_encoders(default_twin: Twin) -> None
     budget = Budget(footprint, footprint.needed(MIN_CONTEXT, speech=False, encoders=ENCODERS))
     budget.open = ["thinker"]
     assert budget.displaced_by("vision_encoder") == []
-    budget.context(2 * MIN_CONTEXT)
+    lease = budget.lease(2 * MIN_CONTEXT)  # held until it is dropped
     with pytest.raises(UsageError, match="vision encoder"):
         budget.displaced_by("vision_encoder")
+    lease.release()
+    assert budget.displaced_by("vision_encoder") == []
 
 
 def test_a_budget_too_small_opens_nothing(
     default_twin: Twin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = model_within(default_twin, 50 * MIB)
-    monkeypatch.setattr(model, "session", lambda graph: pytest.fail(f"{graph} was opened"))
+    monkeypatch.setattr(model, "graph", lambda graph: pytest.fail(f"{graph} was opened"))
     with pytest.raises(UsageError, match=r"about \d+M of memory are needed, the budget is 50M"):
         Conversation(model)
 

@@ -46,7 +46,7 @@ def alike(found: tuple[str, np.ndarray], wanted: tuple[str, np.ndarray]) -> bool
 def read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Of each prefill its tokens, and the frames or patches that it encodes."""
     seen: list[tuple[int, int]] = []
-    prefill = Thinker.prefill
+    prefill = Thinker.prefill_steps
 
     def spy(self: Thinker, cache, prompt):
         media = [slot.features for slot in prompt.media]
@@ -54,7 +54,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         seen.append((len(prompt.ids), sum(sizes)))
         return prefill(self, cache, prompt)
 
-    monkeypatch.setattr(Thinker, "prefill", spy)
+    monkeypatch.setattr(Thinker, "prefill_steps", spy)
     return seen
 
 
@@ -117,7 +117,7 @@ def test_later_turns_and_going_back(twin: Twin) -> None:
         reply(conversation, [Text("Hello")])
     used = eager.context_used
     eager.read_ahead([Audio((recording(2.6), RATE))], more=True)
-    assert eager.context_used == used < eager._cache.length
+    assert eager.context_used == used < eager._context.length
     asked = [Text("And then?")]
     wanted = reply(plain, asked)
     assert alike(reply(eager, asked), wanted) and eager.context_used == plain.context_used
@@ -160,7 +160,7 @@ def test_a_failure_reads_nothing(
     (tmp_path / "empty.wav").touch()
     with pytest.raises(MediaError):
         conversation.read_ahead([Audio(tmp_path / "empty.wav")])
-    assert conversation._cache.length == used and len(conversation.messages) == 1
+    assert conversation._context.length == used and len(conversation.messages) == 1
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -169,6 +169,6 @@ def test_a_failure_reads_nothing(
         patch.setattr(default_twin.model.talker, "append", interrupted)
         with pytest.raises(KeyboardInterrupt):
             conversation.read_ahead()
-    assert conversation._cache.length == used
+    assert conversation._context.length == used
     fresh = Conversation(default_twin.model, context=90)
     assert alike(reply(conversation, [Text("Hi")]), reply(fresh, [Text("Hi")]))

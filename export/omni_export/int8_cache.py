@@ -25,6 +25,7 @@ from omni_quantize import kv_cache
 from omni_quantize.weight_stream import FloatArray
 from omni_runtime.bundle.contracts import DECODERS
 from omni_runtime.bundle.manifest import Manifest, read_manifest
+from omni_runtime.engine.decoder import complete
 from omni_runtime.engine.kv_cache import KVCache
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.engine.talker import TalkerSettings, own_sampling
@@ -118,7 +119,7 @@ def _answer(model: Model, parts: Sequence[ContentPart]) -> list[KVCache]:
         return [cache]
     sampling, talker = own_sampling(model.speech.talker), model.talker
     spoken = talker.new_cache()
-    talker.append(spoken, asked, prompt.positions)
+    complete(talker.append(spoken, asked, prompt.positions))
     settings = TalkerSettings(sampling, MAX_CODES, np.random.default_rng(0))
     bos = model.speech.voices[model.speech.default_voice]
     speech = talker.start(spoken, bos, rows[0], prompt.next_position, settings)

@@ -1,88 +1,90 @@
-"""A conversation: messages, and the KV caches that hold exactly what was said.
+"""A conversation: messages, and a context that holds exactly what was said.
 
-Each turn appends its prompt to the caches, streams a reply, and leaves them holding the reply's
-tokens, whether it ended or was stopped. Media are encoded once. A turn that fails leaves the
-conversation as it was before; so does one that is interrupted before its reply begins.
+Each turn appends its prompt to the context, streams a reply, and leaves the context holding the
+reply's tokens, whether it ended or was stopped. A turn that fails, or is stopped before its reply
+begins, leaves the conversation as it was. Undo, regenerate and cuts are truncations of the context.
 
-A prompt may be read before it is complete (`read_ahead`): the caches then hold its beginning, and
-the turn reads what is missing. Whatever else touches the caches forgets that beginning first.
+`read_ahead` prefills the start of a message that is still being recorded, and `send` prefills the
+rest. Every other operation on the context first discards the read-ahead prefix.
 """
 
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
+from weakref import ReferenceType, ref
 
 import numpy as np
-import numpy.typing as npt
 
-from omni_runtime import persistence
+from omni_runtime import persistence, system_prefix
 from omni_runtime.arrays import FloatArray
-from omni_runtime.engine.kv_cache import KVCache
+from omni_runtime.context import Context, ContextMark
+from omni_runtime.engine.decoder import complete
 from omni_runtime.errors import UsageError
-from omni_runtime.events import Event, TurnDone
+from omni_runtime.events import Timings, TurnDone
 from omni_runtime.inputs import prefix
 from omni_runtime.inputs.prompt import ContentPart, Message, Prompt, Text
 from omni_runtime.machine import peak_memory
 from omni_runtime.model import Model
 from omni_runtime.options import ReplyOptions, ResolvedSpeechOptions
-from omni_runtime.persistence import Mark, Saved, Turn
+from omni_runtime.persistence import Saved
 from omni_runtime.reply import Reply
+from omni_runtime.response import Progress, Response, Steps
+from omni_runtime.timeline import DEFAULT_RATE, cut_tokens
+from omni_runtime.turns import Mark, Turn
 
-ROWS_TO_SPEAK = 3
-"""Rows that the Talker needs to say anything: voice, first reply row, one code."""
 
+@dataclass
+class _Spoken:
+    """The last reply and its voice, for cutting it."""
 
-class _Unread:
-    """Rows of the conversation that the Talker has not read yet, with their positions."""
-
-    def __init__(self, width: int) -> None:
-        self.rows = np.zeros((0, width), np.float32)
-        self.positions = np.zeros((3, 0), np.int64)
-
-    def add(self, rows: FloatArray, positions: npt.NDArray[np.int64]) -> None:
-        self.rows = np.concatenate([self.rows, rows])
-        self.positions = np.concatenate([self.positions, positions], axis=1)
-
-    def keep(self, count: int) -> None:
-        """Forget all but the first `count`."""
-        self.rows, self.positions = self.rows[:count], self.positions[:, :count]
+    reply: Reply
+    voice: str
 
 
 class Conversation:
-    """Several turns with one model."""
+    """Several turns with one model. One reply at a time; any thread may cancel it."""
 
     def __init__(
-        self, model: Model, *, system: str | None = None, context: int | None = None
+        self,
+        model: Model,
+        *,
+        system: str | None = None,
+        context: int | None = None,
+        history: Sequence[Message] = (),
     ) -> None:
         """`system` replaces the model's own system prompt; `context` lowers its context length.
 
-        Under a memory budget the context is as long as fits, unless `context` says how long.
-        Raises UsageError when that does not fit.
+        `history` are turns that took place elsewhere, user and assistant messages in turn; the
+        first `send` reads them. Under a memory budget the context is as long as fits, unless
+        `context` says how long. Raises AdmissionError when that does not fit.
         """
         self.model = model
-        self.messages: list[Message] = [
-            Message("system", [Text(system or model.config.system_prompt)])
-        ]
-        self._limit = model.budget.context(context)
-        self._cache = model.thinker.new_cache(self._limit)
-        self._context = context
-        self._talker_cache: KVCache | None = None
-        self._unread = _Unread(model.config.thinker.decoder.hidden_size)
-        self._position = 0
+        text = model.config.system_prompt if system is None else system
+        self.messages: list[Message] = [Message("system", [Text(text)]), *history]
+        self.requested_context = context
+        with model.lock:
+            self._lease = model.budget.lease(context)
+            self._context = Context(model, self._lease.tokens)
         self._turns: list[Turn] = []
         self._last_tokens: list[int] = []
+        self._spoken: _Spoken | None = None
+        self._rates: dict[str, float] = {}
+        self._end = self._context.mark()
+        """The end of the last turn, or of the prompt while its reply is in progress."""
         self._ahead: Prompt | None = None
-        """What the caches hold behind the last turn."""
+        """What the context holds behind it."""
+        self._active: ReferenceType[Response] | None = None
+        self._closed = False
 
     @property
     def context_used(self) -> int:
         """Tokens of the turns so far."""
-        return self._mark().length
+        return self._end.length
 
     @property
     def context_limit(self) -> int:
         """Tokens that fit."""
-        return self._cache.limit
+        return self._context.limit
 
     @property
     def last_tokens(self) -> list[int]:
@@ -92,22 +94,49 @@ class Conversation:
     @property
     def cache_bytes(self) -> int:
         """Bytes of both caches."""
-        return self._cache.nbytes + (self._talker_cache.nbytes if self._talker_cache else 0)
+        return self._context.nbytes
 
     def send(
         self, parts: Sequence[ContentPart] | str, options: ReplyOptions | None = None
-    ) -> Generator[Event]:
-        """Add a user turn and stream the reply; the last event is TurnDone.
+    ) -> Response:
+        """Add a user turn and stream the reply: iterate the response for its events.
 
-        Stopping the iteration (closing the generator) stops all work; what was said until then
-        stays in the conversation. UsageError, MediaError or ContextFullError come before the
-        first event and leave the conversation as it was.
+        Closing the response stops all work; what was said until then stays in the conversation.
+        UsageError, MediaError or ContextFullError come before the first event and leave the
+        conversation as it was.
         """
         options, speech = self._resolved(options)
         content = [Text(parts)] if isinstance(parts, str) else list(parts)
         if not content:
             raise UsageError("the message is empty", fix="give a prompt, a file, or both")
-        return self._turn(Message("user", content), options, speech)
+
+        def start(response: Response, progress: Progress) -> Steps:
+            self._begin(response)
+            return self._turn(progress, Message("user", content), options, speech)
+
+        return Response(self.model, start, self._done)
+
+    def regenerate(self, options: ReplyOptions | None = None) -> Response:
+        """Replace the last reply by another one to the same question; no prompt is read again.
+
+        Raises UsageError if there is no reply yet.
+        """
+        options, speech = self._resolved(options)
+        self._last_turn()
+
+        def start(response: Response, progress: Progress) -> Steps:
+            self._begin(response)
+            turn = self._last_turn()
+            self._forget_ahead()
+            return self._again(progress, turn, options, speech)
+
+        return Response(self.model, start, self._done)
+
+    def cancel(self) -> None:
+        """Stop the reply in progress, if there is one; any thread may call this."""
+        response = self._response()
+        if response is not None:
+            response.cancel()
 
     def read_ahead(
         self, parts: Sequence[ContentPart] = (), *, more: bool = False, speech: bool = True
@@ -116,57 +145,86 @@ class Conversation:
 
         Without parts it is the system prompt. With `more` a recording at the end of `parts` is
         still going on: its finished blocks are read. What is sent in the end need not be what was
-        announced: only what both share counts as read. `speech`: the reply will be spoken. Not
-        while a reply is being streamed. Raises as `send` does, and then nothing is read ahead.
+        announced: only what both share counts as read. `speech`: the reply will be spoken. Raises
+        as `send` does, and then nothing is read ahead.
         """
-        start = self._mark()
-        try:
-            prompt = self._build(Message("user", [*parts]))
-            count = prefix.certain(prompt, self._block_frames) if more else len(prompt.ids)
-            if count:
-                self._read(prefix.split(prompt, count)[0], whole=False)
-            if speech and self.model.config.speech is not None:
-                self._catch_up()
-        except BaseException:
-            self._return_to(start)
-            raise
-
-    def regenerate(self, options: ReplyOptions | None = None) -> Generator[Event]:
-        """Take back the last reply and stream another one to the same question.
-
-        Nothing is encoded anew. Raises UsageError if there is no reply yet.
-        """
-        options, speech = self._resolved(options)
-        if not self._turns:
-            raise UsageError("there is no reply to make anew", fix="say something first")
-        self._forget_ahead()
-        return self._again(self._turns[-1], options, speech)
+        with self.model.lock:
+            self._require_rest()
+            start = self._mark()
+            try:
+                prompt = self._build(Message("user", [*parts]))
+                count = prefix.certain(prompt, self._block_frames) if more else len(prompt.ids)
+                if count:
+                    head = prefix.split(prompt, count)[0]
+                    complete(self._read(head, whole=False, speech=speech))
+                if speech and self.model.config.speech is not None:
+                    complete(self._context.read_unread())
+            except BaseException:
+                self._return_to(start)
+                raise
 
     def undo(self) -> None:
         """Take back the last turn, question and reply. Raises UsageError if there is none."""
-        if not self._turns:
-            raise UsageError("there is no turn to take back", fix="say something first")
-        self._forget_ahead()
-        self._return_to(self._turns.pop().start)
+        with self.model.lock:
+            self._require_rest()
+            if not self._turns:
+                raise UsageError("there is no turn to take back", fix="say something first")
+            self._forget_ahead()
+            self._return_to(self._turns.pop().start)
+            self._spoken = None
+
+    def truncate(self, heard_seconds: float) -> str:
+        """Cut the last reply to what was heard in its first `heard_seconds` of speech.
+
+        Stops the reply if it is still in progress. Message, text and both caches then end with the
+        last word that was heard, so the next turn is that of a conversation which was never
+        longer. Which word that is, is an estimate (`timeline`). Returns the text that is left.
+        Raises UsageError when the last reply was not spoken in this process.
+        """
+        self.cancel()
+        with self.model.lock:
+            self._require_rest()
+            if self._spoken is None or not self._turns:
+                raise UsageError(
+                    "there is no spoken reply to cut", fix="cut it before the next turn or undo"
+                )
+            self._forget_ahead()
+            reply, state = self._spoken.reply, self._spoken.reply.state
+            ended = bool(reply.speech_complete)
+            rate = self._rates.get(self._spoken.voice, DEFAULT_RATE)
+            rate = reply.timeline.rate(state.text) if ended else rate
+            characters = reply.timeline.heard(state.text, heard_seconds, rate)
+            if not (ended and characters >= len(state.text)):
+                self._cut(reply, cut_tokens(state.text_ends, len(state.text[:characters].rstrip())))
+            return state.text
+
+    def fork(self) -> "Conversation":
+        """Return an independent copy that goes on from here. Raises AdmissionError."""
+        with self.model.lock:
+            self._require_rest()
+            copy = Conversation(self.model, context=self.requested_context)
+            copy._context = self._context.fork(copy.context_limit)
+            copy._context.truncate(self._end)
+            copy._end = self._end
+            copy.messages, copy._turns = [*self.messages], [*self._turns]
+            copy._last_tokens, copy._rates = self._last_tokens, {**self._rates}
+            return copy
+
+    def close(self) -> None:
+        """Stop the reply in progress and give the memory of the context back."""
+        self.cancel()
+        with self.model.lock:
+            self._lease.release()
+            self._context, self._closed = Context(self.model, 1), True
 
     def save(self, folder: str | Path) -> None:
         """Write the conversation into a folder, whole or not at all. Raises OmniError."""
-        self._forget_ahead()
-        persistence.write(
-            Path(folder),
-            Saved(
-                messages=self.messages,
-                turns=self._turns,
-                position=self._position,
-                context=self._context,
-                last_tokens=self._last_tokens,
-                thinker=self._cache,
-                talker=self._talker_cache,
-                unread_rows=self._unread.rows,
-                unread_positions=self._unread.positions,
-            ),
-            self.model,
-        )
+        with self.model.lock:
+            self._require_rest()
+            self._forget_ahead()
+            self._context.read_pending()
+            saved = Saved(self.messages, self._turns, self.requested_context, self._last_tokens)
+            persistence.write(Path(folder), saved, self._context, self.model)
 
     @classmethod
     def load(cls, folder: str | Path, model: Model) -> "Conversation":
@@ -174,16 +232,16 @@ class Conversation:
 
         Media among the messages are names only: the caches hold what they meant.
         """
-        found = persistence.read(Path(folder), model)
-        conversation = cls(model, context=found.context)
-        conversation.messages = found.messages
-        conversation._turns = found.turns
-        conversation._position = found.position
-        conversation._last_tokens = found.last_tokens
-        conversation._cache = found.thinker
-        conversation._talker_cache = found.talker
-        conversation._unread.add(found.unread_rows, found.unread_positions)
-        return conversation
+        with model.lock:
+            saved, load_context = persistence.read(Path(folder), model)
+            conversation = cls(model, context=saved.context)
+            conversation._context = load_context(conversation._lease.tokens)
+            conversation._end = conversation._context.mark()
+            conversation.messages, conversation._turns = saved.messages, saved.turns
+            conversation._last_tokens = saved.last_tokens
+            return conversation
+
+    # Turns
 
     def _resolved(
         self, options: ReplyOptions | None
@@ -191,107 +249,178 @@ class Conversation:
         options = options or ReplyOptions()
         return options, options.speech.resolved(self.model.speech) if options.speech else None
 
+    def _response(self) -> Response | None:
+        """The response in progress."""
+        response = self._active() if self._active is not None else None
+        return response if response is not None and response.in_progress else None
+
+    def _require_rest(self) -> None:
+        if self._closed:
+            raise UsageError("the conversation is closed", fix="start a new one", code="closed")
+        if self._response() is not None:
+            raise UsageError(
+                "a reply of this conversation is in progress",
+                fix="read it to its end, or cancel it",
+                code="reply_in_progress",
+            )
+
+    def _begin(self, response: Response) -> None:
+        self._require_rest()
+        self._active = ref(response)
+
+    def _last_turn(self) -> Turn:
+        if not self._turns:
+            raise UsageError("there is no reply to make anew", fix="say something first")
+        return self._turns[-1]
+
     def _turn(
-        self, message: Message, options: ReplyOptions, speech: ResolvedSpeechOptions | None
-    ) -> Generator[Event]:
-        started = perf_counter()
+        self,
+        progress: Progress,
+        message: Message,
+        options: ReplyOptions,
+        speech: ResolvedSpeechOptions | None,
+    ) -> Steps:
         start = self._mark()
         try:
             prompt = self._build(message)
             self.messages.append(message)
-            logits = self._prefill(prompt, speech is not None)
-            turn = Turn(start, self._mark(), int(prompt.ids[-1]))
-            reply = self._new_reply(options, speech, started)
+            yield None
+            logits = yield from self._prefill(progress, prompt, speech is not None)
+            turn = Turn(start, self._mark())
+            reply = Reply(self.model, options, speech, self._context, progress.clock)
         except BaseException:
             self._return_to(start)
             raise
         self._turns.append(turn)
-        yield from self._stream(reply, logits, perf_counter() - started, len(prompt.ids))
+        yield from self._stream(progress, reply, logits)
 
     def _again(
-        self, turn: Turn, options: ReplyOptions, speech: ResolvedSpeechOptions | None
-    ) -> Generator[Event]:
-        started = perf_counter()
+        self,
+        progress: Progress,
+        turn: Turn,
+        options: ReplyOptions,
+        speech: ResolvedSpeechOptions | None,
+    ) -> Steps:
         asked = turn.asked
         if speech is not None:
-            self._talker().check_room(asked.length - self._talker().length + ROWS_TO_SPEAK)
+            self._context.check_speech_room(asked.context)
         try:
             self._return_to(asked)
-            # The caches hold the prompt; reading its last token once more gives its logits.
-            self._cache.truncate(asked.length - 1)
-            output = self.model.thinker.step(self._cache, turn.last_token, asked.position - 1)
+            progress.prompt_tokens, progress.cached_tokens = 1, 0
+            output = self._context.reread_last()
             if speech is not None:
-                self._catch_up()
-            reply = self._new_reply(options, speech, started)
+                yield from self._context.read_unread()
+            reply = Reply(self.model, options, speech, self._context, progress.clock)
         except BaseException:
             self._turns.pop()
             self._return_to(turn.start)
             raise
-        yield from self._stream(reply, output.logits, perf_counter() - started, 1)
+        yield from self._stream(progress, reply, output.logits)
 
-    def _new_reply(
-        self, options: ReplyOptions, speech: ResolvedSpeechOptions | None, started: float
-    ) -> Reply:
-        return Reply(
-            self.model, options, speech, self._cache, self._talker_cache, self._position, started
-        )
-
-    def _stream(
-        self, reply: Reply, logits: FloatArray, prefill: float, prompt_tokens: int
-    ) -> Generator[Event]:
-        """Stream the reply to the prompt at the end of the caches, and keep it."""
+    def _stream(self, progress: Progress, reply: Reply, logits: FloatArray) -> Steps:
+        """Stream the reply to the prompt at the end of the context, and keep it."""
+        progress.reply, progress.prefill = reply, progress.clock()
         try:
-            yield from reply.stream(logits)
+            yield from reply.steps(logits)
         finally:
             self._keep(reply)
-        yield TurnDone(
-            text=reply.state.text,
-            finish_reason=reply.state.finish_reason,
-            speech_complete=reply.speech_complete,
-            timings=reply.timings(prefill, prompt_tokens),
-            context_used=self._cache.length,
-            context_limit=self._cache.limit,
+        yield self._done(progress)
+
+    def _done(self, progress: Progress) -> TurnDone:
+        reply = progress.reply
+        timings = (
+            reply.timings(progress.prefill, progress.prompt_tokens, progress.cached_tokens)
+            if reply is not None
+            else Timings.of_prefill(progress.clock(), progress.prompt_tokens)
+        )
+        return TurnDone(
+            text=reply.state.text if reply else "",
+            finish_reason=reply.state.finish_reason if reply else "interrupted",
+            speech_complete=reply.speech_complete if reply else None,
+            timings=timings,
+            context_used=self.context_used,
+            context_limit=self.context_limit,
             cache_bytes=self.cache_bytes,
             peak_memory=peak_memory(),
         )
 
+    def _keep(self, reply: Reply) -> None:
+        """Make the reply, as far as it came, a part of the conversation."""
+        self._active = None
+        self._end = self._context.mark()
+        self._context.truncate(self._end)  # which mends a step that was interrupted
+        self._last_tokens = reply.state.tokens
+        self.messages.append(Message("assistant", [Text(reply.state.text)]))
+        self._spoken = None
+        if reply.voice is not None:
+            self._spoken = _Spoken(reply, reply.voice)
+            if reply.speech_complete:
+                self._rates[reply.voice] = reply.timeline.rate(reply.state.text)
+
+    def _cut(self, reply: Reply, tokens: int) -> None:
+        """Keep the first `tokens` tokens of the last reply."""
+        state, asked = reply.state, self._turns[-1].asked.context
+        del state.tokens[tokens:], state.text_ends[tokens:]
+        state.text = state.text[: state.text_ends[-1]] if tokens else ""
+        self._end = ContextMark(asked.length + tokens, asked.position + tokens)
+        self._context.truncate(self._end)
+        self.messages[-1] = Message("assistant", [Text(state.text)])
+
+    # The context
+
     def _build(self, message: Message) -> Prompt:
         return self.model.prompts.build(
             [*self.messages, message],
-            start_position=self._position,
+            start_position=self._end.position,
             since_last_reply=bool(self._turns),
         )
 
-    def _prefill(self, prompt: Prompt, speech: bool) -> FloatArray:
+    def _prefill(
+        self, progress: Progress, prompt: Prompt, speech: bool
+    ) -> Generator[None, None, FloatArray]:
         """Append the prompt to the Thinker's cache, and to the Talker's if it is to speak."""
-        logits = self._read(prompt, whole=True)
-        self._ahead = None
-        self._position = prompt.next_position
+        progress.prompt_tokens = len(prompt.ids)
+        logits, progress.cached_tokens = yield from self._read(prompt, whole=True, speech=speech)
+        self._ahead, self._end = None, self._context.mark()
         if speech:
-            self._catch_up()
+            yield from self._context.read_unread()
         return logits
 
-    def _read(self, prompt: Prompt, *, whole: bool) -> FloatArray:
-        """Let the caches hold this prompt behind the last turn. Returns the last row's logits.
+    def _read(
+        self, prompt: Prompt, *, whole: bool, speech: bool
+    ) -> Generator[None, None, tuple[FloatArray, int]]:
+        """Let the context hold this prompt behind the last turn.
 
         What was read ahead of it is kept. Of a `whole` prompt at least the last token is read, for
-        its logits; of a beginning nothing may be left to read, and its logits mean nothing.
+        its logits; of a beginning nothing may be left to read, and its logits mean nothing. Returns
+        the logits and how many tokens were known.
         """
-        start, known = self._mark().length, 0
+        self._adopt_system_prefix(prompt, speech=speech)
+        start, known = self._end, 0
         if self._ahead is not None:
             known = prefix.shared(self._ahead, prompt, self._block_frames)
             known = min(known, len(prompt.ids) - 1) if whole else known
-            self._truncate(start + known)
+            position = int(prompt.positions[:, :known].max()) + 1 if known else start.position
+            self._context.truncate(ContextMark(start.length + known, position))
         if known == len(prompt.ids):
             self._ahead = prompt  # what was read may have been longer
-            return np.zeros(0, np.float32)
+            return np.zeros(0, np.float32), known
         rest = prefix.split(prompt, known)[1] if known else prompt
         self._ahead = prefix.split(prompt, known)[0] if known else None
-        output = self.model.thinker.prefill(self._cache, rest)
+        logits = yield from self._context.append(rest)
         self._ahead = prompt
-        if self.model.config.speech is not None:
-            self._unread.add(output.talker_rows, rest.positions)
-        return output.logits
+        return logits, known
+
+    def _adopt_system_prefix(self, prompt: Prompt, *, speech: bool) -> None:
+        """Start an empty context as a copy of one that has read the system prompt."""
+        if self._context.length:
+            return
+        speech = speech and self.model.config.speech is not None
+        system, limit = self.messages[0], self.context_limit
+        found = system_prefix.fork(self.model, system, prompt, limit, speech=speech)
+        if found is not None:
+            self._context, count = found
+            self._ahead = prefix.split(prompt, count)[0]
 
     @property
     def _block_frames(self) -> int:
@@ -300,57 +429,14 @@ class Conversation:
         return audio.block_frames if audio is not None else 1
 
     def _forget_ahead(self) -> None:
-        self._truncate(self._mark().length)
         self._ahead = None
-
-    def _talker(self) -> KVCache:
-        if self._talker_cache is None:
-            self._talker_cache = self.model.talker.new_cache(self._limit)
-        return self._talker_cache
-
-    def _catch_up(self) -> None:
-        """Let the Talker read what it has not read yet."""
-        cache = self._talker()
-        cache.check_room(len(self._unread.rows) + ROWS_TO_SPEAK)
-        before = cache.length
-        try:
-            self.model.talker.append(cache, self._unread.rows, self._unread.positions)
-        except BaseException:
-            cache.truncate(before)
-            raise
-        self._unread.keep(0)
-
-    def _keep(self, reply: Reply) -> None:
-        """Make the reply, as far as it came, a part of the conversation."""
-        state, asked = reply.state, self._turns[-1].asked
-        # An interruption may fall between a step and its entry in the state, which counts.
-        self._cache.truncate(asked.length + len(state.tokens))
-        if self._talker_cache is not None:
-            self._talker_cache.truncate(min(self._talker_cache.length, asked.length))
-        if state.tokens and self.model.config.speech is not None:
-            positions = np.arange(self._position, reply.position, dtype=np.int64)
-            rows = np.concatenate(state.rows[: len(state.tokens)])
-            self._unread.add(rows, np.tile(positions, (3, 1)))
-        self._position = reply.position
-        self._last_tokens = state.tokens
-        self.messages.append(Message("assistant", [Text(state.text)]))
+        self._context.truncate(self._end)
 
     def _mark(self) -> Mark:
-        ahead = len(self._ahead.ids) if self._ahead is not None else 0
-        return Mark(len(self.messages), self._cache.length - ahead, self._position)
+        """The end of the last turn."""
+        return Mark(len(self.messages), self._end)
 
     def _return_to(self, mark: Mark) -> None:
         del self.messages[mark.messages :]
-        self._position = mark.position
-        self._ahead = None
-        self._truncate(mark.length)
-
-    def _truncate(self, length: int) -> None:
-        """Forget all but the first `length` tokens."""
-        self._cache.truncate(length)
-        read = 0
-        if self._talker_cache is not None:
-            read = min(self._talker_cache.length, length)
-            self._talker_cache.truncate(read)
-        # Talker's cache and unread rows together are as long as the Thinker's cache, always.
-        self._unread.keep(length - read)
+        self._ahead, self._end = None, mark.context
+        self._context.truncate(mark.context)

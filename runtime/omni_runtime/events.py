@@ -3,15 +3,14 @@
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
+from omni_runtime.arrays import FloatArray
 
 FinishReason = Literal["stop", "length", "context", "interrupted"]
 
 
 @dataclass(frozen=True)
 class TextDelta:
-    """A piece of the reply's text. `seconds` since the turn began."""
+    """A piece of the reply's text. `seconds` of work since the turn began."""
 
     text: str
     seconds: float
@@ -19,11 +18,18 @@ class TextDelta:
 
 @dataclass(frozen=True)
 class AudioDelta:
-    """A piece of the reply's speech: float32 mono `samples` in -1 .. 1 at `rate` Hz."""
+    """A chunk of the reply's speech: float32 mono `samples` in -1 .. 1 at `rate` Hz.
 
-    samples: npt.NDArray[np.float32]
+    `first_sample` is the number of samples of the reply before this chunk. `text_position` is how
+    many characters of the reply's text the Talker had read when it decoded the chunk's last code;
+    it reads ahead of its voice.
+    """
+
+    samples: FloatArray
     rate: int
     seconds: float
+    first_sample: int
+    text_position: int
 
 
 @dataclass(frozen=True)
@@ -66,17 +72,24 @@ class Timings:
     first_audio: float | None
     last_text: float | None
     prompt_tokens: int
+    cached_tokens: int
+    """Of the prompt's tokens, those that were in the caches before the turn."""
     reply_tokens: int
     codes: int
     speech: float
     """Seconds of speech."""
 
+    @classmethod
+    def of_prefill(cls, seconds: float, prompt_tokens: int) -> "Timings":
+        """Of a turn that was cancelled before its reply began."""
+        return cls(seconds, seconds, None, None, None, prompt_tokens, 0, 0, 0, 0.0)
+
     @property
     def tokens_per_second(self) -> float | None:
-        """Speed of text, from the end of the prefill to the last token."""
-        if self.last_text is None or self.last_text <= self.prefill:
+        """Decode speed: the prefill gives the first token, so it is not counted."""
+        if self.last_text is None or self.reply_tokens < 2 or self.last_text <= self.prefill:
             return None
-        return self.reply_tokens / (self.last_text - self.prefill)
+        return (self.reply_tokens - 1) / (self.last_text - self.prefill)
 
     @property
     def realtime(self) -> float | None:

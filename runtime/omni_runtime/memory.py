@@ -1,11 +1,12 @@
 """What a bundle takes of memory, told from its manifest alone, and what a budget has room for.
 
-Opens nothing. A budget counts one conversation; of several with one model, the longest.
+Opens nothing. A budget sums the contexts of all conversations with one model.
 """
 
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from weakref import WeakSet
 
 from omni_runtime.bundle.config import DecoderConfig, ModelConfig
 from omni_runtime.bundle.contracts import DECODERS, CacheType
@@ -92,6 +93,26 @@ class Footprint:
         return sum(KVCache.bytes_for(d, min(tokens, d.max_context), self.cache) for d in decoders)
 
 
+class AdmissionError(UsageError):
+    """The memory budget has no room for what was asked for."""
+
+    code = "out_of_memory"
+
+
+class Lease:
+    """Memory that a budget reserves for one context, until it is released or dropped."""
+
+    def __init__(self, budget: "Budget", tokens: int | None, reserved: int) -> None:
+        """`tokens` is the context's limit; None for the model's own."""
+        self.tokens = tokens
+        self.reserved = reserved
+        self._budget = budget
+
+    def release(self) -> None:
+        """Give the memory back."""
+        self._budget.release(self)
+
+
 class Budget:
     """The graphs that are open, and those that must go before another one comes.
 
@@ -107,26 +128,40 @@ class Budget:
         self.quick = quick
         self.open: list[str] = []
         self._spoke = False
-        self._tokens = min(MIN_CONTEXT, footprint.config.thinker.decoder.max_context)
+        self._leases: WeakSet[Lease] = WeakSet()
 
-    def context(self, asked: int | None) -> int | None:
-        """Tokens that a conversation may hold; the memory for them is kept free from now on.
+    def lease(self, asked: int | None = None) -> "Lease":
+        """Reserve the memory of a context of `asked` tokens until the lease is released.
 
-        Where none are asked for: what the bundle leaves when it hears, sees and speaks, but at
-        least MIN_CONTEXT. Raises UsageError when they don't fit beside the Thinker.
+        None asks for all that is left when the bundle hears, sees and speaks, but at least
+        MIN_CONTEXT. Without a limit nothing is reserved. Raises AdmissionError when the context
+        does not fit beside the Thinker and the contexts that are leased already.
         """
         if self.limit is None:
-            return asked
+            return Lease(self, asked, 0)
         footprint = self.footprint
+        longest = footprint.config.thinker.decoder.max_context
         tokens = asked
         if tokens is None:
             speech = footprint.config.speech is not None
             rest = self.limit - footprint.needed(0, speech=speech, encoders=ENCODERS)
+            rest -= self._leased(speech=speech)
             tokens = max(rest // footprint.context(1, speech=speech), MIN_CONTEXT)
-        tokens = min(tokens, footprint.config.thinker.decoder.max_context)
-        self._check(f"a context of {tokens} tokens", footprint.needed(tokens, speech=False))
-        self._tokens = max(self._tokens, tokens)
-        return tokens
+        tokens = min(tokens, longest)
+        needed = footprint.needed(tokens, speech=False) + self._leased(speech=False)
+        self._check(f"a context of {tokens} tokens", needed)
+        lease = Lease(self, tokens, tokens)
+        self._leases.add(lease)
+        return lease
+
+    def release(self, lease: "Lease") -> None:
+        """Give the memory of a lease back."""
+        self._leases.discard(lease)
+
+    def _leased(self, *, speech: bool) -> int:
+        """Bytes of all leased contexts."""
+        reserved = (lease.reserved for lease in self._leases)
+        return sum(self.footprint.context(tokens, speech=speech) for tokens in reserved)
 
     def displaced_by(self, graph: str) -> list[str]:
         """What to release before `graph` is opened: encoders, then for an encoder the voice.
@@ -151,12 +186,13 @@ class Budget:
         return idle[:gone]
 
     def _bytes(self, graphs: set[str], spoke: bool) -> int:
-        context = self.footprint.context(self._tokens, speech=spoke)
+        shortest = min(MIN_CONTEXT, self.footprint.config.thinker.decoder.max_context)
+        context = max(self._leased(speech=spoke), self.footprint.context(shortest, speech=spoke))
         return self.footprint.overhead + context + sum(self.footprint.graphs[n] for n in graphs)
 
     def _check(self, what: str, needed: int) -> None:
         if self.limit is not None and needed > self.limit:
-            raise UsageError(
+            raise AdmissionError(
                 f"{what} does not fit: about {as_flag(needed)} of memory are needed, "
                 f"the budget is {as_flag(self.limit)}",
                 fix=f"--memory {as_flag(needed)}, a shorter --context, --no-speech for text only, "

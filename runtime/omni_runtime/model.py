@@ -8,14 +8,16 @@ it is needed: the encoders while a reply is spoken, what speaks while a medium i
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
+from threading import RLock
+from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
 from omni_runtime.bundle.config import SpeechConfig
 from omni_runtime.bundle.contracts import DECODERS, contracts
 from omni_runtime.bundle.store import CHAT_TEMPLATE, TOKENIZER, Bundle
 from omni_runtime.engine import prepack_cache
+from omni_runtime.engine.cancellation import RunControl
 from omni_runtime.engine.chunk_scheduler import (
     ChunkPolicy,
     ChunkScheduler,
@@ -27,7 +29,7 @@ from omni_runtime.engine.decoder import Decoder
 from omni_runtime.engine.dit import Dit, Noise
 from omni_runtime.engine.encoders import AudioEncoder, VisionEncoder
 from omni_runtime.engine.kernels import KernelLibrary, kernel_library
-from omni_runtime.engine.session import SessionOptions, open_session
+from omni_runtime.engine.session import Graph, SessionOptions, open_session
 from omni_runtime.engine.solver import nfe
 from omni_runtime.engine.speed import SynthesisSpeed, trial
 from omni_runtime.engine.talker import Talker
@@ -38,7 +40,7 @@ from omni_runtime.inputs.prompt import PromptBuilder
 from omni_runtime.inputs.tokenizer import Tokenizer
 from omni_runtime.memory import ENCODERS, Budget, Footprint
 
-PROPERTIES = {"dit": "_dit_session"}
+PROPERTIES = {"dit": "_dit_graph"}
 """What holds an open graph where it is not the property of the same name."""
 
 
@@ -57,6 +59,11 @@ class Model:
         quick = [name for name in ENCODERS if self._native.reads(name)]
         self.budget = Budget(footprint, self.options.memory, quick)
         self._dits: dict[str, Dit] = {}
+        self.lock = RLock()
+        """Held by whoever runs a graph: one step at a time, whichever conversation it is for."""
+        self.control = RunControl()
+        self.prefix_contexts: dict[str, Any] = {}
+        """Contexts that have read a system prompt, by its text (`system_prefix`)."""
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -119,14 +126,14 @@ class Model:
         return Vocoder(self._opened("vocoder"), self.speech.vocoder)
 
     @cached_property
-    def _dit_session(self) -> ort.InferenceSession:
+    def _dit_graph(self) -> Graph:
         return self._opened("dit")
 
     def dit(self, preset: str) -> Dit:
         """The DiT with the constants of a preset."""
         if preset not in self._dits:
             self._dits[preset] = Dit(
-                self._dit_session,
+                self._dit_graph,
                 self.speech.dit,
                 self.bundle.preset(preset),
                 self.bundle.table("dit_code"),
@@ -166,22 +173,23 @@ class Model:
         codes = self.speech.dit.block_frames // self.speech.dit.frames_per_code
         return chunk_scheduler(name, codes / self.codes_per_second, codes, clock)
 
-    def _opened(self, graph: str) -> ort.InferenceSession:
-        """A session that stays open. Raises UsageError when the budget has no room for it."""
+    def _opened(self, graph: str) -> Graph:
+        """A graph that stays open. Raises UsageError when the budget has no room for it."""
         for idle in self.budget.displaced_by(graph):
             if idle == "dit":
                 self._dits.clear()
             vars(self).pop(PROPERTIES.get(idle, idle), None)  # which makes it again
             self.budget.open.remove(idle)
-        session = self.session(graph)
+        opened = self.graph(graph)
         self.budget.open.append(graph)
-        return session
+        return opened
 
-    def session(self, graph: str) -> ort.InferenceSession:
+    def graph(self, graph: str) -> Graph:
         """Open one graph and check it against its contract."""
         cache = self.options.kv_cache if graph in DECODERS else "float32"
         path = self.bundle.graph_path(graph, cache)
         copy = None
         if self.options.prepack_cache:
             copy = prepack_cache.place(self.bundle.manifest, path, graph, self._native)
-        return open_session(path, self._contracts[graph], self.options, copy)
+        session = open_session(path, self._contracts[graph], self.options, copy)
+        return Graph(session, self.control)

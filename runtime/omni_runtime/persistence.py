@@ -8,17 +8,17 @@ Media are not kept: the caches hold what the model took from them.
 import hashlib
 import os
 import shutil
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 from msgspec import Struct
 
 from omni_runtime.bundle.manifest import sha256_of
+from omni_runtime.context import Context, ContextMark
 from omni_runtime.engine.kv_cache import KVCache
 from omni_runtime.errors import OmniError, UsageError
 from omni_runtime.inputs.messages import (
@@ -32,41 +32,22 @@ from omni_runtime.inputs.messages import (
     kind_of,
 )
 from omni_runtime.model import Model
+from omni_runtime.turns import Turn
 
-FORMAT = 1
-RECORD, THINKER, TALKER, UNREAD = "conversation.json", "thinker.npz", "talker.npz", "unread.npz"
+FORMAT = 2
+RECORD, CONTEXT = "conversation.json", "context.npz"
+THINKER, TALKER = "thinker.npz", "talker.npz"
 START_ANEW = "start a new conversation"
-
-
-class Mark(Struct, frozen=True):
-    """Where a conversation stood: enough to return to it."""
-
-    messages: int
-    length: int
-    position: int
-
-
-class Turn(Struct, frozen=True):
-    """Where a turn began, where its prompt ended, and the prompt's last token."""
-
-    start: Mark
-    asked: Mark
-    last_token: int
 
 
 @dataclass(frozen=True)
 class Saved:
-    """All that makes up a conversation but its model."""
+    """A conversation without its model and its context. `context` is the length asked for."""
 
     messages: list[Message]
     turns: list[Turn]
-    position: int
     context: int | None
     last_tokens: list[int]
-    thinker: KVCache
-    talker: KVCache | None
-    unread_rows: npt.NDArray[np.float32]
-    unread_positions: npt.NDArray[np.int64]
 
 
 class _SavedPart(Struct, frozen=True):
@@ -87,7 +68,7 @@ class _Record(Struct, frozen=True, forbid_unknown_fields=True):
     fingerprint: str
     messages: list[_SavedMessage]
     turns: list[Turn]
-    position: int
+    end: ContextMark
     context: int | None
     last_tokens: list[int]
     files: dict[str, str]
@@ -98,26 +79,27 @@ class _Version(Struct):
     format: int
 
 
-def write(folder: Path, saved: Saved, model: Model) -> None:
-    """Write a conversation into `folder`, replacing an older save there.
+def write(folder: Path, saved: Saved, context: Context, model: Model) -> None:
+    """Write a conversation at rest into `folder`, replacing an older save there.
 
     Raises UsageError when the folder is something else, OmniError when it can't be written.
     """
     if folder.exists() and not (folder / RECORD).exists():
         raise UsageError(f"{folder} exists and is no saved conversation", fix="give another name")
     with _replacing(folder) as hidden:
-        saved.thinker.save(hidden / THINKER)
-        if saved.talker is not None:
-            saved.talker.save(hidden / TALKER)
-        with (hidden / UNREAD).open("wb") as file:
-            np.savez(file, rows=saved.unread_rows, positions=saved.unread_positions)
+        context.thinker.save(hidden / THINKER)
+        if context.talker is not None:
+            context.talker.save(hidden / TALKER)
+        rows, positions = context.unread.arrays()
+        with (hidden / CONTEXT).open("wb") as file:
+            np.savez(file, ids=np.array(context.ids, np.int64), rows=rows, positions=positions)
         record = _Record(
             format=FORMAT,
             bundle=model.bundle.manifest.name,
             fingerprint=_fingerprint(model),
             messages=[_message_out(message) for message in saved.messages],
             turns=saved.turns,
-            position=saved.position,
+            end=context.mark(),
             context=saved.context,
             last_tokens=saved.last_tokens,
             files={path.name: sha256_of(path) for path in sorted(hidden.iterdir())},
@@ -127,8 +109,11 @@ def write(folder: Path, saved: Saved, model: Model) -> None:
         (hidden / RECORD).write_bytes(msgspec.json.format(msgspec.json.encode(record)) + b"\n")
 
 
-def read(folder: Path, model: Model) -> Saved:
-    """Read a conversation. Raises OmniError for another bundle's, a damaged one, or none at all."""
+def read(folder: Path, model: Model) -> tuple[Saved, Callable[[int | None], Context]]:
+    """Read a conversation: its record, and what loads its context with a limit of tokens.
+
+    Raises OmniError for another bundle's conversation, a damaged one, or none at all.
+    """
     record = _read_record(folder)
     if record.fingerprint != _fingerprint(model):
         raise OmniError(
@@ -139,24 +124,27 @@ def read(folder: Path, model: Model) -> Saved:
         path = folder / name
         if not path.is_file() or sha256_of(path) != sha256:
             raise _damaged(path)
-    limit, cache = model.budget.context(record.context), model.options.kv_cache
-    thinker = KVCache.load(folder / THINKER, model.config.thinker.decoder, cache, limit=limit)
-    talker = None
-    if TALKER in record.files:
-        talker = KVCache.load(folder / TALKER, model.speech.talker.decoder, cache, limit=limit)
-    with np.load(folder / UNREAD, allow_pickle=False) as file:
-        rows, positions = file["rows"], file["positions"]
-    return Saved(
+    saved = Saved(
         messages=[_message_in(message) for message in record.messages],
         turns=record.turns,
-        position=record.position,
         context=record.context,
         last_tokens=record.last_tokens,
-        thinker=thinker,
-        talker=talker,
-        unread_rows=rows,
-        unread_positions=positions,
     )
+    return saved, lambda limit: _load_context(folder, record, model, limit)
+
+
+def _load_context(folder: Path, record: _Record, model: Model, limit: int | None) -> Context:
+    context, dtype = Context(model, limit), model.options.kv_cache
+    config = model.config.thinker.decoder
+    context.thinker = KVCache.load(folder / THINKER, config, dtype, limit=limit)
+    if TALKER in record.files:
+        config = model.speech.talker.decoder
+        context.talker = KVCache.load(folder / TALKER, config, dtype, limit=limit)
+    with np.load(folder / CONTEXT, allow_pickle=False) as file:
+        context.ids = file["ids"].tolist()
+        context.unread.add(file["rows"], file["positions"])
+    context.position = record.end.position
+    return context
 
 
 def _read_record(folder: Path) -> _Record:
@@ -166,10 +154,10 @@ def _read_record(folder: Path) -> _Record:
         raise OmniError(f"{folder} holds no saved conversation", fix="check the name") from None
     try:
         version = msgspec.json.decode(text, type=_Version).format
-        if version > FORMAT:
+        if version != FORMAT:
             raise OmniError(
-                f"{folder} is of format {version}, this runtime reads up to {FORMAT}",
-                fix="update pocket-omni",
+                f"{folder} is of format {version}, this runtime reads {FORMAT}",
+                fix="update pocket-omni" if version > FORMAT else START_ANEW,
             )
         record = msgspec.json.decode(text, type=_Record)
     except (msgspec.DecodeError, UnicodeDecodeError):

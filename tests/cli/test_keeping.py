@@ -57,10 +57,12 @@ def say(events: Iterator[Event]) -> tuple[str, list[int]]:
 
 def whole(conversation: Conversation) -> None:
     """What must hold between any two calls."""
-    talker = conversation._talker_cache
-    read = talker.length if talker else 0
-    assert read + len(conversation._unread.rows) == conversation.context_used
-    assert conversation._unread.positions.shape[1] == len(conversation._unread.rows)
+    context = conversation._context
+    read = context.talker.length if context.talker else 0
+    assert context.thinker.length == context.length - len(context.pending)
+    assert read + len(context.unread) == context.thinker.length
+    assert context.length == conversation.context_used
+    assert len(context.pending) <= 1
     roles = [message.role for message in conversation.messages]
     assert roles == ["system"] + ["user", "assistant"] * (len(roles) // 2)
     assert len(conversation._turns) == len(roles) // 2
@@ -111,7 +113,7 @@ def test_regenerate_needs_a_reply_and_room(model: Model) -> None:
         Conversation(model).regenerate()
     talk = Conversation(model)
     say(talk.send("Hello", MUTE))
-    asked = talk._turns[-1].asked.length
+    asked = talk._turns[-1].asked.context.length
     full = Conversation(model, context=asked + 1)
     say(full.send("Hello", MUTE))
     with pytest.raises(ContextFullError):
@@ -175,15 +177,15 @@ def test_what_is_no_save_of_this_bundle(
     say(talk.send("Hello", SPOKEN))
     good = tmp_path / "good"
     talk.save(good)
-    for name in ("conversation.json", "thinker.npz", "talker.npz", "unread.npz"):
+    for name in ("conversation.json", "thinker.npz", "talker.npz", "context.npz"):
         for number, spoil in enumerate((Path.unlink, cut, change)):
             bad = shutil.copytree(good, tmp_path / f"bad-{name}-{number}")
             spoil(bad / name)
             refused(bad, "holds no saved" if spoil is Path.unlink and "json" in name else name)
     newer = shutil.copytree(good, tmp_path / "newer")
     record = json.loads((newer / "conversation.json").read_text())
-    (newer / "conversation.json").write_text(json.dumps(record | {"format": 2, "more": 1}))
-    refused(newer, "is of format 2, this runtime reads up to 1")
+    (newer / "conversation.json").write_text(json.dumps(record | {"format": 99, "more": 1}))
+    refused(newer, "is of format 99, this runtime reads 2")
     other = Model(
         export_to(make_twin("default").folder, tmp_path / "other", "int4"), SessionOptions(1)
     )

@@ -1,4 +1,4 @@
-"""The pace of speech on simulated machines, heard by a simulated listener. No clock, no model."""
+"""The chunk scheduler on simulated machines, heard by a simulated listener. No clock, no model."""
 
 import random
 from dataclasses import dataclass, field
@@ -84,15 +84,15 @@ class Heard:
         self.seconds += seconds
 
 
-def speak(machine: Machine, pace: ChunkScheduler, codes: int = 750) -> Heard:
+def speak(machine: Machine, scheduler: ChunkScheduler, codes: int = 750) -> Heard:
     """Draw all codes, make sound of them as Code2Wav does, and listen."""
     heard, waiting, held = Heard(), 0, 0.0
     for _ in range(codes):
-        machine.sample_code()
+        machine.draw()
         waiting += 1
-        ahead = FIRST_LOOK_AHEAD_CODES if pace.low_latency and not heard.chunks else CODES
+        ahead = FIRST_LOOK_AHEAD_CODES if scheduler.low_latency and not heard.chunks else CODES
         ready, more = divmod(waiting - ahead, CODES)
-        commit = pace.commit(ready, CODES - more)
+        commit = scheduler.commit(ready, CODES - more)
         if not commit:
             continue
         assert commit <= ready, "look-ahead is part of every chunk"
@@ -100,7 +100,7 @@ def speak(machine: Machine, pace: ChunkScheduler, codes: int = 750) -> Heard:
         waiting -= commit * CODES
         held += commit * BLOCK
         heard.chunks.append(commit)
-        if pace.made(commit, commit * BLOCK):
+        if scheduler.chunk_done(commit, commit * BLOCK):
             heard.hear(machine.now, held)
             held = 0.0
     if waiting:
@@ -116,7 +116,7 @@ def live(machine: Machine) -> AdaptiveScheduler:
 
 
 def listen(machine: Machine, codes: int = 750) -> Heard:
-    """At the live pace."""
+    """With the adaptive scheduler."""
     return speak(machine, live(machine), codes)
 
 
@@ -124,7 +124,7 @@ def smallest(speed: float) -> float:
     """When a machine without jitter has its first chunk."""
     machine = Machine(speed)
     for _ in range(CODES + FIRST_LOOK_AHEAD_CODES):
-        machine.sample_code()
+        machine.draw()
     machine.make(1)
     return machine.now
 
@@ -140,10 +140,10 @@ def test_a_machine_that_is_fast_enough_never_pauses(
     speed: float, wait: float, jitter: float, seed: int, fixed: float
 ) -> None:
     machine = Machine(speed, fixed, jitter, seed)
-    pace = live(machine)
-    heard = speak(machine, pace)
-    assert not heard.gaps and pace.slow is None
-    assert (pace.pauses, pace.paused) == (0, 0.0)
+    scheduler = live(machine)
+    heard = speak(machine, scheduler)
+    assert not heard.gaps and scheduler.underrun is None
+    assert scheduler.pauses == 0
     assert heard.first is not None and heard.first < wait
     assert heard.chunks[0] == 1 and max(heard.chunks[:-1]) <= MAX_CHUNK_BLOCKS
     assert all(b <= 2 * a for a, b in pairwise(heard.chunks[:-1]))
@@ -176,36 +176,37 @@ def test_a_lead_carries_a_machine_that_is_a_little_too_slow() -> None:
 @pytest.mark.parametrize(("jitter", "seed"), JITTERS)
 def test_a_slow_machine_speaks_at_once_and_says_how_slow_it_is(jitter: float, seed: int) -> None:
     machine = Machine(0.5, jitter=jitter, seed=seed)
-    pace = live(machine)
-    heard = speak(machine, pace)
+    scheduler = live(machine)
+    heard = speak(machine, scheduler)
     assert heard.chunks[:4] == list(CHUNK_BLOCKS)
     assert heard.first == pytest.approx(smallest(0.5), rel=0.2)
-    assert len(heard.gaps) <= pace.pauses + 1  # the last comes after AdaptiveScheduler was asked
-    assert pace.paused == pytest.approx(sum(heard.gaps[: pace.pauses]))
-    assert pace.slow is not None
-    assert pace.slow.realtime == pytest.approx(0.5, rel=0.15)
-    assert pace.slow.codes == pytest.approx(0.5 / DRAWING, rel=0.15)
+    assert (
+        len(heard.gaps) <= scheduler.pauses + 1
+    )  # the last comes after AdaptiveScheduler was asked
+    assert scheduler.underrun is not None
+    assert scheduler.underrun.realtime == pytest.approx(0.5, rel=0.15)
+    assert scheduler.underrun.codes == pytest.approx(0.5 / DRAWING, rel=0.15)
 
 
 def test_nothing_is_said_before_a_pause_was_heard() -> None:
     machine = Machine(0.5)
-    pace = live(machine)
-    speak(machine, pace, codes=30)
-    assert pace.pauses == 0 and pace.slow is None
+    scheduler = live(machine)
+    speak(machine, scheduler, codes=30)
+    assert scheduler.pauses == 0 and scheduler.underrun is None
 
 
 def test_text_that_is_written_slowly_holds_up_speech_only_while_it_is_written() -> None:
     """Codes come with the text, slower than they are heard, then by themselves."""
     machine = Machine(1.5, written=100, writing=6.0)
-    pace = live(machine)
-    heard = speak(machine, pace)
+    scheduler = live(machine)
+    heard = speak(machine, scheduler)
     assert 1 <= len(heard.gaps) <= 4
     written = Machine(1.5, written=100, writing=6.0)
     for _ in range(100 + 2 * CODES):
         written.sample_code()
     written.make(CHUNK_BLOCKS[-1])
     assert heard.until - sum(heard.gaps) == pytest.approx((heard.first or 0) + heard.seconds)
-    assert pace.slow is None, "it is fast again"
+    assert scheduler.underrun is None, "it is fast again"
 
 
 @pytest.mark.parametrize(("sizes", "wanted"), [(CHUNK_BLOCKS, [1, 2, 4, 8, 8]), (WHOLE, [])])

@@ -142,7 +142,7 @@ def test_guidance_on_some_evaluations(twin: Twin) -> None:
     def mel(guided: int, guidance: float = 0.5) -> np.ndarray:
         preset = msgspec.structs.replace(balanced.preset, guided=guided, guidance=guidance)
         dit = Dit(
-            balanced.session,
+            balanced.graph,
             balanced.config,
             preset,
             balanced.code_table,

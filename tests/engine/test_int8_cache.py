@@ -53,8 +53,8 @@ def test_a_reply_is_spoken_with_it(default_twin: Twin) -> None:
         brief = ReplyOptions(SpeechOptions(preset="fast", max_codes=30), max_tokens=8)
         *_, done = talk.send(question, brief)
         assert isinstance(done, TurnDone) and done.timings.speech
-    assert talk._talker_cache is not None
-    assert (talk._cache.dtype, talk._talker_cache.dtype) == ("int8", "int8")
+    assert talk._context.talker is not None
+    assert (talk._context.thinker.dtype, talk._context.talker.dtype) == ("int8", "int8")
 
 
 def test_what_keys_reach_does_not_depend_on_where_they_are(default_twin: Twin) -> None:

@@ -90,11 +90,11 @@ def test_the_second_start_reads_the_copy_and_computes_the_same(
 def test_every_graph_of_matrices_has_one(bundle: Path, loaded: Loaded) -> None:
     model = plain(bundle)
     for name in model.bundle.manifest.graphs:
-        model.session(name)
+        model.graph(name)
     assert len(copies()) == len(model.bundle.manifest.graphs) - 1  # all but the vocoder's
     loaded()
     for name in model.bundle.manifest.graphs:
-        model.session(name)
+        model.graph(name)
     assert sorted(file.parent for file in loaded()) == sorted(
         [*copies(), bundle / "graphs" / "vocoder"]
     )
@@ -186,7 +186,7 @@ def test_a_graph_that_can_not_be_loaded_is_told_as_ever(bundle: Path, tmp_path: 
     file = broken / "graphs" / "thinker" / "model.onnx"
     file.write_bytes(bytes(file.stat().st_size))
     with pytest.raises(BundleError, match=r"model.onnx can't be loaded"):
-        plain(broken).session("thinker")
+        plain(broken).graph("thinker")
     assert not copies()
 
 

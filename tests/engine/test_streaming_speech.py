@@ -160,8 +160,8 @@ def test_who_waits_hears_the_first_block_before_all_of_its_look_ahead(default_tw
     model, codes = default_twin.model, some_codes(default_twin, 200)
     pieces: dict[str, list[tuple[int, np.ndarray]]] = {}
     for name in ("adaptive", "fixed"):
-        pace = model.pace(name, lambda: 0.0)
-        sound = model.code2wav("Ethan", "fast", seeded_noise(0, model.speech.dit), pace)
+        scheduler = model.chunk_scheduler(name, lambda: 0.0)
+        sound = model.code2wav("Ethan", "fast", seeded_noise(0, model.speech.dit), scheduler)
         heard = [(number, sound.push(int(code))) for number, code in enumerate(codes, 1)]
         pieces[name] = [(number, piece) for number, piece in heard if piece is not None]
     early, late = pieces["adaptive"][0], pieces["fixed"][0]
@@ -184,10 +184,10 @@ class Script(FixedScheduler):
         return self._hold < 0
 
 
-def spoken(twin: Twin, pace: ChunkScheduler, count: int = 200) -> list[np.ndarray]:
+def spoken(twin: Twin, scheduler: ChunkScheduler, count: int = 200) -> list[np.ndarray]:
     """What comes out of `count` codes, piece by piece."""
     model = twin.model
-    sound = model.code2wav("Ethan", "fast", seeded_noise(0, model.speech.dit), pace)
+    sound = model.code2wav("Ethan", "fast", seeded_noise(0, model.speech.dit), scheduler)
     pieces = [sound.push(int(code)) for code in some_codes(twin, count)]
     return [piece for piece in [*pieces, sound.finish()] if piece is not None]
 
@@ -213,7 +213,7 @@ def test_a_chunk_is_the_same_whenever_it_is_made(default_twin: Twin) -> None:
 
 def test_a_live_pace_on_a_clock_that_stands_still(default_twin: Twin) -> None:
     """BenchCase that costs nothing: nothing is held, chunks double, and nothing is slow."""
-    pace = default_twin.model.pace("adaptive", lambda: 0.0)
-    codes = [len(piece) // 480 for piece in spoken(default_twin, pace, 700)]
+    scheduler = default_twin.model.chunk_scheduler("adaptive", lambda: 0.0)
+    codes = [len(piece) // 480 for piece in spoken(default_twin, scheduler, 700)]
     assert codes == [12, 24, 48, 96, 192, 192, 136]
-    assert pace.slow is None
+    assert scheduler.underrun is None

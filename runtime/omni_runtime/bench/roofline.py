@@ -13,13 +13,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import onnxruntime as ort
-
 from omni_runtime.bench import components
 from omni_runtime.bench.probes import Limits
 from omni_runtime.bench.rows import ProgressCallback, Quantity, Row, seconds
 from omni_runtime.bundle.config import DecoderConfig
-from omni_runtime.engine.session import SessionOptions
+from omni_runtime.engine.kv_cache import KVCache
+from omni_runtime.engine.session import Graph, SessionOptions
 from omni_runtime.model import Model
 
 INTEGER = (
@@ -79,16 +78,16 @@ class Load:
 
 
 class ProfiledModel(Model):
-    """A model whose graphs write ONNX Runtime's profile; `sessions` are those opened so far."""
+    """A model whose graphs write ONNX Runtime's profile; `opened` are those opened so far."""
 
     def __init__(self, folder: Path, options: SessionOptions) -> None:
         super().__init__(folder, options)
-        self.sessions: dict[str, ort.InferenceSession] = {}
+        self.opened: dict[str, Graph] = {}
 
-    def session(self, graph: str) -> ort.InferenceSession:
+    def graph(self, graph: str) -> Graph:
         """Open one graph and remember it."""
-        self.sessions[graph] = super().session(graph)
-        return self.sessions[graph]
+        self.opened[graph] = super().graph(graph)
+        return self.opened[graph]
 
 
 def tasks(model: Model) -> list[Task]:
@@ -159,7 +158,9 @@ def _counted(model: Model, task: Task, spent: float) -> Load:
         options = replace(model.options, profile=Path(folder) / "profile")
         twin = ProfiledModel(model.bundle.folder, options)
         task.act(twin)()
-        events = json.loads(Path(twin.sessions[task.graph].end_profiling()).read_text("utf-8"))
+        events = json.loads(
+            Path(twin.opened[task.graph].session.end_profiling()).read_text("utf-8")
+        )
     runs = sum(event["name"] == "model_run" for event in events)
     flops, integer = count(events, task.context)
     weights = model.bundle.manifest.graphs[task.graph].bytes
@@ -174,7 +175,7 @@ def _cache_bytes(model: Model, task: Task) -> float:
         decoders["talker"] = model.config.speech.talker.decoder
     if (config := decoders.get(task.graph)) is None:
         return 0
-    return 2 * 4 * config.layers * config.kv_heads * config.head_dim * task.context
+    return KVCache.state_bytes(config, task.context, model.options.kv_cache)
 
 
 def count(events: Iterable[dict[str, Any]], context: int) -> tuple[float, float]:

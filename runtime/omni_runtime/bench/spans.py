@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
-from typing import Any, cast
+from typing import Any
 
 import onnxruntime as ort
 
 from omni_runtime.bench.cold_start import open_everything
 from omni_runtime.bench.replies import ask, options
 from omni_runtime.conversation import Conversation
-from omni_runtime.engine.session import SessionOptions
+from omni_runtime.engine.cancellation import RunControl
+from omni_runtime.engine.session import Graph, SessionOptions
 from omni_runtime.events import AudioDelta, TextDelta
 from omni_runtime.inputs.messages import ContentPart
 from omni_runtime.model import Model
@@ -38,33 +39,29 @@ class TracedModel(Model):
         super().__init__(folder, options)
         self.spans: list[Span] = []
 
-    def session(self, graph: str) -> ort.InferenceSession:
+    def graph(self, graph: str) -> Graph:
         """Open one graph behind a wrapper that notes its runs."""
-        watched = _Traced(super().session(graph), graph, self.spans)
-        return cast(ort.InferenceSession, watched)
+        return _TracedGraph(super().graph(graph).session, self.control, graph, self.spans)
 
 
-class _Traced:
-    """A session as the engine uses it."""
-
-    def __init__(self, session: ort.InferenceSession, graph: str, spans: list[Span]) -> None:
-        self._session = session
-        self._graph = graph
+class _TracedGraph(Graph):
+    def __init__(
+        self, session: ort.InferenceSession, control: RunControl, name: str, spans: list[Span]
+    ) -> None:
+        super().__init__(session, control)
+        self._name = name
         self._spans = spans
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._session, name)
-
-    def run(self, *arguments: Any) -> Any:
+    def run(self, feeds: dict[str, Any]) -> Any:
         started = perf_counter()
-        outputs = self._session.run(*arguments)
-        self._spans.append(Span(self._graph, started, perf_counter()))
+        outputs = super().run(feeds)
+        self._spans.append(Span(self._name, started, perf_counter()))
         return outputs
 
     def run_with_iobinding(self, binding: Any) -> None:
         started = perf_counter()
-        self._session.run_with_iobinding(binding)
-        self._spans.append(Span(self._graph, started, perf_counter()))
+        super().run_with_iobinding(binding)
+        self._spans.append(Span(self._name, started, perf_counter()))
 
 
 @dataclass(frozen=True)

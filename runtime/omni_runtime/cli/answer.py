@@ -7,7 +7,6 @@ that no work goes on, and the sink is left with the whole speech or with none.
 import argparse
 import json
 import sys
-from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TextIO
@@ -23,6 +22,7 @@ from omni_runtime.events import (
     TurnDone,
 )
 from omni_runtime.model import Model
+from omni_runtime.response import Response
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Style:
         return sys.stderr if self.speech_to_stdout else sys.stdout
 
 
-def deliver(events: Generator[Event], sink: Sink | None, style: Style) -> TurnDone | None:
+def deliver(events: Response, sink: Sink | None, style: Style) -> TurnDone | None:
     """Show and play an answer to its end; gives its last event."""
     done, shown = None, None
     notes: list[str] = []  # told below the text, which they would tear apart

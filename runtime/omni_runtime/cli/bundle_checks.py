@@ -33,7 +33,7 @@ def check_bundle(folder: Path, budget: int | None = None) -> Iterator[Check]:
     yield room
     model = Model(bundle, SessionOptions(prepack_cache=False))
     for name in manifest.graphs if room.status != "fail" else ():
-        yield _opened(f"graph {name}", lambda name=name: model.session(name))
+        yield _opened(f"graph {name}", lambda name=name: model.graph(name))
     yield _opened("tables", lambda: [bundle.table(name) for name in manifest.tables])
     yield _opened("chat template", lambda: model.prompts)
     if (speech := manifest.model.speech) is not None:

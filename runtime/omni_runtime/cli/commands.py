@@ -171,7 +171,9 @@ def _save(repl: "Repl", argument: str) -> None:
 
 @_command("load", "FOLDER", "go on with a saved conversation")
 def _load(repl: "Repl", argument: str) -> None:
-    repl.conversation = Conversation.load(unquoted(argument), repl.conversation.model)
+    loaded = Conversation.load(unquoted(argument), repl.conversation.model)
+    repl.conversation.close()
+    repl.conversation = loaded
     repl.last = None
     talk = repl.conversation
     ui.say(ui.context_line(talk.context_used, talk.context_limit, talk.cache_bytes))
@@ -203,6 +205,8 @@ def _system_prompt(repl: "Repl") -> str:
 
 def _start_anew(repl: "Repl", system: str) -> None:
     talk = repl.conversation
-    repl.conversation = Conversation(talk.model, system=system, context=talk.context_limit)
+    talk.close()
+    context = talk.requested_context
+    repl.conversation = Conversation(talk.model, system=system, context=context)
     repl.attached.clear()
     repl.last = None

@@ -8,7 +8,6 @@ a person: there Ctrl-C does end it, and the last error gives the exit code.
 import argparse
 import os
 import re
-from collections.abc import Generator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +20,10 @@ from omni_runtime.cli.commands import COMMANDS, run
 from omni_runtime.cli.line_input import LineInput, open_line_input
 from omni_runtime.conversation import Conversation
 from omni_runtime.errors import ContextFullError, MediaError, OmniError
-from omni_runtime.events import Event, TurnDone
+from omni_runtime.events import TurnDone
 from omni_runtime.inputs.messages import ContentPart, MediaPart, Text, kind_of
 from omni_runtime.options import ReplyOptions, SpeechOptions
+from omni_runtime.response import Response
 
 PROMPT = ">>> "
 _COMMAND = re.compile(r"/([A-Za-z]+)(?:\s+(.*))?", re.DOTALL)
@@ -120,7 +120,7 @@ class Repl:
         if self.lines.interactive and not self._options.quiet:
             ui.note(f"attached: {path.name}")
 
-    def deliver(self, events: Generator[Event]) -> None:
+    def deliver(self, events: Response) -> None:
         """Show and play an answer; a person's Ctrl-C stops it and nothing else."""
         sink = self._outlet.open() if self.reply.speech is not None else None
         try:

@@ -6,6 +6,7 @@ every graph consults: a set token ends the graph that is running and refuses the
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any
 
 import onnxruntime as ort
 
@@ -18,7 +19,7 @@ class CancelToken:
     """The cancellation flag of one request. `cancel` may be called from any thread."""
 
     def __init__(self) -> None:
-        self.run_options = ort.RunOptions()
+        self.run_options: Any = ort.RunOptions()
         self.run_options.log_severity_level = 4  # a terminated run is no error
         self.cancelled = False
 
@@ -48,8 +49,8 @@ class RunControl:
         finally:
             self.token = outer
 
-    def run_options(self) -> ort.RunOptions | None:
-        """Options for the next graph. Raises CancelledError."""
+    def run_options(self) -> Any:
+        """ONNX Runtime's options for the next graph, or None. Raises CancelledError."""
         if self.token is None:
             return None
         self.token.check()

@@ -48,7 +48,7 @@ class ChunkScheduler(Protocol):
     low_latency: bool
 
     @property
-    def slow(self) -> "Underrun | None":
+    def underrun(self) -> "Underrun | None":
         """Why a listener who heard a pause will hear more of them; None while all is well."""
         ...
 
@@ -59,7 +59,7 @@ class ChunkScheduler(Protocol):
         """
         ...
 
-    def made(self, blocks: int, seconds: float) -> bool:
+    def chunk_done(self, blocks: int, seconds: float) -> bool:
         """A chunk of `seconds` of speech is done: may all that is held be heard now?"""
         ...
 
@@ -68,7 +68,7 @@ class FixedScheduler:
     """Chunks of fixed sizes, heard at once. Knows nothing of a listener."""
 
     low_latency = False
-    slow = None
+    underrun = None
 
     def __init__(self, sizes: Sequence[int] = CHUNK_BLOCKS) -> None:
         self._sizes = sizes
@@ -78,7 +78,7 @@ class FixedScheduler:
         size = self._sizes[min(self._chunks, len(self._sizes) - 1)]
         return size if ready >= size else 0
 
-    def made(self, blocks: int, seconds: float) -> bool:  # noqa: ARG002 - part of the protocol
+    def chunk_done(self, blocks: int, seconds: float) -> bool:  # noqa: ARG002 - part of the protocol
         self._chunks += 1
         return True
 
@@ -124,7 +124,6 @@ class AdaptiveScheduler:
         self._held = 0.0  # seconds of speech that nobody could hear yet
         self._lasts_until: float | None = None  # when all that was let out has been heard
         self.pauses = 0
-        self.paused = 0.0
 
     def commit(self, ready: int, missing: int) -> int:
         now = self._lap(self._decode_seconds.append)
@@ -132,7 +131,7 @@ class AdaptiveScheduler:
             return 0
         return min(ready, MAX_CHUNK_BLOCKS) if ready >= self._wanted(now, ready, missing) else 0
 
-    def made(self, blocks: int, seconds: float) -> bool:
+    def chunk_done(self, blocks: int, seconds: float) -> bool:
         now = self._lap(lambda spent: self._chunks.append((blocks, spent)))
         self._first = self._first or self._chunks[0][1]
         self._size = blocks
@@ -143,13 +142,12 @@ class AdaptiveScheduler:
                 return False
         elif self._lasts_until < now:  # late is late: holding it back would lengthen the pause
             self.pauses += 1
-            self.paused += now - self._lasts_until
         self._lasts_until = max(now, self._lasts_until or 0.0) + self._held
         self._held = 0.0
         return True
 
     @property
-    def slow(self) -> Underrun | None:
+    def underrun(self) -> Underrun | None:
         """Why a listener who heard a pause will hear more of them; None while all is well."""
         if not self.pauses:
             return None

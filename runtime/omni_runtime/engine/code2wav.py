@@ -40,7 +40,7 @@ class Code2Wav:
         chunk = self._mel.chunk(np.array(self._codes[: commit * block + ahead], np.int64), commit)
         del self._codes[: commit * block]
         self._held.append(self._wave.push(chunk.mel, chunk.provisional, last=False))
-        heard = self._scheduler.made(commit, len(self._held[-1]) / self._rate)
+        heard = self._scheduler.chunk_done(commit, len(self._held[-1]) / self._rate)
         return self._let_out() if heard else None
 
     def finish(self) -> FloatArray | None:

@@ -70,9 +70,14 @@ class KVCache:
     @staticmethod
     def bytes_for(config: DecoderConfig, tokens: int, dtype: CacheType = "float32") -> int:
         """Bytes of all buffers when the capacity is `tokens` tokens."""
-        states = np.dtype(dtype).itemsize * 2 * config.layers * config.kv_heads * config.head_dim
         rotary = np.dtype(np.float32).itemsize * 2 * (config.head_dim // 2)
-        return tokens * (states + rotary)
+        return KVCache.state_bytes(config, tokens, dtype) + tokens * rotary
+
+    @staticmethod
+    def state_bytes(config: DecoderConfig, tokens: int, dtype: CacheType = "float32") -> int:
+        """Bytes of keys and values alone, which attention reads."""
+        one = np.dtype(dtype).itemsize * 2 * config.layers * config.kv_heads * config.head_dim
+        return tokens * one
 
     @property
     def room(self) -> int:

@@ -53,7 +53,7 @@ class Graph:
         self.session = session
         self._control = control
 
-    def run(self, feeds: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+    def run(self, feeds: dict[str, npt.NDArray[Any]]) -> Any:
         """All outputs, in the order of the contract. Raises CancelledError."""
         options = self._control.run_options()
         try:

@@ -88,7 +88,7 @@ def speak(machine: Machine, scheduler: ChunkScheduler, codes: int = 750) -> Hear
     """Draw all codes, make sound of them as Code2Wav does, and listen."""
     heard, waiting, held = Heard(), 0, 0.0
     for _ in range(codes):
-        machine.draw()
+        machine.decode()
         waiting += 1
         ahead = FIRST_LOOK_AHEAD_CODES if scheduler.low_latency and not heard.chunks else CODES
         ready, more = divmod(waiting - ahead, CODES)
@@ -124,7 +124,7 @@ def smallest(speed: float) -> float:
     """When a machine without jitter has its first chunk."""
     machine = Machine(speed)
     for _ in range(CODES + FIRST_LOOK_AHEAD_CODES):
-        machine.draw()
+        machine.decode()
     machine.make(1)
     return machine.now
 

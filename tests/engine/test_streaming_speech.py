@@ -178,7 +178,7 @@ class Script(FixedScheduler):
         super().__init__(sizes)
         self._hold = held
 
-    def made(self, blocks: int, seconds: float) -> bool:
+    def chunk_done(self, blocks: int, seconds: float) -> bool:
         super().made(blocks, seconds)
         self._hold -= 1
         return self._hold < 0

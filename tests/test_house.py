@@ -30,6 +30,7 @@ RUNTIME_LAYERS = [
     {"reply"},
     {"response"},
     {"conversation", "persistence", "system_prefix", "turns"},
+    {"serving"},
     {"bench"},
     {"cli"},
 ]

@@ -9,7 +9,6 @@ rest. Every other operation on the context first discards the read-ahead prefix.
 """
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from weakref import ReferenceType, ref
 
@@ -29,16 +28,8 @@ from omni_runtime.options import ReplyOptions, ResolvedSpeechOptions
 from omni_runtime.persistence import Saved
 from omni_runtime.reply import Reply
 from omni_runtime.response import Progress, Response, Steps
-from omni_runtime.timeline import DEFAULT_RATE, cut_tokens
+from omni_runtime.timeline import DEFAULT_RATE, SpokenReply
 from omni_runtime.turns import Mark, Turn
-
-
-@dataclass
-class _Spoken:
-    """The last reply and its voice, for cutting it."""
-
-    reply: Reply
-    voice: str
 
 
 class Conversation:
@@ -67,7 +58,7 @@ class Conversation:
             self._context = Context(model, self._lease.tokens)
         self._turns: list[Turn] = []
         self._last_tokens: list[int] = []
-        self._spoken: _Spoken | None = None
+        self._spoken: SpokenReply | None = None
         self._rates: dict[str, float] = {}
         self._end = self._context.mark()
         """The end of the last turn, or of the prompt while its reply is in progress."""
@@ -189,14 +180,11 @@ class Conversation:
                     "there is no spoken reply to cut", fix="cut it before the next turn or undo"
                 )
             self._forget_ahead()
-            reply, state = self._spoken.reply, self._spoken.reply.state
-            ended = bool(reply.speech_complete)
-            rate = self._rates.get(self._spoken.voice, DEFAULT_RATE)
-            rate = reply.timeline.rate(state.text) if ended else rate
-            characters = reply.timeline.heard(state.text, heard_seconds, rate)
-            if not (ended and characters >= len(state.text)):
-                self._cut(reply, cut_tokens(state.text_ends, len(state.text[:characters].rstrip())))
-            return state.text
+            reply = self._spoken
+            tokens = reply.heard_tokens(heard_seconds, self._rates.get(reply.voice, DEFAULT_RATE))
+            if tokens < len(self._last_tokens):
+                self._cut(reply, tokens)
+            return self._spoken.text
 
     def fork(self) -> "Conversation":
         """Return an independent copy that goes on from here. Raises AdmissionError."""
@@ -208,6 +196,7 @@ class Conversation:
             copy._end = self._end
             copy.messages, copy._turns = [*self.messages], [*self._turns]
             copy._last_tokens, copy._rates = self._last_tokens, {**self._rates}
+            copy._spoken = self._spoken
             return copy
 
     def close(self) -> None:
@@ -351,20 +340,18 @@ class Conversation:
         self._context.truncate(self._end)  # which mends a step that was interrupted
         self._last_tokens = reply.state.tokens
         self.messages.append(Message("assistant", [Text(reply.state.text)]))
-        self._spoken = None
-        if reply.voice is not None:
-            self._spoken = _Spoken(reply, reply.voice)
-            if reply.speech_complete:
-                self._rates[reply.voice] = reply.timeline.rate(reply.state.text)
+        self._spoken = reply.spoken
+        if reply.spoken is not None and reply.spoken.complete:
+            self._rates[reply.spoken.voice] = reply.spoken.rate
 
-    def _cut(self, reply: Reply, tokens: int) -> None:
+    def _cut(self, reply: SpokenReply, tokens: int) -> None:
         """Keep the first `tokens` tokens of the last reply."""
-        state, asked = reply.state, self._turns[-1].asked.context
-        del state.tokens[tokens:], state.text_ends[tokens:]
-        state.text = state.text[: state.text_ends[-1]] if tokens else ""
+        asked = self._turns[-1].asked.context
+        self._spoken = reply.cut(tokens)
+        self._last_tokens = self._last_tokens[:tokens]
         self._end = ContextMark(asked.length + tokens, asked.position + tokens)
         self._context.truncate(self._end)
-        self.messages[-1] = Message("assistant", [Text(state.text)])
+        self.messages[-1] = Message("assistant", [Text(self._spoken.text)])
 
     # The context
 

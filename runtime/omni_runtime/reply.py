@@ -29,7 +29,7 @@ from omni_runtime.events import (
 from omni_runtime.inputs.tokenizer import StreamDecoder
 from omni_runtime.model import Model
 from omni_runtime.options import AUTO, ReplyOptions, ResolvedSpeechOptions
-from omni_runtime.timeline import SpeechTimeline
+from omni_runtime.timeline import SpeechTimeline, SpokenReply
 
 AudioEvent = AudioDelta | PresetChosen | PlaybackUnderrun
 ReplyEvent = TextDelta | AudioEvent
@@ -114,9 +114,17 @@ class Reply:
         return None if self._speech is None else self._speech.complete
 
     @property
-    def voice(self) -> str | None:
-        """Who speaks; None when nothing is spoken."""
-        return self._speech_options.voice if self._speech_options else None
+    def spoken(self) -> SpokenReply | None:
+        """What is needed to cut the reply to what was heard; None when nothing is spoken."""
+        if self._speech_options is None:
+            return None
+        return SpokenReply(
+            self.state.text,
+            tuple(self.state.text_ends),
+            self.timeline,
+            bool(self.speech_complete),
+            self._speech_options.voice,
+        )
 
     def steps(self, logits: FloatArray) -> Iterator[ReplyEvent | None]:
         """The reply after a prefill that ended with `logits`; None where a step had no event."""

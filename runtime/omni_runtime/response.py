@@ -90,12 +90,16 @@ class Response:
         """Whether the conversation is in the middle of this reply."""
         return self._steps is not None and getgeneratorstate(self._steps) != GEN_CLOSED
 
+    def interrupt(self) -> None:
+        """Let the next step, and a graph that is running, end in a cancellation. Does not wait."""
+        self._token.cancel()
+
     def cancel(self) -> None:
         """Stop all work, from any thread; a graph that is running ends between two of its nodes.
 
         The conversation is at rest when this returns. Iterating on gives one last TurnDone.
         """
-        self._token.cancel()
+        self.interrupt()
         with self._model.lock:  # whoever runs a step of ours leaves it at once
             if self._steps is not None and not self._over:
                 self._steps.close()

@@ -8,7 +8,7 @@ was not finished, its length is predicted from the speaking rate of earlier repl
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,6 +20,8 @@ SILENCE = 0.03
 """A frame is silent below this share of the loud frames' level."""
 DEFAULT_RATE = 4.6
 """Syllables per second of voice before any reply was finished."""
+MIN_WEIGHT = 0.25
+"""Syllables of a word that has none: a symbol."""
 MIN_RATE, MAX_RATE = 2.0, 12.0
 
 _VOWELS = re.compile(r"[aeiouy]+", re.IGNORECASE)
@@ -101,26 +103,46 @@ class SpeechTimeline:
 
         A word counts once half of it was heard.
         """
-        if seconds * self.sample_rate >= self.samples and not text.strip():
-            return len(text)
         spoken = rate * self.voiced_seconds(seconds)
         heard, before = 0, 0.0
         for end in word_ends(text):
-            weight = syllables(text[heard:end])
+            weight = max(syllables(text[heard:end]), MIN_WEIGHT)
             if before + weight / 2 > spoken:
                 break
             heard, before = end, before + weight
         return heard
 
 
-def cut_tokens(text_ends: Sequence[int], characters: int) -> int:
-    """How many tokens of a reply make its first `characters` characters, or barely more.
+@dataclass(frozen=True)
+class SpokenReply:
+    """A reply that was spoken, as far as it came. `complete`: the Talker ended by itself."""
 
-    `text_ends` holds for each token the length of the text once it was decoded.
-    """
-    if characters <= 0:
-        return 0
-    for count, end in enumerate(text_ends, 1):
-        if end >= characters:
-            return count
-    return len(text_ends)
+    text: str
+    text_ends: tuple[int, ...]
+    """For each token the length of the text once it was decoded, in characters."""
+    timeline: SpeechTimeline
+    complete: bool
+    voice: str
+
+    @property
+    def rate(self) -> float:
+        """Syllables per second of voice."""
+        return self.timeline.rate(self.text)
+
+    def heard_tokens(self, seconds: float, usual_rate: float) -> int:
+        """How many tokens make the words that were heard in the first `seconds` of the speech.
+
+        `usual_rate` is the voice's speaking rate, for speech that was not finished.
+        """
+        rate = self.rate if self.complete else usual_rate
+        characters = self.timeline.heard(self.text, seconds, rate)
+        if self.complete and characters >= len(self.text):
+            return len(self.text_ends)
+        wanted = len(self.text[:characters].rstrip())
+        before = (count for count, end in enumerate(self.text_ends, 1) if end >= wanted)
+        return next(before, len(self.text_ends)) if wanted else 0
+
+    def cut(self, tokens: int) -> "SpokenReply":
+        """The reply with its first `tokens` tokens."""
+        ends = self.text_ends[:tokens]
+        return replace(self, text=self.text[: ends[-1]] if ends else "", text_ends=ends)

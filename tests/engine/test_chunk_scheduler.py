@@ -203,7 +203,7 @@ def test_text_that_is_written_slowly_holds_up_speech_only_while_it_is_written() 
     assert 1 <= len(heard.gaps) <= 4
     written = Machine(1.5, written=100, writing=6.0)
     for _ in range(100 + 2 * CODES):
-        written.sample_code()
+        written.decode()
     written.make(CHUNK_BLOCKS[-1])
     assert heard.until - sum(heard.gaps) == pytest.approx((heard.first or 0) + heard.seconds)
     assert scheduler.underrun is None, "it is fast again"

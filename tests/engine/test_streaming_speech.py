@@ -179,7 +179,7 @@ class Script(FixedScheduler):
         self._hold = held
 
     def chunk_done(self, blocks: int, seconds: float) -> bool:
-        super().made(blocks, seconds)
+        super().chunk_done(blocks, seconds)
         self._hold -= 1
         return self._hold < 0
 
@@ -212,7 +212,7 @@ def test_a_chunk_is_the_same_whenever_it_is_made(default_twin: Twin) -> None:
 
 
 def test_a_live_pace_on_a_clock_that_stands_still(default_twin: Twin) -> None:
-    """BenchCase that costs nothing: nothing is held, chunks double, and nothing is slow."""
+    """Work that costs nothing: nothing is held, chunks double, and nothing is slow."""
     scheduler = default_twin.model.chunk_scheduler("adaptive", lambda: 0.0)
     codes = [len(piece) // 480 for piece in spoken(default_twin, scheduler, 700)]
     assert codes == [12, 24, 48, 96, 192, 192, 136]

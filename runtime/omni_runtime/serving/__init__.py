@@ -1,0 +1,1 @@
+"""One thread that owns a model, and several conversations that take turns on it."""

@@ -10,6 +10,7 @@ rest. Every other operation on the context first discards the read-ahead prefix.
 
 from collections.abc import Generator, Sequence
 from pathlib import Path
+from statistics import fmean
 from weakref import ReferenceType, ref
 
 import numpy as np
@@ -28,8 +29,10 @@ from omni_runtime.options import ReplyOptions, ResolvedSpeechOptions
 from omni_runtime.persistence import Saved
 from omni_runtime.reply import Reply
 from omni_runtime.response import Progress, Response, Steps
-from omni_runtime.timeline import DEFAULT_RATE, SpokenReply
+from omni_runtime.timeline import USUAL_SPEED, SpokenReply
 from omni_runtime.turns import Mark, Turn
+
+LATEST_SPEEDS = 8
 
 
 class Conversation:
@@ -59,7 +62,8 @@ class Conversation:
         self._turns: list[Turn] = []
         self._last_tokens: list[int] = []
         self._spoken: SpokenReply | None = None
-        self._rates: dict[str, float] = {}
+        self._speeds: dict[str, tuple[float, ...]] = {}
+        """Speaking speeds of the latest complete replies, by voice."""
         self._end = self._context.mark()
         """The end of the last turn, or of the prompt while its reply is in progress."""
         self._ahead: Prompt | None = None
@@ -181,7 +185,8 @@ class Conversation:
                 )
             self._forget_ahead()
             reply = self._spoken
-            tokens = reply.heard_tokens(heard_seconds, self._rates.get(reply.voice, DEFAULT_RATE))
+            speeds = [USUAL_SPEED, *self._speeds.get(reply.voice, ())]
+            tokens = reply.heard_tokens(heard_seconds, fmean(speeds))
             if tokens < len(self._last_tokens):
                 self._cut(reply, tokens)
             return self._spoken.text
@@ -195,7 +200,7 @@ class Conversation:
             copy._context.truncate(self._end)
             copy._end = self._end
             copy.messages, copy._turns = [*self.messages], [*self._turns]
-            copy._last_tokens, copy._rates = self._last_tokens, {**self._rates}
+            copy._last_tokens, copy._speeds = self._last_tokens, {**self._speeds}
             copy._spoken = self._spoken
             return copy
 
@@ -342,7 +347,8 @@ class Conversation:
         self.messages.append(Message("assistant", [Text(reply.state.text)]))
         self._spoken = reply.spoken
         if reply.spoken is not None and reply.spoken.complete:
-            self._rates[reply.spoken.voice] = reply.spoken.rate
+            voice, speed = reply.spoken.voice, reply.spoken.speed
+            self._speeds[voice] = (*self._speeds.get(voice, ()), speed)[-LATEST_SPEEDS:]
 
     def _cut(self, reply: SpokenReply, tokens: int) -> None:
         """Keep the first `tokens` tokens of the last reply."""

@@ -116,14 +116,15 @@ class Conversation:
         """Read the beginning of a message that is still being made; `send` then takes less time.
 
         Without parts it is the system prompt. With `more` a recording at the end of `parts` is
-        still going on: its finished blocks are read. What is sent in the end need not be what was
-        announced: only what both share counts as read. `speech`: the reply will be spoken. Not
-        while a reply is being streamed. Raises as `send` does, and then nothing is read ahead.
+        still going on, for example an AudioStream: its final blocks are read. What is sent in the
+        end need not be what was announced: only what both share counts as read. `speech`: the
+        reply will be spoken. Not while a reply is being streamed. Raises as `send` does, and then
+        nothing is read ahead.
         """
         start = self._mark()
         try:
-            prompt = self._build(Message("user", [*parts]))
-            count = prefix.certain(prompt, self._block_frames) if more else len(prompt.ids)
+            prompt = self._build(Message("user", [*parts]), partial=more)
+            count = prefix.stable_length(prompt) if more else len(prompt.ids)
             if count:
                 self._read(prefix.split(prompt, count)[0], whole=False)
             if speech and self.model.config.speech is not None:
@@ -256,11 +257,12 @@ class Conversation:
             peak_memory=peak_memory(),
         )
 
-    def _build(self, message: Message) -> Prompt:
+    def _build(self, message: Message, *, partial: bool = False) -> Prompt:
         return self.model.prompts.build(
             [*self.messages, message],
             start_position=self._position,
             since_last_reply=bool(self._turns),
+            partial=partial,
         )
 
     def _prefill(self, prompt: Prompt, speech: bool) -> FloatArray:
@@ -280,7 +282,7 @@ class Conversation:
         """
         start, known = self._mark().length, 0
         if self._ahead is not None:
-            known = prefix.shared(self._ahead, prompt, self._block_frames)
+            known = prefix.common_prefix(self._ahead, prompt)
             known = min(known, len(prompt.ids) - 1) if whole else known
             self._truncate(start + known)
         if known == len(prompt.ids):
@@ -293,12 +295,6 @@ class Conversation:
         if self.model.config.speech is not None:
             self._unread.add(output.talker_rows, rest.positions)
         return output.logits
-
-    @property
-    def _block_frames(self) -> int:
-        """Frames of sound that are encoded by themselves; any number where nothing is heard."""
-        audio = self.model.config.audio
-        return audio.block_frames if audio is not None else 1
 
     def _forget_ahead(self) -> None:
         self._truncate(self._mark().length)

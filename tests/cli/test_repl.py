@@ -11,11 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from omni_runtime.cli import attach, commands, lines, microphone, outlet
+from inputs.reference import AUDIO
+from omni_runtime.cli import attach, audio_output, commands, microphone
+from omni_runtime.cli import line_input as lines
 from omni_runtime.cli.main import _parser
 from omni_runtime.cli.repl import Repl
 from omni_runtime.cli.run import reply_options
 from omni_runtime.conversation import Conversation
+from omni_runtime.errors import MediaError
+from omni_runtime.inputs.audio_stream import AudioStream
 from omni_runtime.inputs.messages import Audio, Image, Text
 from omni_runtime.model import Model
 
@@ -54,7 +58,7 @@ Talk = Callable[..., Repl]
 
 @pytest.fixture
 def talk(model: Model, here: Path, monkeypatch: pytest.MonkeyPatch) -> Talk:
-    monkeypatch.setattr(outlet, "loudspeaker", lambda: "no audio device: none")
+    monkeypatch.setattr(audio_output, "loudspeaker", lambda: "no audio device: none")
 
     def make(*said: Said, flags: str = "--max-tokens 3") -> Repl:
         options = _parser().parse_args(["run", "bundle", *shlex.split(flags)])

@@ -17,7 +17,8 @@ from omni_runtime.inputs.media import (
     RESAMPLING_QUALITY,
     FloatArray,
     from_array,
-    refuse_unusable,
+    no_sound,
+    refuse_infinite,
     resampled_length,
 )
 from omni_runtime.inputs.mel_features import LogMelStream, MelFeatures
@@ -66,8 +67,7 @@ class AudioStream:
         if rate is None:
             raise UsageError(f"{NAME} has no sample rate", fix="push(samples, rate)")
         mono, rate = from_array(samples, rate)
-        if len(mono):
-            refuse_unusable(mono, NAME)
+        refuse_infinite(mono, NAME)
         with self._queue_lock:
             if not self._running:
                 raise UsageError(f"{NAME} is finished", fix="make another AudioStream")
@@ -95,8 +95,8 @@ class AudioStream:
             with self._queue_lock:
                 queue, self._queue = self._queue, []
                 running, rate, pushed = self._running, self._rate, self._pushed
-            if not running:
-                refuse_unusable(np.zeros(pushed and 1, np.float32), NAME)
+            if not running and not pushed:
+                raise no_sound(NAME)
             if rate is not None and not self._mel_finished:
                 self._resampler = self._resampler or _Resampler(rate, self.config.sample_rate)
                 self._mel.push(self._resampler.push(queue))

@@ -61,7 +61,9 @@ def load_audio(
     else:
         with demuxed(source, "sound") as (container, name):
             mono, rate = _decode_sound(container, name, max_seconds)
-    refuse_unusable(mono, name)
+    if not len(mono):
+        raise no_sound(name)
+    refuse_infinite(mono, name)
     return _resampled(mono, rate, sample_rate)
 
 
@@ -104,10 +106,13 @@ def from_array(samples: NDArray[np.generic], rate: int) -> tuple[FloatArray, int
     return _mono(np.atleast_2d(samples)), rate
 
 
-def refuse_unusable(mono: FloatArray, name: str) -> None:
-    """Raise MediaError when there are no samples, or some are not finite."""
-    if not len(mono):
-        raise MediaError(f"{name} holds no sound: its length is zero", fix="record it again")
+def no_sound(name: str) -> MediaError:
+    """Return the error for sound without samples."""
+    return MediaError(f"{name} holds no sound: its length is zero", fix="record it again")
+
+
+def refuse_infinite(mono: FloatArray, name: str) -> None:
+    """Raise MediaError when samples are not finite."""
     if not np.isfinite(mono).all():
         raise MediaError(
             f"{name} holds values that aren't numbers (NaN or infinity)", fix="export it again"

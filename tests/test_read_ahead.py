@@ -1,16 +1,21 @@
 """A message that was read before it was complete gives the reply that it gives anyway."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import soxr
 
 from conftest import Twin
 from omni_runtime.conversation import Conversation
+from omni_runtime.engine.encoders import AudioEncoder
 from omni_runtime.engine.thinker import Thinker
-from omni_runtime.errors import ContextFullError, MediaError
-from omni_runtime.events import AudioDelta, TextDelta
+from omni_runtime.errors import ContextFullError, MediaError, UsageError
+from omni_runtime.events import AudioDelta, TextDelta, TurnDone
+from omni_runtime.inputs import mel
+from omni_runtime.inputs.audio_stream import AudioStream
 from omni_runtime.inputs.messages import Audio, ContentPart, Image, Text
 from omni_runtime.inputs.pixels import Patches
 from omni_runtime.options import ReplyOptions, SpeechOptions
@@ -62,6 +67,8 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 def test_a_recording_that_goes_on(twin: Twin, read: list[tuple[int, int]], louder: bool) -> None:
     sound = recording(5.3, louder=louder)
     asked: list[ContentPart] = [Text("Listen:"), Audio((sound, RATE))]
+    Conversation(twin.model).read_ahead()  # the system prompt, which is read once for all
+    read.clear()
     wanted = reply(Conversation(twin.model), asked)
     (whole,) = read
     read.clear()
@@ -78,6 +85,66 @@ def test_a_recording_that_goes_on(twin: Twin, read: list[tuple[int, int]], loude
         assert last[1] == whole[1] - 400 and last[0] < whole[0] - 100
     else:
         assert frames + last[1] > whole[1], "blocks that turned out otherwise were read again"
+
+
+@pytest.mark.parametrize("louder", [False, True])
+def test_an_audio_stream(twin: Twin, read: list[tuple[int, int]], louder: bool) -> None:
+    assert twin.model.config.audio is not None
+    sound = recording(5.3, louder=louder)
+    wanted = reply(Conversation(twin.model), [Text("Listen:"), Audio((sound, RATE))])
+    (whole,) = read
+    read.clear()
+    stream = AudioStream(twin.model.config.audio)
+    asked: list[ContentPart] = [Text("Listen:"), Audio(stream)]
+    conversation = Conversation(twin.model)
+    for piece in np.array_split(sound, 9):
+        stream.push(piece, RATE)
+        conversation.read_ahead(asked, more=True)
+    with pytest.raises(UsageError, match="still running"):
+        next(conversation.send(asked, SILENT))
+    conversation.read_ahead(asked, more=True)
+    stream.finish()
+    before = len(read)
+    assert alike(reply(conversation, asked), wanted)
+    (last,) = read[before:]
+    if not louder:
+        assert last[1] == whole[1] - 400 and last[0] < whole[0] - 100
+    else:
+        assert sum(frames for _, frames in read) > whole[1], "blocks of a new revision again"
+
+
+def test_work_per_second_is_constant(twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Count samples, frames and blocks of a minute in pieces of 0.1 s, read every second."""
+    assert twin.model.config.audio is not None
+    work = dict.fromkeys(("samples", "frames", "blocks"), 0)
+
+    def counted(owner: Any, name: str, key: str, size: Callable[..., int]) -> None:
+        function = getattr(owner, name)
+
+        def count(*args: Any, **options: Any) -> Any:
+            work[key] += size(*args)
+            return function(*args, **options)
+
+        monkeypatch.setattr(owner, name, count)
+
+    counted(soxr.ResampleStream, "resample_chunk", "samples", lambda _, chunk, *__: len(chunk))
+    counted(mel, "_log_power", "frames", lambda windows, _: len(windows))
+    counted(AudioEncoder, "_encode_blocks", "blocks", lambda _, __, frames: len(frames))
+    sound = np.random.default_rng(0).normal(0, 0.1, 60 * RATE).astype(np.float32)
+    sound[:4000] *= 3  # the loudest moment comes first: no block is revised
+    stream = AudioStream(twin.model.config.audio, RATE)
+    asked = [Audio(stream)]
+    conversation = Conversation(twin.model)
+    for index, piece in enumerate(np.split(sound, 600)):
+        stream.push(piece)
+        if index % 10 == 9:
+            conversation.read_ahead(asked, more=True, speech=False)
+    assert work == {"samples": 60 * RATE, "frames": 29 * 200, "blocks": 29}
+    stream.finish()
+    *_, done = conversation.send(asked, SILENT)
+    assert isinstance(done, TurnDone)
+    behind_the_end = 2
+    assert work == {"samples": 60 * RATE, "frames": 6000 + behind_the_end, "blocks": 30}
 
 
 @pytest.mark.parametrize("options", [SPOKEN, SILENT])

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from transformers import Qwen2_5OmniConfig
@@ -58,7 +59,7 @@ def _check_shape(model: Model, source: SourceConfig) -> None:
 def _audio(model: Model, config: Any) -> Iterator[Comparison]:
     encoder = reference.Qwen2_5OmniAudioEncoder(config.thinker_config.audio_config).eval()
     (work,) = components.audio(model)
-    mel = torch.from_numpy(components.mel_of_audio(model))
+    mel = torch.from_numpy(np.asarray(components.mel_of_audio(model)))
     frames = mel.shape[1]
     lengths = torch.tensor([frames]), torch.tensor([(frames - 1) // 2 + 1])
     yield _contest(

@@ -139,16 +139,16 @@ class Conversation:
         """Read the beginning of a message that is still being made; `send` then takes less time.
 
         Without parts it is the system prompt. With `more` a recording at the end of `parts` is
-        still going on: its finished blocks are read. What is sent in the end need not be what was
-        announced: only what both share counts as read. `speech`: the reply will be spoken. Raises
-        as `send` does, and then nothing is read ahead.
+        still going on, for example an AudioStream: its final blocks are read. What is sent in the
+        end need not be what was announced: only what both share counts as read. `speech`: the
+        reply will be spoken. Raises as `send` does, and then nothing is read ahead.
         """
         with self.model.lock:
             self._require_rest()
             start = self._mark()
             try:
-                prompt = self._build(Message("user", [*parts]))
-                count = prefix.certain(prompt, self._block_frames) if more else len(prompt.ids)
+                prompt = self._build(Message("user", [*parts]), partial=more)
+                count = prefix.stable_length(prompt) if more else len(prompt.ids)
                 if count:
                     head = prefix.split(prompt, count)[0]
                     complete(self._read(head, whole=False, speech=speech))
@@ -361,11 +361,12 @@ class Conversation:
 
     # The context
 
-    def _build(self, message: Message) -> Prompt:
+    def _build(self, message: Message, *, partial: bool = False) -> Prompt:
         return self.model.prompts.build(
             [*self.messages, message],
             start_position=self._end.position,
             since_last_reply=bool(self._turns),
+            partial=partial,
         )
 
     def _prefill(
@@ -391,7 +392,7 @@ class Conversation:
         self._adopt_system_prefix(prompt, speech=speech)
         start, known = self._end, 0
         if self._ahead is not None:
-            known = prefix.shared(self._ahead, prompt, self._block_frames)
+            known = prefix.common_prefix(self._ahead, prompt)
             known = min(known, len(prompt.ids) - 1) if whole else known
             position = int(prompt.positions[:, :known].max()) + 1 if known else start.position
             self._context.truncate(ContextMark(start.length + known, position))
@@ -414,12 +415,6 @@ class Conversation:
         if found is not None:
             self._context, count = found
             self._ahead = prefix.split(prompt, count)[0]
-
-    @property
-    def _block_frames(self) -> int:
-        """Frames of sound that are encoded by themselves; any number where nothing is heard."""
-        audio = self.model.config.audio
-        return audio.block_frames if audio is not None else 1
 
     def _forget_ahead(self) -> None:
         self._ahead = None

@@ -7,7 +7,7 @@ chat template is taken for granted.
 from omni_runtime.context import Context
 from omni_runtime.engine.decoder import complete
 from omni_runtime.errors import OmniError
-from omni_runtime.inputs.prefix import shared, split
+from omni_runtime.inputs.prefix import common_prefix, split
 from omni_runtime.inputs.prompt import Message, Prompt, Text
 from omni_runtime.model import Model
 
@@ -46,7 +46,7 @@ def fork(
 def _read(model: Model, system: Message) -> Context | None:
     """A context that has read what all prompts with this system prompt share."""
     one, two = (model.prompts.build([system, Message("user", [Text(text)])]) for text in "ab")
-    count = shared(one, two, 1)
+    count = common_prefix(one, two)
     if not count:
         return None
     try:

@@ -11,11 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from inputs.reference import AUDIO
 from omni_runtime.cli import attach, audio_output, commands, line_input, microphone
 from omni_runtime.cli.main import _parser
 from omni_runtime.cli.repl import Repl
 from omni_runtime.cli.run import reply_options
 from omni_runtime.conversation import Conversation
+from omni_runtime.errors import MediaError
+from omni_runtime.inputs.audio_stream import AudioStream
 from omni_runtime.inputs.messages import Audio, Image, Text
 from omni_runtime.model import Model
 
@@ -279,22 +282,22 @@ def test_mic(talk: Talk, monkeypatch, capsys) -> None:
         'error: recording needs sounddevice and PortAudio (pip install "pocket-omni[talk]")'
     ]
     monkeypatch.setitem(sys.modules, "sounddevice", Recorder())
-    heard: list[tuple[int, bool]] = []
+    heard: list[tuple[AudioStream, float, bool]] = []
 
     def read_ahead(_self, parts=(), *, more: bool = False, speech: bool) -> None:
         assert speech
         if parts:
-            heard.append((len(parts[-1].source[0]), more))
+            heard.append((parts[-1].source, parts[-1].source.seconds, more))
             ready.set()
 
     monkeypatch.setattr(Conversation, "read_ahead", read_ahead)
     monkeypatch.setattr(microphone, "EVERY_SECONDS", 0.01)
     ready = threading.Event()
     repl = talk("/mic", lambda: "" if ready.wait(20) else "never heard", "Hello")
-    assert heard == [(22050, True)], "nothing new came, so it was read once"
     (first, second) = users(repl)
-    samples, rate = first[0].source
-    assert rate == 44100 and samples.shape == (22050,) and second == [Text("Hello")]
+    stream = first[0].source
+    assert heard == [(stream, 0.5, True)], "nothing new came, so it was read once"
+    assert not stream.running and stream.features().frames == 50 and second == [Text("Hello")]
     assert repl.lines.prompts[1].startswith("recording")
     monkeypatch.setattr(Recorder, "query_devices", lambda *_, **__: {}["x"], raising=False)
     monkeypatch.setattr(
@@ -302,6 +305,26 @@ def test_mic(talk: Talk, monkeypatch, capsys) -> None:
     )
     talk("/mic")
     assert "there is no microphone: none found" in errors(capsys)[0]
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("a defect"), ValueError("a defect")])
+def test_failures_while_recording(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    monkeypatch.setitem(sys.modules, "sounddevice", Recorder())
+    monkeypatch.setattr(microphone, "EVERY_SECONDS", 0.01)
+
+    def recorded(raised: Exception) -> AudioStream:
+        stream, called = AudioStream(AUDIO), threading.Event()
+
+        def listen(_: AudioStream) -> None:
+            called.set()
+            raise raised
+
+        microphone.record(stream, lambda: called.wait(20), listen)
+        return stream
+
+    assert not recorded(MediaError("met again later")).running
+    with pytest.raises(type(error), match="a defect"):
+        recorded(error)
 
 
 def test_lines_from_a_pipe(omni, bundle: Path, sound: Path, monkeypatch) -> None:

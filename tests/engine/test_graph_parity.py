@@ -8,6 +8,7 @@ import torch
 from conftest import Twin, relative
 from omni_runtime.engine.dit import Dit, MelStream, seeded_noise
 from omni_runtime.engine.vocoder import WaveStream
+from omni_runtime.inputs.mel_features import log_mel
 from omni_runtime.inputs.pixels import Patches
 
 TOLERANCE = 1e-4
@@ -20,10 +21,12 @@ def positions(random: np.random.Generator, rows: int) -> np.ndarray:
 
 @pytest.mark.parametrize("frames", [10, 199, 200, 201, 3100])
 def test_audio_encoder(twin: Twin, frames: int) -> None:
-    mel = np.random.default_rng(frames).standard_normal((128, frames)).astype(np.float32)
+    assert twin.model.config.audio is not None
+    noise = np.random.default_rng(frames).standard_normal(160 * frames).astype(np.float32)
+    mel = log_mel(noise, twin.model.config.audio)
     found = twin.model.audio_encoder.encode(mel)
     wanted = twin.reference.thinker.audio_tower(
-        torch.from_numpy(mel),
+        torch.from_numpy(np.asarray(mel)),
         feature_lens=torch.tensor([frames]),
         aftercnn_lens=torch.tensor([(frames - 1) // 2 + 1]),
     ).last_hidden_state

@@ -14,9 +14,11 @@ from inputs.reference import AUDIO, VISION
 from inputs.samples import picture, sweep, write_media
 from omni_runtime.bundle.config import ModelConfig
 from omni_runtime.errors import BundleError, MediaError, UsageError
+from omni_runtime.inputs.audio_stream import AudioStream
 from omni_runtime.inputs.media import load_audio, load_image
 from omni_runtime.inputs.mel import audio_tokens
 from omni_runtime.inputs.pixels import Patches
+from omni_runtime.inputs.prefix import common_prefix, stable_length
 from omni_runtime.inputs.prompt import (
     Audio,
     Image,
@@ -393,3 +395,40 @@ def test_sound_given_as_samples(builder: PromptBuilder) -> None:
     prompt = builder.build([Message("user", [Audio((sweep(1.0), 16000))])])
     assert np.shape(prompt.media[0].features) == (AUDIO.n_mels, 100)
     assert len(prompt.media[0].rows) == audio_tokens(100) == 25
+
+
+def test_a_running_audio_stream_gives_its_final_blocks(builder: PromptBuilder) -> None:
+    samples = sweep(6.0)
+    stream = AudioStream(AUDIO, 16000)
+    messages = [Message("user", [Text("Hear:"), Audio(stream)])]
+    whole = builder.build([Message("user", [Text("Hear:"), Audio((samples, 16000))])])
+    start = int(whole.media[0].rows[0])
+    for seconds, blocks in ((0, 0), (2, 0), (1, 1), (2, 2)):
+        place = round(stream.seconds * 16000)
+        stream.push(samples[place : place + seconds * 16000])
+        prompt = builder.build(messages, partial=True)
+        assert prompt.ids.tolist() == whole.ids[: start + 50 * blocks].tolist()
+        np.testing.assert_array_equal(prompt.positions, whole.positions[:, : len(prompt.ids)])
+        assert stable_length(prompt) == common_prefix(prompt, prompt) == len(prompt.ids)
+        assert [slot.features.shape for slot in prompt.media] == [(128, 200 * blocks)] * (
+            blocks > 0
+        )
+        with pytest.raises(UsageError, match="still running"):
+            builder.build(messages)
+    stream.push(samples[5 * 16000 :])
+    stream.finish()
+    prompt = builder.build(messages)
+    np.testing.assert_array_equal(prompt.ids, whole.ids)
+    np.testing.assert_array_equal(prompt.media[0].features, whole.media[0].features)
+    assert common_prefix(prompt, whole) == len(whole.ids)
+    assert stable_length(prompt) == stable_length(whole) == start + 100
+
+
+def test_audio_streams_that_do_not_fit(builder: PromptBuilder) -> None:
+    other = AudioStream(replace(AUDIO, n_mels=80), 16000)
+    with pytest.raises(UsageError, match="another model"):
+        builder.build([Message("user", [Audio(other)])], partial=True)
+    long = AudioStream(AUDIO, 1)
+    long.push(np.zeros(2000))
+    with pytest.raises(MediaError, match="the audio stream lasts longer than"):
+        builder.build([Message("user", [Audio(long)])], partial=True)

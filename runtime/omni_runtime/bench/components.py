@@ -18,6 +18,7 @@ from omni_runtime.engine.kv_cache import KVCache
 from omni_runtime.engine.talker import TalkerSettings, own_sampling
 from omni_runtime.engine.vocoder import WaveStream
 from omni_runtime.inputs.mel import audio_tokens
+from omni_runtime.inputs.mel_features import MelFeatures, log_mel
 from omni_runtime.inputs.pixels import Patches, image_patches
 from omni_runtime.inputs.prompt import Prompt
 from omni_runtime.model import Model
@@ -102,18 +103,18 @@ def decode(model: Model) -> Iterator[BenchCase]:
         yield BenchCase((quantity,), lambda n=count, d=depth: [n / runner.decode(n, d)])
 
 
-def mel_of_audio(model: Model) -> FloatArray:
-    """Log-mel (n_mels, frames) of `AUDIO_SECONDS` of noise."""
+def mel_of_audio(model: Model) -> MelFeatures:
+    """Log-mel of `AUDIO_SECONDS` of noise."""
     config = model.config.audio
     assert config is not None
-    frames = AUDIO_SECONDS * config.sample_rate // config.hop_length
-    return np.random.default_rng(0).standard_normal((config.n_mels, frames), np.float32)
+    count = AUDIO_SECONDS * config.sample_rate
+    return log_mel(np.random.default_rng(0).standard_normal(count, np.float32), config)
 
 
 def audio(model: Model) -> Iterator[BenchCase]:
     """The audio encoder."""
     mel = mel_of_audio(model)
-    note = f"{audio_tokens(mel.shape[1])} tokens"
+    note = f"{audio_tokens(mel.frames)} tokens"
     name = f"audio encoder {AUDIO_SECONDS} s"
     yield duration(name, lambda: model.audio_encoder.encode(mel), note)
 

@@ -8,6 +8,7 @@ import numpy as np
 from omni_runtime.bench.rows import BenchCase, Quantity
 from omni_runtime.conversation import Conversation
 from omni_runtime.events import Timings, TurnDone
+from omni_runtime.inputs.audio_stream import AudioStream
 from omni_runtime.inputs.messages import Audio, ContentPart, Text
 from omni_runtime.model import Model
 from omni_runtime.options import ReplyOptions, SpeechOptions
@@ -62,25 +63,30 @@ def ask(
     """The numbers of one reply in a conversation of its own, from the end of the question on."""
     conversation, wanted = Conversation(model), options(model, preset)
     if live:
-        _listen(conversation, parts)
+        parts = _listen(conversation, parts)
     *_, done = conversation.send(parts, wanted)
     assert isinstance(done, TurnDone)
     return done.timings
 
 
-def _listen(conversation: Conversation, parts: Sequence[ContentPart]) -> None:
-    """Read what can be read while the question is being spoken, as from a microphone."""
+def _listen(conversation: Conversation, parts: Sequence[ContentPart]) -> list[ContentPart]:
+    """Stream the question in real time and prefill it meanwhile; return it with the stream."""
     *before, last = parts
-    assert isinstance(last, Audio) and isinstance(last.source, tuple)
+    config = conversation.model.config
+    assert config.audio is not None and isinstance(last, Audio) and isinstance(last.source, tuple)
     samples, rate = last.source
-    speech = conversation.model.config.speech is not None
+    stream = AudioStream(config.audio, rate)
+    streamed = [*before, Audio(stream)]
+    speech = config.speech is not None
     conversation.read_ahead(before, speech=speech)
     started = perf_counter()
     for second in range(1, SPOKEN_SECONDS + 1):
         sleep(max(0.0, started + second - perf_counter()))
+        stream.push(samples[(second - 1) * rate : second * rate])
         if second < SPOKEN_SECONDS:
-            heard = Audio((samples[: second * rate], rate))
-            conversation.read_ahead([*before, heard], more=True, speech=speech)
+            conversation.read_ahead(streamed, more=True, speech=speech)
+    stream.finish()
+    return streamed
 
 
 def reply(model: Model, preset: str | None = None) -> Iterator[BenchCase]:

@@ -14,7 +14,7 @@ from omni_runtime.cli.microphone import record
 from omni_runtime.conversation import Conversation
 from omni_runtime.engine.sampling import Sampling
 from omni_runtime.errors import UsageError
-from omni_runtime.inputs.media import Samples
+from omni_runtime.inputs.audio_stream import AudioStream
 from omni_runtime.inputs.messages import Audio, Text
 from omni_runtime.options import AUTO, SpeechOptions
 
@@ -74,16 +74,18 @@ _register_media("video", "show a video with the next line")
 
 @_command("mic", "", "speak: record until Enter, then send it")
 def _mic(repl: "Repl", _argument: str) -> None:
-    if repl.conversation.model.config.audio is None:
+    config = repl.conversation.model.config.audio
+    if config is None:
         raise UsageError("this bundle can't hear", fix="omni show prints what a bundle can do")
     speech = repl.reply.speech is not None
 
-    def listen(heard: Samples) -> None:
-        parts = [*repl.attached, Audio(heard)]
+    def listen(stream: AudioStream) -> None:
+        parts = [*repl.attached, Audio(stream)]
         repl.conversation.read_ahead(parts, more=True, speech=speech)
 
-    sound = record(lambda: repl.lines.read("recording, Enter ends it "), listen)
-    repl.attached.append(Audio(sound))
+    stream = AudioStream(config)
+    record(stream, lambda: repl.lines.read("recording, Enter ends it "), listen)
+    repl.attached.append(Audio(stream))
     repl.ask("")
 
 

@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from threading import Event, Thread
 from typing import Any
 
@@ -10,18 +10,21 @@ import numpy as np
 import numpy.typing as npt
 
 from omni_runtime.errors import OmniError
-from omni_runtime.inputs.media import Samples
+from omni_runtime.inputs.audio_stream import AudioStream
 
 INSTEAD = "record a file with another program, then /audio FILE"
 EVERY_SECONDS = 1.0
 
 
-def record(wait: Callable[[], object], listen: Callable[[Samples], object]) -> Samples:
-    """Mono float32 samples and their rate, recorded until `wait` returns.
+def record(
+    stream: AudioStream, wait: Callable[[], object], listen: Callable[[AudioStream], object]
+) -> None:
+    """Record mono float32 into `stream` until `wait` returns, then finish it.
 
-    Meanwhile `listen` is given all that was recorded so far, again and again, in a thread of its
-    own that ends before this function does. An OmniError of it is dropped: whoever uses the whole
-    recording will meet it again. Raises OmniError without a microphone, or if nothing came from it.
+    Meanwhile a thread calls `listen(stream)` about once a second if something new was recorded; it
+    ends before this function returns. An OmniError of `listen` is dropped, since whoever uses the
+    whole recording will meet it again; any other exception is raised here at the end. Raises
+    OmniError without a microphone, or if nothing was recorded.
     """
     try:
         sounddevice: Any = importlib.import_module("sounddevice")
@@ -29,41 +32,49 @@ def record(wait: Callable[[], object], listen: Callable[[Samples], object]) -> S
         raise OmniError(
             "recording needs sounddevice and PortAudio", fix='pip install "pocket-omni[talk]"'
         ) from None
-    pieces: list[npt.NDArray[np.float32]] = []
-
-    def keep(data: npt.NDArray[np.float32], _frames: int, _time: object, _status: object) -> None:
-        pieces.append(data[:, 0].copy())
 
     try:
-        rate = int(sounddevice.query_devices(kind="input")["default_samplerate"])
-        stream = sounddevice.InputStream(
-            samplerate=rate, channels=1, dtype="float32", callback=keep
-        )
-        with _listening(pieces, rate, listen), stream:
+        with _listening(stream, listen), _opened(sounddevice, stream):
             wait()
-    except (sounddevice.PortAudioError, ValueError) as error:
-        raise OmniError(
-            f"there is no microphone: {str(error).splitlines()[0]}", fix=INSTEAD
-        ) from None
-    if not pieces:
+    except sounddevice.PortAudioError as error:
+        raise _no_microphone(error) from None
+    stream.finish()
+    if not stream.seconds:
         raise OmniError("nothing came from the microphone", fix=INSTEAD)
-    return np.concatenate(pieces), rate
+
+
+def _opened(sounddevice: Any, stream: AudioStream) -> AbstractContextManager[object]:
+    """Open the microphone; it records while the context lasts."""
+    try:
+        rate = int(sounddevice.query_devices(kind="input")["default_samplerate"])
+
+        def push(data: npt.NDArray[np.float32], *_: object) -> None:
+            stream.push(data[:, 0], rate)
+
+        return sounddevice.InputStream(samplerate=rate, channels=1, dtype="float32", callback=push)
+    except ValueError as error:
+        raise _no_microphone(error) from None
+
+
+def _no_microphone(error: Exception) -> OmniError:
+    return OmniError(f"there is no microphone: {str(error).splitlines()[0]}", fix=INSTEAD)
 
 
 @contextmanager
-def _listening(
-    pieces: list[npt.NDArray[np.float32]], rate: int, listen: Callable[[Samples], object]
-) -> Generator[None]:
+def _listening(stream: AudioStream, listen: Callable[[AudioStream], object]) -> Generator[None]:
     over = Event()
+    failures: list[BaseException] = []
 
     def follow() -> None:
-        heard = 0
-        while not over.wait(EVERY_SECONDS):
-            count = len(pieces)
-            if count > heard:
-                heard = count
-                with suppress(OmniError):
-                    listen((np.concatenate(pieces[:count]), rate))
+        heard = 0.0
+        try:
+            while not over.wait(EVERY_SECONDS):
+                if stream.seconds > heard:
+                    heard = stream.seconds
+                    with suppress(OmniError):
+                        listen(stream)
+        except BaseException as error:
+            failures.append(error)
 
     thread = Thread(target=follow, daemon=True)
     thread.start()
@@ -72,3 +83,5 @@ def _listening(
     finally:
         over.set()
         thread.join()
+    if failures:
+        raise failures[0]

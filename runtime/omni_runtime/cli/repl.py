@@ -21,6 +21,7 @@ from omni_runtime.cli.line_input import LineInput, open_line_input
 from omni_runtime.conversation import Conversation
 from omni_runtime.errors import ContextFullError, MediaError, OmniError
 from omni_runtime.events import TurnDone
+from omni_runtime.inputs import audio_stream
 from omni_runtime.inputs.messages import ContentPart, MediaPart, Text, kind_of
 from omni_runtime.options import ReplyOptions, SpeechOptions
 from omni_runtime.response import Response
@@ -151,6 +152,8 @@ class Repl:
 def _name(part: MediaPart) -> str:
     """The path of a medium, or what errors call one that was recorded."""
     source = part.source
+    if isinstance(source, audio_stream.AudioStream):
+        return audio_stream.NAME
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
     return f"the given {'sound' if kind_of(part) == 'audio' else 'data'}"

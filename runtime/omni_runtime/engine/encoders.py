@@ -6,7 +6,7 @@ import numpy.typing as npt
 from omni_runtime.arrays import FloatArray
 from omni_runtime.bundle.config import AudioConfig, VisionConfig
 from omni_runtime.engine.session import Graph
-from omni_runtime.inputs.mel import blocks
+from omni_runtime.inputs.mel_features import MelFeatures
 from omni_runtime.inputs.pixels import Patches, vision_geometry
 
 BLOCKS_AT_ONCE = 8
@@ -20,20 +20,15 @@ class AudioEncoder:
         self._graph = graph
         self._config = config
 
-    def encode(self, mel: FloatArray) -> FloatArray:
-        """Log-mel (n_mels, frames) to rows (tokens, hidden)."""
-        padded, frames = blocks(mel, self._config)
+    def encode(self, features: MelFeatures) -> FloatArray:
+        """Log-mel of at least one block to rows (tokens, hidden)."""
         rows: list[FloatArray] = []
-        for start in range(0, len(frames), BLOCKS_AT_ONCE):
-            some = slice(start, start + BLOCKS_AT_ONCE)
-            rows += self._encode_blocks(padded[some], frames[some])
+        for start in range(0, features.blocks, BLOCKS_AT_ONCE):
+            rows += self._encode_blocks(*features.batch(start, start + BLOCKS_AT_ONCE))
         return np.concatenate(rows)
 
     def _encode_blocks(self, mel: FloatArray, frames: npt.NDArray[np.int64]) -> list[FloatArray]:
-        longest = int(frames.max())
-        outputs = self._graph.run(
-            {"mel": np.ascontiguousarray(mel[:, :, :longest]), "frames": frames.astype(np.int32)},
-        )
+        outputs = self._graph.run({"mel": mel, "frames": frames.astype(np.int32)})
         embeddings = np.asarray(outputs[0], np.float32)
         tokens = ((frames - 1) // 2 + 1) // 2
         return [block[:count] for block, count in zip(embeddings, tokens, strict=True)]

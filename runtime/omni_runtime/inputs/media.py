@@ -39,6 +39,7 @@ Samples = tuple[NDArray[np.generic], int]
 """Decoded sound: numbers of shape (n,) or (channels, n), float or integer, and their rate."""
 
 MAX_SECONDS = 3600.0
+RESAMPLING_QUALITY = "HQ"
 _FORMATS = {"AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"}
 """Formats that Pillow decodes itself; others (EPS) would start programs."""
 
@@ -54,18 +55,15 @@ def load_audio(
     off, or lasts longer than `max_seconds`.
     """
     if isinstance(source, tuple):
-        name, (mono, rate) = "the given sound", _from_array(*source)
+        name, (mono, rate) = "the given sound", from_array(*source)
         if len(mono) > max_seconds * rate:
-            raise _too_long(name, max_seconds)
+            raise too_long(name, max_seconds)
     else:
         with demuxed(source, "sound") as (container, name):
             mono, rate = _decode_sound(container, name, max_seconds)
     if not len(mono):
-        raise MediaError(f"{name} holds no sound: its length is zero", fix="record it again")
-    if not np.isfinite(mono).all():
-        raise MediaError(
-            f"{name} holds values that aren't numbers (NaN or infinity)", fix="export it again"
-        )
+        raise no_sound(name)
+    refuse_infinite(mono, name)
     return _resampled(mono, rate, sample_rate)
 
 
@@ -98,13 +96,32 @@ def load_image(source: Source) -> NDArray[np.uint8]:
             raise _damaged(name, error) from error
 
 
-def _from_array(samples: NDArray[np.generic], rate: int) -> tuple[FloatArray, int]:
+def from_array(samples: NDArray[np.generic], rate: int) -> tuple[FloatArray, int]:
+    """Copy samples (n,) or (channels, n) to float32 mono (n,). Raises MediaError for others."""
     if samples.ndim not in (1, 2) or samples.dtype.kind not in "fiu" or rate <= 0:
         raise MediaError(
             f"an array of {samples.dtype} with shape {samples.shape} at {rate} Hz is not sound",
             fix="give numbers of shape (n,) or (channels, n) and a rate above 0",
         )
     return _mono(np.atleast_2d(samples)), rate
+
+
+def no_sound(name: str) -> MediaError:
+    """Return the error for sound without samples."""
+    return MediaError(f"{name} holds no sound: its length is zero", fix="record it again")
+
+
+def refuse_infinite(mono: FloatArray, name: str) -> None:
+    """Raise MediaError when samples are not finite."""
+    if not np.isfinite(mono).all():
+        raise MediaError(
+            f"{name} holds values that aren't numbers (NaN or infinity)", fix="export it again"
+        )
+
+
+def resampled_length(samples: int, rate: int, sample_rate: int) -> int:
+    """Return the length of librosa.resample's result."""
+    return math.ceil(samples * sample_rate / rate)
 
 
 def _mono(planes: NDArray[np.generic]) -> FloatArray:
@@ -121,8 +138,10 @@ def _resampled(mono: FloatArray, rate: int, sample_rate: int) -> FloatArray:
     """librosa.resample with its default quality: length ceil(n * sample_rate / rate)."""
     if rate == sample_rate:
         return mono
-    result = np.asarray(soxr.resample(mono, rate, sample_rate, quality="HQ"), np.float32)
-    length = math.ceil(len(mono) * sample_rate / rate)
+    result = np.asarray(
+        soxr.resample(mono, rate, sample_rate, quality=RESAMPLING_QUALITY), np.float32
+    )
+    length = resampled_length(len(mono), rate, sample_rate)
     return np.pad(result[:length], (0, max(0, length - len(result))))
 
 
@@ -141,7 +160,7 @@ def _decode_sound(
         chunks.append(_mono(_planes(frame)))
         length += len(chunks[-1])
         if length > max_seconds * rate:
-            raise _too_long(name, max_seconds)
+            raise too_long(name, max_seconds)
     _refuse_short(container, length / rate if rate else 0.0, name)
     return np.concatenate([np.zeros(0, np.float32), *chunks]), rate
 
@@ -190,7 +209,8 @@ def _refuse_short(container: InputContainer, seconds: float, name: str) -> None:
         raise cut_off(name, f"{seconds:.1f} of {stated:.1f} s of sound are there")
 
 
-def _too_long(name: str, max_seconds: float) -> MediaError:
+def too_long(name: str, max_seconds: float) -> MediaError:
+    """Return the error for sound above the limit."""
     return MediaError(
         f"{name} lasts longer than {max_seconds:.0f} s, the most that is taken",
         fix="cut it into shorter clips",

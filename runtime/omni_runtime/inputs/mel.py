@@ -1,12 +1,12 @@
-"""From samples to the audio encoder's input: log-mel frames, cut into independent blocks.
+"""Log mel power of a clip whose samples arrive in pieces.
 
-Not a decoder of files (that is `media.py`) and not the encoder. The one idea: the reference pads
-every clip with zeros to 300 s before its short-time Fourier transform, and what those zeros give
-is known, so only the frames that a clip's own sound reaches are computed, a few thousand at a time.
+Not a decoder of files (`media.py`), and not yet the encoder's input: `mel_features.py` applies the
+clip's floor. The one idea: the reference pads every clip with zeros to 300 s before its short-time
+Fourier transform. The result of those zeros is known, so only frames that the clip's own samples
+reach are computed, one block of the encoder at a time.
 
-Sources: transformers' WhisperFeatureExtractor (transform, mel scale, floor), as
-Qwen2_5OmniProcessor calls it (padding="max_length", frames by attention mask), and
-Qwen2_5OmniAudioEncoder (blocks, tokens).
+Sources: transformers' WhisperFeatureExtractor (transform, mel scale), as Qwen2_5OmniProcessor calls
+it (padding="max_length", frames by attention mask), and Qwen2_5OmniAudioEncoder (blocks, tokens).
 """
 
 from functools import lru_cache
@@ -21,8 +21,6 @@ FloatArray = NDArray[np.float32]
 MIN_FRAMES = 3
 """The shortest clip that gives one token: two frames after the convolutions, averaged."""
 
-_CHUNK_FRAMES = 2048
-
 
 def audio_tokens(frames: int) -> int:
     """How many tokens a clip of `frames` mel frames becomes: a stride of 2, then pairs averaged.
@@ -32,54 +30,63 @@ def audio_tokens(frames: int) -> int:
     return ((frames - 1) // 2 + 1) // 2
 
 
-def log_mel(samples: FloatArray, config: AudioConfig) -> FloatArray:
-    """The log-mel spectrogram of one clip: float32 (n_mels, frames), frames = ceil(n / hop).
+class LogPowerStream:
+    """Stateful short-time Fourier transform and mel filters: samples to log-power frames.
 
-    `samples` is float32 mono (n,) at `config.sample_rate`, nominally within [-1, 1]. Values are
-    log10 of the power, not more than 8 below the clip's maximum, plus 4, divided by 4.
-
-    Two departures from the reference, both where it gives something useless. A clip below
-    `MIN_FRAMES` is padded with zeros to that length (the reference gives no token at all). A clip
-    longer than `padded_samples` is used whole (the reference silently drops the rest).
+    Frames come in blocks of `config.block_frames`, as soon as no later sample can change them. A
+    block is always transformed as a whole, so its values do not depend on how the samples arrive.
     """
-    hop = config.hop_length
-    frames = max(-(-len(samples) // hop), MIN_FRAMES)
-    total = max(config.padded_samples, frames * hop)
-    # Behind the clip, n_fft zeros are as good as all of them: no frame reaches further.
-    body = np.zeros(min(total, frames * hop + config.n_fft), np.float32)
-    body[: len(samples)] = samples
-    signal = np.pad(body, config.n_fft // 2, mode="reflect")
 
-    computed = len(body) // hop
-    mel = np.empty((config.n_mels, computed), np.float32)
-    windows = np.lib.stride_tricks.sliding_window_view(signal, config.n_fft)[::hop]
-    for start in range(0, computed, _CHUNK_FRAMES):
-        chunk = windows[start : min(start + _CHUNK_FRAMES, computed)]
-        mel[:, start : start + len(chunk)] = _log_power(chunk, config)
-    np.maximum(mel, mel.max() - 8, out=mel)
-    return (mel[:, :frames] + np.float32(4)) / np.float32(4)
+    def __init__(self, config: AudioConfig) -> None:
+        self._config = config
+        self._signal = np.zeros(0, np.float32)
+        """What the next frames are computed from; begins with the window of frame `_frames`."""
+        self._padded = False
+        self._samples = 0
+        self._frames = 0
 
+    def push(self, samples: FloatArray) -> list[FloatArray]:
+        """Append float32 mono (n,); return the blocks, float32 (n_mels, block_frames), it ends."""
+        self._samples += len(samples)
+        self._signal = np.concatenate([self._signal, samples])
+        self._pad_start()
+        size, hop, n_fft = self._config.block_frames, self._config.hop_length, self._config.n_fft
+        blocks: list[FloatArray] = []
+        while self._padded and len(self._signal) >= (size - 1) * hop + n_fft:
+            blocks.append(self._take(size))
+        return blocks
 
-def blocks(mel: FloatArray, config: AudioConfig) -> tuple[FloatArray, NDArray[np.int64]]:
-    """Cut a clip into the encoder's independent blocks.
+    def finish(self) -> tuple[list[FloatArray], FloatArray]:
+        """Return the last blocks of the clip, and the frames behind its end that its sound reaches.
 
-    `mel` is (n_mels, frames). Returns the blocks, float32 (n_blocks, n_mels, block_frames) with
-    zeros behind a shorter last one, and their lengths in frames, int64 (n_blocks,). A last block
-    too short for a token of its own is left out: nothing of it would reach the result. The tokens
-    of all blocks together are `audio_tokens(frames)`, since a full block has an even number of
-    frames after its convolutions (`block_frames` is a multiple of 4).
-    """
-    size = config.block_frames
-    frames = mel.shape[1]
-    count = frames // size + (frames % size >= MIN_FRAMES)
-    lengths = np.full(count, size, np.int64)
-    if count * size > frames:
-        lengths[-1] = frames % size
-    padded = np.zeros((mel.shape[0], count * size), np.float32)
-    used = min(frames, count * size)
-    padded[:, :used] = mel[:, :used]
-    cut = padded.reshape(mel.shape[0], count, size).transpose(1, 0, 2)
-    return np.ascontiguousarray(cut), lengths
+        The clip has ceil(n / hop) frames, at least `MIN_FRAMES`; its last block may be shorter.
+        """
+        size, hop, n_fft = self._config.block_frames, self._config.hop_length, self._config.n_fft
+        frames = max(-(-self._samples // hop), MIN_FRAMES)
+        total = max(self._config.padded_samples, frames * hop)
+        # Behind the clip, n_fft zeros are as good as all of them: no frame reaches further.
+        length = min(total, frames * hop + n_fft)
+        self._signal = np.pad(self._signal, (0, length - self._samples))
+        self._pad_start()
+        self._signal = np.pad(self._signal, (0, n_fft // 2), mode="reflect")
+        blocks: list[FloatArray] = []
+        while self._frames < frames:
+            blocks.append(self._take(min(size, frames - self._frames)))
+        return blocks, self._take(length // hop - frames)
+
+    def _pad_start(self) -> None:
+        half = self._config.n_fft // 2
+        if not self._padded and len(self._signal) > half:
+            self._signal = np.pad(self._signal, (half, 0), mode="reflect")
+            self._padded = True
+
+    def _take(self, frames: int) -> FloatArray:
+        hop = self._config.hop_length
+        windows = np.lib.stride_tricks.sliding_window_view(self._signal, self._config.n_fft)
+        power = _log_power(windows[::hop][:frames], self._config)
+        self._signal = self._signal[frames * hop :]
+        self._frames += frames
+        return power
 
 
 def _log_power(windows: FloatArray, config: AudioConfig) -> FloatArray:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from omni_runtime.inputs.audio_stream import AudioStream
 from omni_runtime.inputs.media import Samples
 from omni_runtime.inputs.source import Source
 
@@ -30,9 +31,9 @@ class Image:
 
 @dataclass(frozen=True)
 class Audio:
-    """Sound: a path, bytes, file, or samples with their rate."""
+    """Sound: a path, bytes, file, samples with their rate, or a live stream."""
 
-    source: Source | Samples
+    source: Source | Samples | AudioStream
 
 
 @dataclass(frozen=True)

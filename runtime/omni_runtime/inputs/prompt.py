@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from omni_runtime.bundle.config import AudioConfig, ModelConfig, VisionConfig
 from omni_runtime.errors import BundleError, UsageError
-from omni_runtime.inputs.media import load_audio, load_image
-from omni_runtime.inputs.mel import audio_tokens, log_mel
+from omni_runtime.inputs.audio_stream import AudioStream
+from omni_runtime.inputs.media import load_audio, load_image, too_long
+from omni_runtime.inputs.mel import audio_tokens
+from omni_runtime.inputs.mel_features import MelFeatures, log_mel
 from omni_runtime.inputs.messages import (
     Audio,
     ContentPart,
@@ -65,12 +67,12 @@ class MediaSlot:
     """Rows of a prompt whose embeddings come from an encoder.
 
     `rows` int64 (k,) index the prompt's tokens, in the order of the encoder's output. `features`
-    is the log-mel of a clip, float32 (n_mels, frames), or the Patches of a picture or video.
+    is the log-mel of a clip, or the Patches of a picture or video.
     """
 
     kind: Kind
     rows: NDArray[np.int64]
-    features: NDArray[np.float32] | Patches
+    features: MelFeatures | Patches
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ class Prompt:
 
 @dataclass(frozen=True)
 class _Sound:
-    mel: NDArray[np.float32]
+    mel: MelFeatures
+    running: bool
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ class _Sight:
     kind: Kind
     patches: Patches
     seconds: float
-    mel: NDArray[np.float32] | None
+    mel: MelFeatures | None
 
 
 _Item = int | tuple[int, int] | _Sound | _Sight
@@ -120,12 +123,15 @@ class PromptBuilder:
         *,
         start_position: int = 0,
         since_last_reply: bool = False,
+        partial: bool = False,
     ) -> Prompt:
         """The prompt for a reply to `messages`, the default system message put in front if need be.
 
         With `since_last_reply` only what follows the text of the last assistant message is built
         (from the template's own end of that turn), for a KV cache that holds everything before;
         `start_position` is then where the cache stopped. Media before it aren't read again.
+
+        A running AudioStream is allowed with `partial` only: the prompt ends with its final blocks.
 
         Raises UsageError for a request that the model can't meet, MediaError for a medium that
         can't be read, BundleError for a template that loses a part of a message.
@@ -135,7 +141,7 @@ class PromptBuilder:
         after = last_reply(messages) if since_last_reply else None
         parts = [part for message in messages for part in message.parts]
         pieces = self._flatten(self._template.render(messages), parts, after)
-        items = list(self._items(pieces))
+        items = list(self._items(pieces, partial=partial))
         self._pair_markers(items)
         return self._assemble(items, start_position)
 
@@ -164,7 +170,7 @@ class PromptBuilder:
             raise _no_place(left)
         return pieces
 
-    def _items(self, pieces: Sequence[int | str | MediaPart]) -> Iterator[_Item]:
+    def _items(self, pieces: Sequence[int | str | MediaPart], *, partial: bool) -> Iterator[_Item]:
         """Tokens and loaded media; text between special tokens is joined before it is encoded."""
         plain = ""
         for piece in pieces:
@@ -173,7 +179,13 @@ class PromptBuilder:
                 continue
             yield from self._tokenizer.encode(plain)
             plain = ""
-            yield piece if isinstance(piece, int) else self._load(piece)
+            item = piece if isinstance(piece, int) else self._load(piece)
+            running = isinstance(item, _Sound) and item.running
+            if running and not partial:
+                raise UsageError("the audio stream is still running", fix="call its finish() first")
+            yield item
+            if running:
+                return
         yield from self._tokenizer.encode(plain)
 
     def _load(self, part: MediaPart) -> _Sound | _Sight:
@@ -182,9 +194,11 @@ class PromptBuilder:
         match part:
             case Audio(source):
                 audio = _able(audio, "audio")
+                if isinstance(source, AudioStream):
+                    return _read(source, audio, _seconds(context, audio))
                 seconds = _seconds(context, audio)
                 samples = load_audio(source, audio.sample_rate, max_seconds=seconds)
-                return _Sound(log_mel(samples, audio))
+                return _Sound(log_mel(samples, audio), running=False)
             case Image(source):
                 vision = _able(vision, "image")
                 return _Sight("image", image_patches(load_image(source), vision), 0.0, None)
@@ -252,10 +266,11 @@ class _Layout:
         self.ids += tokens
         self.runs.append(Shared(2))
 
-    def sound(self, mel: NDArray[np.float32]) -> None:
-        count = audio_tokens(mel.shape[1])
-        self._along(count)
-        self.media.append(MediaSlot("audio", self._fill(self._tokens.audio, count), mel))
+    def sound(self, mel: MelFeatures) -> None:
+        count = audio_tokens(mel.frames)
+        if count:
+            self._along(count)
+            self.media.append(MediaSlot("audio", self._fill(self._tokens.audio, count), mel))
 
     def sight(self, sight: _Sight) -> None:
         t, h, w = sight.patches.grid
@@ -267,10 +282,8 @@ class _Layout:
         self.runs.append(picture)
         self.media.append(MediaSlot(sight.kind, self._fill(token, picture.tokens), sight.patches))
 
-    def _sight_with_sound(
-        self, frames: Patches, mel: NDArray[np.float32], picture: Picture
-    ) -> None:
-        run = PictureWithSound(picture, audio_tokens(mel.shape[1]))
+    def _sight_with_sound(self, frames: Patches, mel: MelFeatures, picture: Picture) -> None:
+        run = PictureWithSound(picture, audio_tokens(mel.frames))
         self.runs.append(run)
         rows: dict[str, list[NDArray[np.int64]]] = {"video": [], "audio": []}
         for track, start, stop in interleave(run, self._positions):
@@ -301,6 +314,18 @@ def _able(config: _Config | None, kind: Kind) -> _Config:
             fix="use one exported from a checkpoint that has it",
         )
     return config
+
+
+def _read(stream: AudioStream, config: AudioConfig, max_seconds: float) -> _Sound:
+    if stream.config != config:
+        raise UsageError(
+            "the audio stream was made for another model", fix="AudioStream(model.config.audio)"
+        )
+    if stream.seconds > max_seconds:
+        raise too_long("the audio stream", max_seconds)
+    # Asked first: a stream that is finished in between counts as running, which is safe.
+    running = stream.running
+    return _Sound(stream.features(), running)
 
 
 def _taken(media: Iterator[MediaPart], kind: Kind) -> MediaPart:

@@ -1,0 +1,134 @@
+"""Live audio input: samples arrive while the model already reads them.
+
+Not a recorder (`cli/microphone.py`) and not a decoder. The one idea: resampler and log-mel keep
+their state, so each sample is transformed once, and only blocks that later samples cannot change
+are handed out while the stream is running.
+"""
+
+from threading import Lock
+
+import numpy as np
+import soxr  # pyright: ignore[reportMissingTypeStubs]
+from numpy.typing import NDArray
+
+from omni_runtime.bundle.config import AudioConfig
+from omni_runtime.errors import MediaError, UsageError
+from omni_runtime.inputs.media import (
+    RESAMPLING_QUALITY,
+    FloatArray,
+    from_array,
+    no_sound,
+    refuse_infinite,
+    resampled_length,
+)
+from omni_runtime.inputs.mel_features import LogMelStream, MelFeatures
+
+NAME = "the audio stream"
+
+
+class AudioStream:
+    """Sound that is still being recorded, for `Audio(stream)`.
+
+    One thread may push while others read: `push` only queues the samples, `features` resamples and
+    transforms them.
+    """
+
+    def __init__(self, config: AudioConfig, rate: int | None = None) -> None:
+        """`config` is the model's; `rate` in hertz is that of the first push if left out."""
+        self.config = config
+        self._rate = rate
+        self._queue: list[FloatArray] = []
+        self._pushed = 0
+        self._running = True
+        self._queue_lock = Lock()
+        self._mel = LogMelStream(config)
+        self._resampler: _Resampler | None = None
+        self._mel_finished = False
+        self._mel_lock = Lock()
+
+    @property
+    def running(self) -> bool:
+        """Whether more may be pushed."""
+        return self._running
+
+    @property
+    def seconds(self) -> float:
+        """Duration of what was pushed."""
+        with self._queue_lock:
+            return self._pushed / self._rate if self._rate else 0.0
+
+    def push(self, samples: NDArray[np.generic], rate: int | None = None) -> None:
+        """Append samples, (n,) or (channels, n), float within [-1, 1] or integers of full scale.
+
+        Raises MediaError for samples that are not sound or are not finite, and for another rate
+        than before; UsageError after `finish`.
+        """
+        rate = rate if rate is not None else self._rate
+        if rate is None:
+            raise UsageError(f"{NAME} has no sample rate", fix="push(samples, rate)")
+        mono, rate = from_array(samples, rate)
+        refuse_infinite(mono, NAME)
+        with self._queue_lock:
+            if not self._running:
+                raise UsageError(f"{NAME} is finished", fix="make another AudioStream")
+            if self._rate not in {None, rate}:
+                raise MediaError(
+                    f"{NAME} changes its sample rate from {self._rate} to {rate} Hz",
+                    fix="make another AudioStream for another rate",
+                )
+            self._rate = rate
+            self._queue.append(mono)
+            self._pushed += len(mono)
+
+    def finish(self) -> None:
+        """End the stream: its last samples now count, too. A second call has no effect."""
+        with self._queue_lock:
+            self._running = False
+
+    def features(self) -> MelFeatures:
+        """Return the final blocks of a running stream, or all of a finished one.
+
+        Later calls may raise the revision of a block (see `mel_features.py`), and never change
+        what an earlier call returned. Raises MediaError for a finished stream without samples.
+        """
+        with self._mel_lock:
+            with self._queue_lock:
+                queue, self._queue = self._queue, []
+                running, rate, pushed = self._running, self._rate, self._pushed
+            if not running and not pushed:
+                raise no_sound(NAME)
+            if rate is not None and not self._mel_finished:
+                self._resampler = self._resampler or _Resampler(rate, self.config.sample_rate)
+                self._mel.push(self._resampler.push(queue))
+                if not running:
+                    self._mel.push(self._resampler.finish())
+                    self._mel.finish()
+                    self._mel_finished = True
+            return self._mel.features()
+
+
+class _Resampler:
+    """soxr as a stream, with the length of librosa.resample: ceil(n * sample_rate / rate)."""
+
+    def __init__(self, rate: int, sample_rate: int) -> None:
+        self._rates = rate, sample_rate
+        self._taken = self._given = 0
+        self._stream = None
+        if rate != sample_rate:
+            self._stream = soxr.ResampleStream(rate, sample_rate, 1, quality=RESAMPLING_QUALITY)
+
+    def push(self, pieces: list[FloatArray]) -> FloatArray:
+        samples = np.concatenate([np.zeros(0, np.float32), *pieces])
+        self._taken += len(samples)
+        if self._stream is not None and len(samples):
+            samples = np.asarray(self._stream.resample_chunk(samples), np.float32)
+        self._given += len(samples)
+        return samples
+
+    def finish(self) -> FloatArray:
+        if self._stream is None:
+            return np.zeros(0, np.float32)
+        rest = np.asarray(self._stream.resample_chunk(np.zeros(0, np.float32), last=True))
+        # soxr rounds the length to the nearest integer.
+        length = resampled_length(self._taken, *self._rates) - self._given
+        return np.pad(rest[:length], (0, max(0, length - len(rest))))

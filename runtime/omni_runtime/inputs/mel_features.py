@@ -1,0 +1,167 @@
+"""Log-mel features of a clip, in the audio encoder's independent blocks.
+
+Not the transform (`mel.py`). The one idea: the reference raises every value to at least 8 below
+the clip's maximum, so a later, louder moment may change blocks that were computed long before.
+Blocks therefore keep their raw log power, the floor is applied when a block is read, and an integer
+revision says whether a higher floor has changed the block's values.
+
+Source: transformers' WhisperFeatureExtractor (floor and scale).
+"""
+
+from bisect import bisect_right
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omni_runtime.bundle.config import AudioConfig
+from omni_runtime.inputs.mel import MIN_FRAMES, LogPowerStream, audio_tokens
+
+FloatArray = NDArray[np.float32]
+
+_RANGE = np.float32(8)
+"""Decades of power below the clip's maximum; what is weaker is raised to that floor."""
+
+
+def log_mel(samples: FloatArray, config: AudioConfig) -> "MelFeatures":
+    """Return the features of one whole clip: ceil(n / hop) frames.
+
+    `samples` is float32 mono (n,) at `config.sample_rate`, nominally within [-1, 1].
+
+    Two departures from the reference, both where its result is useless. A clip below `MIN_FRAMES`
+    is padded with zeros to that length (the reference gives no token at all). A clip longer than
+    `padded_samples` is used whole (the reference silently drops the rest).
+    """
+    stream = LogMelStream(config)
+    stream.push(samples)
+    stream.finish()
+    return stream.features()
+
+
+class LogMelStream:
+    """Stateful log-mel: samples are pushed, features are read. Not thread-safe for writers."""
+
+    def __init__(self, config: AudioConfig) -> None:
+        self.config = config
+        self.frames = 0
+        """Frames of all blocks so far."""
+        self.stable_blocks = 0
+        """Blocks that do not depend on where the clip ends."""
+        self._power = LogPowerStream(config)
+        self._blocks: list[FloatArray] = []
+        self._minima: list[np.float32] = []
+        self._floors: list[np.float32] = []
+        """All floors of the clip so far, in ascending order."""
+
+    def push(self, samples: FloatArray) -> None:
+        """Append float32 mono (n,) at `config.sample_rate`."""
+        self._append(self._power.push(samples))
+        self.stable_blocks = len(self._blocks)
+
+    def finish(self) -> None:
+        """End the clip: compute the frames that its end completes."""
+        blocks, behind = self._power.finish()
+        # Frames behind the end are not used, but the reference includes them in the maximum.
+        self._append(blocks, behind)
+
+    def features(self) -> "MelFeatures":
+        """Return all blocks so far, as they are now: what is pushed later does not change them."""
+        return MelFeatures(self, 0, self.frames, len(self._floors))
+
+    def revision(self, block: int, floors: int) -> int:
+        """Return how many of the clip's first `floors` floors have changed values of a block."""
+        return max(0, floors - bisect_right(self._floors, self._minima[block]))
+
+    def values(self, block: int, floors: int) -> FloatArray:
+        """Return a block with the last of the clip's first `floors` floors: (n_mels, frames)."""
+        raised = np.maximum(self._blocks[block], self._floors[floors - 1])
+        return (raised + np.float32(4)) / np.float32(4)
+
+    def _append(self, blocks: list[FloatArray], *behind: FloatArray) -> None:
+        self._blocks += blocks
+        self._minima += [block.min() for block in blocks]
+        self.frames += sum(block.shape[1] for block in blocks)
+        floors = [part.max() - _RANGE for part in (*blocks, *behind) if part.size]
+        if floors and (not self._floors or max(floors) > self._floors[-1]):
+            self._floors.append(max(floors))
+
+
+@dataclass(frozen=True)
+class MelFeatures:
+    """A view of consecutive blocks of a clip. It copies nothing; blocks are computed when read.
+
+    `np.asarray` gives float32 (n_mels, frames): log10 of the power, at least 8 below the clip's
+    maximum, plus 4, divided by 4. Every block but the last has `config.block_frames` frames. A last
+    block too short for a token is a part of the frames, but not of `blocks`.
+    """
+
+    stream: LogMelStream
+    start: int
+    frames: int
+    floors: int
+    """How many floors the clip had when the view was made."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n_mels, frames)."""
+        return self.stream.config.n_mels, self.frames
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks give at least one token."""
+        size = self.stream.config.block_frames
+        return self.frames // size + (self.frames % size >= MIN_FRAMES)
+
+    @property
+    def stable_blocks(self) -> int:
+        """How many blocks would be the same if the clip went on, except for a higher floor."""
+        return max(0, min(self.blocks, self.stream.stable_blocks - self.start))
+
+    @property
+    def block_tokens(self) -> int:
+        """Tokens of a full block."""
+        return audio_tokens(self.stream.config.block_frames)
+
+    def batch(self, start: int, stop: int) -> tuple[FloatArray, NDArray[np.int64]]:
+        """Return blocks [start, stop) for the encoder, and their lengths in frames, int64 (n,).
+
+        The blocks are float32 (n, n_mels, longest), with zeros behind a shorter one. The tokens of
+        all blocks together are `audio_tokens(frames)`, since a full block has an even number of
+        frames after the encoder's convolutions (`block_frames` is a multiple of 4).
+        """
+        found = [self._values(block) for block in range(start, min(stop, self.blocks))]
+        lengths = np.array([block.shape[1] for block in found], np.int64)
+        padded = np.zeros((len(found), self.shape[0], lengths.max()), np.float32)
+        for row, block in zip(padded, found, strict=True):
+            row[:, : block.shape[1]] = block
+        return padded, lengths
+
+    def split(self, block: int) -> tuple["MelFeatures", "MelFeatures"]:
+        """Return the views of the blocks before `block` and of the others."""
+        frames = block * self.stream.config.block_frames
+        return (
+            MelFeatures(self.stream, self.start, frames, self.floors),
+            MelFeatures(self.stream, self.start + block, self.frames - frames, self.floors),
+        )
+
+    def common_blocks(self, other: "MelFeatures") -> int:
+        """Return how many blocks both begin with: equal revisions, or equal values."""
+        both = min(self.blocks, other.blocks)
+        return next((k for k in range(both) if not self._equal(other, k)), both)
+
+    def _equal(self, other: "MelFeatures", block: int) -> bool:
+        if self.stream is other.stream and self.start == other.start:
+            return self._revision(block) == other._revision(block)
+        return np.array_equal(self._values(block), other._values(block))
+
+    def _revision(self, block: int) -> int:
+        return self.stream.revision(self.start + block, self.floors)
+
+    def _values(self, block: int) -> FloatArray:
+        return self.stream.values(self.start + block, self.floors)
+
+    def __array__(self, dtype: type | None = None, copy: bool | None = None) -> FloatArray:
+        size = self.stream.config.block_frames
+        found = [self._values(block) for block in range(-(-self.frames // size))]
+        empty = np.zeros((self.shape[0], 0), np.float32)
+        return np.concatenate([empty, *found], axis=1).astype(dtype or np.float32, copy=False)

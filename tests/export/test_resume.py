@@ -29,7 +29,7 @@ RUN = Path(__file__).parents[2] / "export" / "run.py"
 @pytest.fixture(autouse=True)
 def untried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporter.trial, "first_reply", lambda bundle: None)
-    monkeypatch.setattr(int8_cache, "calibrated", int8_cache.reach)
+    monkeypatch.setattr(int8_cache, "calibrated", int8_cache.absmax)
 
 
 class Export:

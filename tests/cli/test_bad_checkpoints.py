@@ -235,7 +235,7 @@ def test_a_killed_export_leaves_no_bundle(here: Path, original: Path) -> None:
             if err.endswith("stopped; nothing was left behind\n"):
                 assert not list(here.iterdir())
             else:
-                assert re.search(r"\nstopped; \d+ finished parts are kept .*\n$", err), err
+                assert re.search(r"\nstopped; \d+ finished artifacts are kept .*\n$", err), err
     assert {path.name for path in here.iterdir()} == {".bundle.lock", ".bundle.partial"}
     done = subprocess.run(
         [*command, "--output", "bundle"], capture_output=True, text=True, check=False

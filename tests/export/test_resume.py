@@ -28,7 +28,7 @@ RUN = Path(__file__).parents[2] / "export" / "run.py"
 
 @pytest.fixture(autouse=True)
 def untried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporter.trial, "first_reply", lambda bundle: None)
+    monkeypatch.setattr(exporter.smoke_test, "first_reply", lambda bundle: None)
     monkeypatch.setattr(int8_cache, "calibrated", int8_cache.absmax)
 
 
@@ -96,8 +96,8 @@ def test_a_full_disk_keeps_what_was_finished(
         ) as told:
             run.run()
     hidden = hidden_folder(tmp_path / "bundle")
-    assert told.value.__notes__ == [f"7 finished parts are kept for the same command, in {hidden}"]
-    assert sorted(path.name for path in hidden.iterdir()) == ["bundle", "parts", "request"]
+    assert told.value.__notes__ == [f"7 finished artifacts are kept for the same command, in {hidden}"]
+    assert sorted(path.name for path in hidden.iterdir()) == ["artifacts", "bundle", "request"]
     run.run()
     assert len(run.kept) == 7 and run.written[:1] == ["talker"]
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
@@ -111,10 +111,10 @@ def test_a_bundle_that_does_not_answer_is_not_made_anew(
 
     run = Export(default_twin.folder, tmp_path / "bundle")
     with monkeypatch.context() as trial:
-        trial.setattr(exporter.trial, "first_reply", killed)
+        trial.setattr(exporter.smoke_test, "first_reply", killed)
         with pytest.raises(OmniError, match="does not run") as told:
             run.run()
-    assert "10 finished parts are kept" in told.value.__notes__[0]
+    assert "10 finished artifacts are kept" in told.value.__notes__[0]
     run.run()
     assert run.written == ["int8 cache", "first reply"]
 
@@ -146,7 +146,7 @@ def test_a_flipped_byte_is_noticed(default_twin: Twin, tmp_path: Path) -> None:
     data = bytearray(spoilt.read_bytes())
     data[len(data) // 2] ^= 1
     spoilt.write_bytes(data)
-    (hidden / "parts" / "audio_encoder.json").write_text("{")
+    (hidden / "artifacts" / "audio_encoder.json").write_text("{")
     run.run()
     assert {"vision_encoder", "talker"} < set(run.kept)
     assert run.written[:4] == ["audio_encoder", "thinker", "dit", "vocoder"]
@@ -202,7 +202,7 @@ def test_a_killed_process_is_resumed(default_twin: Twin, tmp_path: Path) -> None
 def test_a_bundle_that_does_not_fit_is_not_tried(
     default_twin: Twin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporter.trial.machine, "available_memory", lambda: 2**28)
+    monkeypatch.setattr(exporter.smoke_test.machine, "available_memory", lambda: 2**28)
     run = Export(default_twin.folder, tmp_path / "bundle")
     run.run()
     manifest = Bundle(tmp_path / "bundle").manifest
@@ -225,7 +225,7 @@ def test_a_first_reply_without_text_leaves_a_bundle_that_can_be_read(
         first_audio=1.0,
         realtime_factor=1.0,
     )
-    monkeypatch.setattr(exporter.trial, "first_reply", lambda bundle: silent)
+    monkeypatch.setattr(exporter.smoke_test, "first_reply", lambda bundle: silent)
     Export(default_twin.folder, tmp_path / "bundle").run()
     manifest = Bundle(tmp_path / "bundle").manifest
     assert manifest.measured == silent

@@ -96,7 +96,8 @@ def test_a_full_disk_keeps_what_was_finished(
         ) as told:
             run.run()
     hidden = hidden_folder(tmp_path / "bundle")
-    assert told.value.__notes__ == [f"7 finished artifacts are kept for the same command, in {hidden}"]
+    kept = f"7 finished artifacts are kept for the same command, in {hidden}"
+    assert told.value.__notes__ == [kept]
     assert sorted(path.name for path in hidden.iterdir()) == ["artifacts", "bundle", "request"]
     run.run()
     assert len(run.kept) == 7 and run.written[:1] == ["talker"]

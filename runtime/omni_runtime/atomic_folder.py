@@ -28,11 +28,8 @@ class StagedFolder:
         self._old = self.folder / OLD
         self._marker = self.folder / MARKER
 
-    def open(self) -> None:
-        """Create the staging folder, after recovering what an earlier process left there.
-
-        Raises UsageError when the target cannot be replaced, or the folder's name is taken.
-        """
+    def check(self) -> None:
+        """Raise UsageError when the target cannot be replaced, or the staging name is taken."""
         here = Path.cwd().resolve()
         if self.target == here or self.target in here.parents:
             raise UsageError(
@@ -46,9 +43,17 @@ class StagedFolder:
             )
         if os.path.lexists(self.folder) and not self._ours():
             raise UsageError(f"{self.folder} exists and was not written by pocket-omni", fix=AWAY)
-        self.recover()
+
+    def prepare(self) -> None:
+        """Create the staging folder, or take over ours. Raises as `check` does."""
+        self.check()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._marker.touch()
+
+    def open(self) -> None:
+        """Prepare, and recover what a killed process left: `new` may hold its files."""
+        self.prepare()
+        self.recover()
         _remove(self._old)
 
     def recover(self) -> None:

@@ -13,11 +13,12 @@ import pytest
 
 from conftest import Twin
 from omni_export import exporter, graph_files, int8_cache, random_checkpoint
-from omni_export.exporter import ExportRequest, export, hidden_folder
+from omni_export.exporter import ExportRequest, export
 from omni_export.hub import LocalCheckpoint
 from omni_export.progress import Progress
 from omni_export.random_shapes import DecoderShape, Shape
 from omni_quantize.recipe import load
+from omni_runtime.atomic_folder import StagedFolder
 from omni_runtime.bundle.manifest import Measured
 from omni_runtime.bundle.store import Bundle
 from omni_runtime.cli.show import describe
@@ -59,10 +60,10 @@ def test_finished_parts_are_taken_over(default_twin: Twin, tmp_path: Path) -> No
     run = Export(default_twin.folder, tmp_path / "bundle")
     with pytest.raises(KeyboardInterrupt):
         run.run(stop_at="talker")
-    hidden = hidden_folder(tmp_path / "bundle")
+    hidden = StagedFolder(tmp_path / "bundle").folder
     assert [path.name for path in tmp_path.iterdir()] == [hidden.name]
     assert not list(hidden.rglob("manifest.json"))
-    (hidden / "bundle" / "graphs" / "stray").write_text("of a part that was cut")
+    (hidden / "new" / "graphs" / "stray").write_text("of a part that was cut")
     before = run.written[:]
     run.run()
     assert run.kept == before and "thinker" in run.kept
@@ -95,10 +96,11 @@ def test_a_full_disk_keeps_what_was_finished(
             OmniError, match=r"No space left on device, [\d.]+ GiB are free"
         ) as told:
             run.run()
-    hidden = hidden_folder(tmp_path / "bundle")
+    hidden = StagedFolder(tmp_path / "bundle").folder
     kept = f"7 finished artifacts are kept for the same command, in {hidden}"
     assert told.value.__notes__ == [kept]
-    assert sorted(path.name for path in hidden.iterdir()) == ["artifacts", "bundle", "request"]
+    left = {path.name for path in hidden.iterdir()} - {exporter.LOCK}
+    assert left == {"artifacts", "new", "pocket-omni-staging", "request"}
     run.run()
     assert len(run.kept) == 7 and run.written[:1] == ["talker"]
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
@@ -142,8 +144,8 @@ def test_a_flipped_byte_is_noticed(default_twin: Twin, tmp_path: Path) -> None:
     run = Export(default_twin.folder, tmp_path / "bundle")
     with pytest.raises(KeyboardInterrupt):
         run.run(stop_at="dit")
-    hidden = hidden_folder(tmp_path / "bundle")
-    spoilt = hidden / "bundle" / "graphs" / "thinker" / "model.onnx.data"
+    hidden = StagedFolder(tmp_path / "bundle").folder
+    spoilt = hidden / "new" / "graphs" / "thinker" / "model.onnx.data"
     data = bytearray(spoilt.read_bytes())
     data[len(data) // 2] ^= 1
     spoilt.write_bytes(data)

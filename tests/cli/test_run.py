@@ -12,7 +12,7 @@ from time import sleep
 import numpy as np
 import pytest
 
-from omni_runtime.cli import outlet, ui
+from omni_runtime.cli import audio_output, ui
 from omni_runtime.cli.answer import Style, deliver
 from omni_runtime.cli.speaker import Loudspeaker
 from omni_runtime.events import PlaybackUnderrun, PresetChosen, TextDelta, Timings, TurnDone
@@ -49,7 +49,7 @@ def test_flags_stand_where_one_likes(omni, bundle: Path) -> None:
 def test_without_a_loudspeaker_a_file_is_made_and_named(
     omni, bundle: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outlet, "loudspeaker", lambda: "no audio device: none")
+    monkeypatch.setattr(audio_output, "loudspeaker", lambda: "no audio device: none")
     first = omni("run", bundle, "Hello", *SHORT)
     line, reason = first.err.splitlines()
     assert line.endswith("speech: answer.wav")
@@ -221,12 +221,12 @@ def test_what_is_said_about_speech(
 
 def test_only_who_may_listen_sets_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     def listened(output: str | None, *, play: bool = True) -> bool:
-        return outlet.AudioOutput(output, play=play, quiet=True).listened
+        return audio_output.AudioOutput(output, play=play, quiet=True).listened
 
-    monkeypatch.setattr(outlet, "loudspeaker", lambda: Loudspeaker(Device()))
+    monkeypatch.setattr(audio_output, "loudspeaker", lambda: Loudspeaker(Device()))
     assert listened(None) and listened("-") and listened("-", play=False)
     assert not listened("a.wav") and not listened(None, play=False)
-    monkeypatch.setattr(outlet, "loudspeaker", lambda: "no audio device: none")
+    monkeypatch.setattr(audio_output, "loudspeaker", lambda: "no audio device: none")
     assert not listened(None)
 
 

@@ -3,4 +3,5 @@
 One module a stage, each run as `python -m tiny.<stage>`; see tiny/README.md for the order.
 """
 
-import omni_runtime  # noqa: F401 - turns off telemetry, so before onnxruntime and huggingface_hub
+# Turns off telemetry, so it comes before onnxruntime and huggingface_hub.
+from omni_runtime import NO_TELEMETRY as NO_TELEMETRY

@@ -1,3 +1,4 @@
 """From a Hugging Face checkpoint of Qwen2.5-Omni to a bundle of ONNX graphs."""
 
-import omni_runtime  # noqa: F401 - turns off telemetry, so before onnxruntime and huggingface_hub
+# Turns off telemetry, so it comes before onnxruntime and huggingface_hub.
+from omni_runtime import NO_TELEMETRY as NO_TELEMETRY

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from omni_runtime.cli import attach, commands, lines, microphone, outlet
+from omni_runtime.cli import attach, audio_output, commands, line_input, microphone
 from omni_runtime.cli.main import _parser
 from omni_runtime.cli.repl import Repl
 from omni_runtime.cli.run import reply_options
@@ -54,7 +54,7 @@ Talk = Callable[..., Repl]
 
 @pytest.fixture
 def talk(model: Model, here: Path, monkeypatch: pytest.MonkeyPatch) -> Talk:
-    monkeypatch.setattr(outlet, "loudspeaker", lambda: "no audio device: none")
+    monkeypatch.setattr(audio_output, "loudspeaker", lambda: "no audio device: none")
 
     def make(*said: Said, flags: str = "--max-tokens 3") -> Repl:
         options = _parser().parse_args(["run", "bundle", *shlex.split(flags)])
@@ -322,7 +322,7 @@ def test_terminal_with_and_without_prompt_toolkit(monkeypatch, tmp_path: Path) -
     monkeypatch.setattr(sys, "stdin", terminal)
     monkeypatch.setattr(sys, "stdout", types.SimpleNamespace(isatty=lambda: True))
     monkeypatch.setitem(sys.modules, "prompt_toolkit", None)
-    assert isinstance(lines.open_line_input([]), lines.TerminalInput)
+    assert isinstance(line_input.open_line_input([]), line_input.TerminalInput)
     made: dict[str, object] = {}
 
     class Session:
@@ -340,9 +340,9 @@ def test_terminal_with_and_without_prompt_toolkit(monkeypatch, tmp_path: Path) -
     for name, module in (("", toolkit), (".history", history), (".completion", completion)):
         monkeypatch.setitem(sys.modules, f"prompt_toolkit{name}", module)
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    source = lines.open_line_input(["/bye"])
+    source = line_input.open_line_input(["/bye"])
     assert source.read(">>> ") == "typed at >>> "
     assert made["history"] == ("file", str(tmp_path / ".omni_history"))
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "no" / "home")
-    lines.open_line_input(["/bye"])
+    line_input.open_line_input(["/bye"])
     assert made["history"] == "memory"

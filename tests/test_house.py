@@ -20,7 +20,8 @@ MAY_IMPORT = {
 HEAVY = {"torch", "transformers", "onnx", "onnx_ir", "onnxscript", "optimum", "safetensors"}
 
 RUNTIME_LAYERS = [
-    {"arrays", "errors", "machine", "processor_features"},
+    {"arrays", "errors"},
+    {"atomic_file", "atomic_folder", "machine", "processor_features"},
     {"bundle"},
     {"inputs"},
     {"engine"},

@@ -54,9 +54,12 @@ class Finished(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class ArtifactStore:
     """The folder of an unfinished export."""
 
-    def __init__(self, folder: Path, request: str) -> None:
-        """`request` is everything the artifacts depend on; a different one starts from nothing."""
-        self.bundle = folder / "bundle"
+    def __init__(self, folder: Path, request: str, bundle: Path) -> None:
+        """`request` is everything the artifacts depend on; a different one starts from nothing.
+
+        `folder` and `bundle`, where the files of the artifacts go, are ours alone.
+        """
+        self.bundle = bundle
         self._records = folder / "artifacts"
         stamp = folder / "request"
         if not stamp.is_file() or stamp.read_text("utf-8") != request:

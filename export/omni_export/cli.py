@@ -94,12 +94,14 @@ def _run(options: argparse.Namespace) -> int:
     if options.write is not None:
         return _write(options.model, options.write)
 
-    from omni_export.exporter import ExportRequest, export  # noqa: PLC0415
+    from omni_export.exporter import ExportRequest, check_destination, export  # noqa: PLC0415
     from omni_runtime import machine  # noqa: PLC0415
     from omni_runtime.cli import ui  # noqa: PLC0415
     from omni_runtime.cli.show import cost_table  # noqa: PLC0415
 
     started = perf_counter()
+    if options.output is not None:
+        check_destination(options.output)  # before a download of gigabytes
     with TemporaryDirectory(prefix="omni-") as scratch:
         checkpoint = _checkpoint(options.model, Path(scratch))
         destination = options.output or Path("bundles") / f"{checkpoint.name}-{recipe.name}"

@@ -1,13 +1,14 @@
 """The export itself: checkpoint in, bundle out, with nothing half done left behind.
 
-Everything is written into a hidden folder beside the destination, which gets its name in one
-rename at the very end, after the bundle has spoken its first reply. An export that was killed or
-failed leaves only the hidden folder; the same export takes over the artifacts that were finished
-there, any other removes it.
+Everything is written into a staging folder beside the destination (`omni_runtime.atomic_folder`).
+The bundle takes its name at the very end, after it has spoken its first reply. An export that was
+killed or failed leaves only the staging folder; the same export takes over the artifacts that were
+finished there, any other removes it.
 """
 
 import errno
 import shutil
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import onnxruntime
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
+from msgspec import Struct
 
 import omni_quantize
 import omni_runtime
@@ -35,6 +37,7 @@ from omni_export.plan import Plan
 from omni_export.progress import ProgressMeter, Report
 from omni_export.source import read_config
 from omni_quantize.recipe import Recipe
+from omni_runtime.atomic_folder import StagedFolder, strangers
 from omni_runtime.bundle.manifest import (
     FILE_NAME,
     FORMAT,
@@ -49,8 +52,7 @@ from omni_runtime.errors import OmniError, UsageError
 EXPECTED_ERRORS = (None, errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
 """What a place can refuse with. Some writers of arrays lose the number."""
 
-OLD = "old"
-"""Where an older bundle waits while the new one takes its place."""
+LOCK, SCRATCH = "lock", "scratch"
 
 
 @dataclass(frozen=True)
@@ -84,18 +86,16 @@ def export(request: ExportRequest, report: Report) -> Manifest:
     """Write the bundle to `request.destination`, replacing an older bundle of that name.
 
     Raises:
-        UsageError: the destination exists and is no bundle, or the model is not supported.
+        UsageError: the destination holds anything but a bundle, or the model is not supported.
         OmniError: the checkpoint is incomplete or damaged, or the disk is full.
     """
     destination = request.destination
-    if destination.exists() and not (destination / FILE_NAME).exists():
-        raise UsageError(f"{destination} exists and is no bundle", fix="give another --output")
-    with _disk_errors(destination), _hidden_folder(destination) as hidden:
-        store = ArtifactStore(hidden, request.key())
+    with _disk_errors(destination), _staged(destination) as staged:
+        store = ArtifactStore(staged.folder, request.key(), bundle=staged.new)
         meter = ProgressMeter(report)
         meter.prepare("reading the checkpoint")
         source = read_config(request.checkpoint.folder)
-        writer = GraphWriter(hidden / "scratch", request.recipe, request.target)
+        writer = GraphWriter(staged.folder / SCRATCH, request.recipe, request.target)
         planned = plan.make(request.checkpoint.folder, source, writer)
         finished = store.finished(artifact.name for artifact in planned.artifacts)
         licence = _write_rest(request, planned, store.bundle)
@@ -110,13 +110,9 @@ def export(request: ExportRequest, report: Report) -> Manifest:
         measured, untried = smoke_test.attempt(store.bundle, manifest)
         manifest = msgspec.structs.replace(manifest, measured=measured, untried=untried)
         write_manifest(manifest, store.bundle)
-        _swap(store.bundle, destination, hidden)
+        _check_replaceable(destination)
+        staged.commit()
     return manifest
-
-
-def hidden_folder(destination: Path) -> Path:
-    """Where a bundle is made before it gets its name."""
-    return destination.parent / f".{destination.name}.partial"
 
 
 def _write_artifacts(
@@ -198,15 +194,64 @@ def _version() -> str:
         return "from source"
 
 
-@contextmanager
-def _hidden_folder(destination: Path) -> Generator[Path]:
-    """A folder beside the destination, gone afterwards unless an export that failed left artifacts.
+class _Listed(Struct):
+    """What the manifest of a bundle of any format tells about its files."""
 
-    Raises UsageError while another export has it.
+    exporter: str
+    files: dict[str, FileEntry]
+
+
+def check_destination(destination: Path) -> None:
+    """Raise UsageError, before any work, when a bundle cannot be written to the destination."""
+    StagedFolder(destination).check()
+    _check_replaceable(destination)
+
+
+def _check_replaceable(destination: Path) -> None:
+    """Raise UsageError unless the destination is missing, empty, or a bundle and nothing else."""
+    fix = "move it away, or give another --output"
+    if not destination.exists() or (destination.is_dir() and not any(destination.iterdir())):
+        return
+    try:
+        listed = msgspec.json.decode((destination / FILE_NAME).read_bytes(), type=_Listed).files
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        raise UsageError(f"{destination} exists and is no bundle", fix=fix) from None
+    if stranger := next(strangers(destination, {FILE_NAME, *listed}), None):
+        raise UsageError(f"{stranger} is not part of the bundle that is there", fix=fix)
+
+
+@contextmanager
+def _staged(destination: Path) -> Generator[StagedFolder]:
+    """The staging folder, removed afterwards unless an export that failed left artifacts.
+
+    Raises UsageError when the destination cannot be replaced, or while another export has it.
     """
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    hidden = hidden_folder(destination)
-    lock = FileLock(hidden.with_suffix(".lock"), blocking=False)
+    staged = StagedFolder(destination)
+    with _locked(staged, destination) as lock:
+        kept = 0
+        try:
+            _check_replaceable(destination)
+            shutil.rmtree(staged.folder / SCRATCH, ignore_errors=True)
+            yield staged
+        except BaseException as stop:
+            if kept := finished_artifacts(staged.folder):
+                shutil.rmtree(staged.folder / SCRATCH, ignore_errors=True)
+                stop.add_note(
+                    f"{kept} finished artifacts are kept for the same command, in {staged.folder}"
+                )
+            raise
+        finally:
+            if not kept:
+                if sys.platform == "win32":
+                    lock.release()  # nobody can remove a file that is open
+                staged.remove()
+
+
+@contextmanager
+def _locked(staged: StagedFolder, destination: Path) -> Generator[BaseFileLock]:
+    """Open the staging folder for one export at a time."""
+    staged.prepare()
+    lock = FileLock(staged.folder / LOCK, blocking=False)
     try:
         lock.acquire()
     except Timeout:
@@ -214,31 +259,10 @@ def _hidden_folder(destination: Path) -> Generator[Path]:
             f"another export to {destination} is running", fix="wait for it, or give --output"
         ) from None
     try:
-        with _unless_it_fails(destination, hidden):
-            yield hidden
+        staged.open()
+        yield lock
     finally:
         lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)
-
-
-@contextmanager
-def _unless_it_fails(destination: Path, hidden: Path) -> Generator[None]:
-    if (hidden / OLD / FILE_NAME).exists() and not destination.exists():
-        (hidden / OLD).rename(destination)  # killed between the two renames of an earlier swap
-    for leftover in (OLD, "scratch"):
-        shutil.rmtree(hidden / leftover, ignore_errors=True)
-    hidden.mkdir(exist_ok=True)
-    kept = 0
-    try:
-        yield
-    except BaseException as stop:
-        if kept := finished_artifacts(hidden):
-            shutil.rmtree(hidden / "scratch", ignore_errors=True)
-            stop.add_note(f"{kept} finished artifacts are kept for the same command, in {hidden}")
-        raise
-    finally:
-        if not kept:
-            shutil.rmtree(hidden, ignore_errors=True)
 
 
 @contextmanager
@@ -262,16 +286,3 @@ def _disk_errors(destination: Path) -> Generator[None]:
 
 def _existing(path: Path) -> Path:
     return next(parent for parent in (path, *path.absolute().parents) if parent.exists())
-
-
-def _swap(bundle: Path, destination: Path, hidden: Path) -> None:
-    """Put the new bundle in the place of an older one, which stays until the new one is there."""
-    old = hidden / OLD
-    if destination.exists():
-        destination.rename(old)
-    try:
-        bundle.rename(destination)
-    except OSError:
-        if old.exists():
-            old.rename(destination)
-        raise

@@ -3,10 +3,17 @@
 import os
 import platform
 import re
+import stat
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+import platformdirs
 import psutil
+
+from omni_runtime.errors import OmniError
+
+OTHER_CACHES = "set XDG_CACHE_HOME to a folder of your own that nobody else may write to"
 
 
 def peak_memory() -> int:
@@ -39,18 +46,69 @@ def processor() -> str:
     return name or platform.processor() or platform.machine()
 
 
-def caches() -> Path:
-    """The folder of what we keep for the user and can make again; it need not exist.
+def started() -> int:
+    """When this machine was started, in seconds since 1970; some systems let it drift a little."""
+    return int(psutil.boot_time())
 
-    Raises RuntimeError where there is no home.
+
+def caches() -> Path:
+    """Return the folder of what we keep for the user and can make again, created if it is missing.
+
+    Libraries are loaded from there, so on POSIX nobody else may write to it or replace it: it is
+    ours with mode 0700, and the folder that holds it is ours and writable by nobody else.
+
+    Raises OmniError when there is no such folder, or it is not safe.
     """
+    try:
+        # A relative XDG_CACHE_HOME does not count, as the XDG specification says.
+        folder = platformdirs.user_cache_path("pocket-omni", appauthor=False)
+        if not folder.is_absolute():
+            raise RuntimeError("there is no home folder")
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if sys.platform == "win32":  # the profile of a user is closed to others
+            folder.mkdir(exist_ok=True)
+        else:
+            _make_private(folder)
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise OmniError(
+            f"the folder for caches cannot be used: {reason}", fix=OTHER_CACHES
+        ) from None
+    return folder
+
+
+def is_private(path: Path) -> bool:
+    """Whether a file or folder, links not followed, is ours and nobody else may write to it."""
     if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "pocket-omni"
+        return True
+    found = path.lstat()
+    others = stat.S_IWGRP | stat.S_IWOTH
+    return (
+        found.st_uid == os.geteuid()
+        and not stat.S_ISLNK(found.st_mode)
+        and not found.st_mode & others
+    )
+
+
+def _make_private(folder: Path) -> None:
+    """Create a folder of mode 0700, or tighten our own. Raises OmniError when it is not safe."""
+    user, parent = os.geteuid(), folder.parent
+    found = parent.stat()
+    if found.st_uid != user:
+        raise OmniError(f"{parent} belongs to another user: no caches there", fix=OTHER_CACHES)
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise OmniError(
+            f"other users may write to {parent}: no caches there", fix=f"chmod go-w {parent}"
+        )
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise OmniError(f"{folder} is no folder: no caches there", fix=f"remove {folder}")
+    if found.st_uid != user:
+        raise OmniError(f"{folder} belongs to another user: no caches there", fix=OTHER_CACHES)
+    if stat.S_IMODE(found.st_mode) != stat.S_IRWXU:
+        folder.chmod(stat.S_IRWXU)  # `is_private` tells what others put there before
 
 
 def describe() -> str:

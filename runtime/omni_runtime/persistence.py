@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
+from omni_runtime.atomic_folder import AWAY, StagedFolder, recover, strangers
 from omni_runtime.bundle.manifest import sha256_of
 from omni_runtime.context import Context, ContextMark
 from omni_runtime.engine.kv_cache import KVCache
@@ -84,8 +85,6 @@ def write(folder: Path, saved: Saved, context: Context, model: Model) -> None:
 
     Raises UsageError when the folder is something else, OmniError when it can't be written.
     """
-    if folder.exists() and not (folder / RECORD).exists():
-        raise UsageError(f"{folder} exists and is no saved conversation", fix="give another name")
     with _replacing(folder) as hidden:
         context.thinker.save(hidden / THINKER)
         if context.talker is not None:
@@ -114,6 +113,12 @@ def read(folder: Path, model: Model) -> tuple[Saved, Callable[[int | None], Cont
 
     Raises OmniError for another bundle's conversation, a damaged one, or none at all.
     """
+    try:
+        recover(folder)
+    except OSError as error:
+        raise OmniError(
+            f"{folder} cannot be recovered: {error.strerror}", fix="check the permissions beside it"
+        ) from None
     record = _read_record(folder)
     if record.fingerprint != _fingerprint(model):
         raise OmniError(
@@ -206,25 +211,45 @@ def _part_in(part: _SavedPart) -> ContentPart:
 
 @contextmanager
 def _replacing(folder: Path) -> Generator[Path]:
-    """A hidden folder that takes the place of `folder` at the end, and is gone after a failure."""
-    target = folder.absolute()
-    hidden = target.with_name(f".{target.name}.partial")
-    old = target.with_name(f".{target.name}.old")
+    """Yield an empty folder that replaces `folder` at the end, and is removed after a failure.
+
+    Raises UsageError when `folder` holds anything but a save.
+    """
+    staged = StagedFolder(folder)
     try:
-        for leftover in (hidden, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        hidden.mkdir(parents=True)
-        yield hidden
-        if target.exists():
-            target.rename(old)
-        hidden.rename(target)
+        staged.open()
+        try:
+            _check_replaceable(folder)
+            shutil.rmtree(staged.new, ignore_errors=True)
+            staged.new.mkdir()
+            yield staged.new
+            _check_replaceable(folder)
+            staged.commit()
+        finally:
+            staged.remove()
     except OSError as error:
-        if old.exists() and not target.exists():
-            old.rename(target)
         raise OmniError(
-            f"{folder} can't be written: {error.strerror}",
+            f"{folder} cannot be written: {error.strerror}",
             fix="free some space, or give another name",
         ) from None
-    finally:
-        for leftover in (hidden, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+
+
+class _Listed(Struct):
+    """What a save of any format tells about its files."""
+
+    fingerprint: str
+    files: dict[str, str]
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Raise UsageError unless a folder is missing, empty, or a save and nothing else."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    try:
+        listed = msgspec.json.decode((folder / RECORD).read_bytes(), type=_Listed).files
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        raise UsageError(
+            f"{folder} exists and is no saved conversation", fix="give another name"
+        ) from None
+    if stranger := next(strangers(folder, {RECORD, *listed}), None):
+        raise UsageError(f"{stranger} is not part of the saved conversation", fix=AWAY)

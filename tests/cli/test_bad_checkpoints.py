@@ -195,7 +195,7 @@ def test_destinations(omni, here: Path, original: Path) -> None:
     (here / "file").write_text("x")
     for name in ("mine", "file"):
         ran = omni("export", "--model", original, "--output", name)
-        ran.refused(f"{name} exists and is no bundle (give another --output)", 2)
+        ran.refused(f"{name} exists and is no bundle (move it away, or", 2)
     ran = omni("export", "--model", original, "--output", "file/bundle")
     ran.refused("file/bundle can't be written", 1)
     assert sorted(p.name for p in here.rglob("*")) == ["file", "mine", "thesis.txt"]
@@ -235,8 +235,8 @@ def test_a_killed_export_leaves_no_bundle(here: Path, original: Path) -> None:
             if err.endswith("stopped; nothing was left behind\n"):
                 assert not list(here.iterdir())
             else:
-                assert re.search(r"\nstopped; \d+ finished parts are kept .*\n$", err), err
-    assert {path.name for path in here.iterdir()} == {".bundle.lock", ".bundle.partial"}
+                assert re.search(r"\nstopped; \d+ finished artifacts are kept .*\n$", err), err
+    assert {path.name for path in here.iterdir()} == {".bundle.partial"}
     done = subprocess.run(
         [*command, "--output", "bundle"], capture_output=True, text=True, check=False
     )

@@ -164,7 +164,7 @@ def test_places_that_can_not_be_written_to(
     real = Path.open
 
     def protected(path: Path, mode: str = "r", **more):
-        if "w" in mode:
+        if set(mode) & {"w", "x"}:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         return real(path, mode, **more)
 

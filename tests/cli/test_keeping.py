@@ -210,6 +210,7 @@ def test_a_save_that_fails_leaves_the_older_one(
     say(talk.send("Hello", SPOKEN))
     talk.save(tmp_path / "talk")
     (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "conversation.json").write_text('{"messages": []}')
     (tmp_path / "file").write_text("mine")
     for name in ("mine", "file"):
         with pytest.raises(UsageError, match="exists and is no saved conversation"):
@@ -220,7 +221,7 @@ def test_a_save_that_fails_leaves_the_older_one(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(np, "savez", full)
-    with pytest.raises(OmniError, match="can't be written: No space left on device"):
+    with pytest.raises(OmniError, match="cannot be written: No space left on device"):
         talk.save(tmp_path / "talk")
     assert len(Conversation.load(tmp_path / "talk", model).messages) == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "mine", "talk"]

@@ -366,7 +366,11 @@ def test_a_library_that_can_not_be_loaded_is_told(
     monkeypatch: pytest.MonkeyPatch, tmp_path
 ) -> None:
     monkeypatch.setattr(machine, "caches", lambda: tmp_path)
-    monkeypatch.setattr(door, "_compile", lambda command, library: library.write_bytes(b"no code"))
+
+    def compiler(command: list[str], **_: object) -> None:
+        Path(command[-1]).write_bytes(b"no code")
+
+    monkeypatch.setattr(door.subprocess, "run", compiler)
     kernel_library.cache_clear()
     assert (
         kernel_library().library is None

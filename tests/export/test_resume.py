@@ -13,11 +13,12 @@ import pytest
 
 from conftest import Twin
 from omni_export import exporter, graph_files, int8_cache, random_checkpoint
-from omni_export.exporter import ExportRequest, export, hidden_folder
+from omni_export.exporter import ExportRequest, export
 from omni_export.hub import LocalCheckpoint
 from omni_export.progress import Progress
 from omni_export.random_shapes import DecoderShape, Shape
 from omni_quantize.recipe import load
+from omni_runtime.atomic_folder import StagedFolder
 from omni_runtime.bundle.manifest import Measured
 from omni_runtime.bundle.store import Bundle
 from omni_runtime.cli.show import describe
@@ -28,7 +29,7 @@ RUN = Path(__file__).parents[2] / "export" / "run.py"
 
 @pytest.fixture(autouse=True)
 def untried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporter.trial, "first_reply", lambda bundle: None)
+    monkeypatch.setattr(exporter.smoke_test, "first_reply", lambda bundle: None)
     monkeypatch.setattr(int8_cache, "calibrated", int8_cache.absmax)
 
 
@@ -59,10 +60,10 @@ def test_finished_parts_are_taken_over(default_twin: Twin, tmp_path: Path) -> No
     run = Export(default_twin.folder, tmp_path / "bundle")
     with pytest.raises(KeyboardInterrupt):
         run.run(stop_at="talker")
-    hidden = hidden_folder(tmp_path / "bundle")
+    hidden = StagedFolder(tmp_path / "bundle").folder
     assert [path.name for path in tmp_path.iterdir()] == [hidden.name]
     assert not list(hidden.rglob("manifest.json"))
-    (hidden / "bundle" / "graphs" / "stray").write_text("of a part that was cut")
+    (hidden / "new" / "graphs" / "stray").write_text("of a part that was cut")
     before = run.written[:]
     run.run()
     assert run.kept == before and "thinker" in run.kept
@@ -95,9 +96,11 @@ def test_a_full_disk_keeps_what_was_finished(
             OmniError, match=r"No space left on device, [\d.]+ GiB are free"
         ) as told:
             run.run()
-    hidden = hidden_folder(tmp_path / "bundle")
-    assert told.value.__notes__ == [f"7 finished parts are kept for the same command, in {hidden}"]
-    assert sorted(path.name for path in hidden.iterdir()) == ["bundle", "parts", "request"]
+    hidden = StagedFolder(tmp_path / "bundle").folder
+    kept = f"7 finished artifacts are kept for the same command, in {hidden}"
+    assert told.value.__notes__ == [kept]
+    left = {path.name for path in hidden.iterdir()} - {exporter.LOCK}
+    assert left == {"artifacts", "new", "pocket-omni-staging", "request"}
     run.run()
     assert len(run.kept) == 7 and run.written[:1] == ["talker"]
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
@@ -111,10 +114,10 @@ def test_a_bundle_that_does_not_answer_is_not_made_anew(
 
     run = Export(default_twin.folder, tmp_path / "bundle")
     with monkeypatch.context() as trial:
-        trial.setattr(exporter.trial, "first_reply", killed)
+        trial.setattr(exporter.smoke_test, "first_reply", killed)
         with pytest.raises(OmniError, match="does not run") as told:
             run.run()
-    assert "10 finished parts are kept" in told.value.__notes__[0]
+    assert "10 finished artifacts are kept" in told.value.__notes__[0]
     run.run()
     assert run.written == ["int8 cache", "first reply"]
 
@@ -141,12 +144,12 @@ def test_a_flipped_byte_is_noticed(default_twin: Twin, tmp_path: Path) -> None:
     run = Export(default_twin.folder, tmp_path / "bundle")
     with pytest.raises(KeyboardInterrupt):
         run.run(stop_at="dit")
-    hidden = hidden_folder(tmp_path / "bundle")
-    spoilt = hidden / "bundle" / "graphs" / "thinker" / "model.onnx.data"
+    hidden = StagedFolder(tmp_path / "bundle").folder
+    spoilt = hidden / "new" / "graphs" / "thinker" / "model.onnx.data"
     data = bytearray(spoilt.read_bytes())
     data[len(data) // 2] ^= 1
     spoilt.write_bytes(data)
-    (hidden / "parts" / "audio_encoder.json").write_text("{")
+    (hidden / "artifacts" / "audio_encoder.json").write_text("{")
     run.run()
     assert {"vision_encoder", "talker"} < set(run.kept)
     assert run.written[:4] == ["audio_encoder", "thinker", "dit", "vocoder"]
@@ -202,7 +205,7 @@ def test_a_killed_process_is_resumed(default_twin: Twin, tmp_path: Path) -> None
 def test_a_bundle_that_does_not_fit_is_not_tried(
     default_twin: Twin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporter.trial.machine, "available_memory", lambda: 2**28)
+    monkeypatch.setattr(exporter.smoke_test.machine, "available_memory", lambda: 2**28)
     run = Export(default_twin.folder, tmp_path / "bundle")
     run.run()
     manifest = Bundle(tmp_path / "bundle").manifest
@@ -225,7 +228,7 @@ def test_a_first_reply_without_text_leaves_a_bundle_that_can_be_read(
         first_audio=1.0,
         realtime_factor=1.0,
     )
-    monkeypatch.setattr(exporter.trial, "first_reply", lambda bundle: silent)
+    monkeypatch.setattr(exporter.smoke_test, "first_reply", lambda bundle: silent)
     Export(default_twin.folder, tmp_path / "bundle").run()
     manifest = Bundle(tmp_path / "bundle").manifest
     assert manifest.measured == silent

@@ -5,9 +5,11 @@ matplotlib comes with the dev extra and is imported only here, when a picture is
 
 import importlib
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from omni_runtime.atomic_file import write_bytes
 from omni_runtime.bench.probes import Limits
 from omni_runtime.bench.roofline import Load
 from omni_runtime.bench.spans import Timeline
@@ -124,8 +126,10 @@ def roofline(path: Path, loads: Sequence[Load], limits: Limits, title: str) -> N
 
 
 def _save(plot: Any, figure: Any, path: Path) -> None:
+    picture = BytesIO()
     try:
-        figure.savefig(path, dpi=120)
+        figure.savefig(picture, format=path.suffix[1:] or "png", dpi=120)
+        write_bytes(path, picture.getvalue())
     except (OSError, ValueError) as error:  # ValueError: an ending that is no picture's
         raise OmniError(f"{path} can't be written: {error}", fix="name a .png file") from None
     finally:

@@ -5,11 +5,13 @@ the others by their sha256, so a changed byte anywhere is found.
 """
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
+from omni_runtime.atomic_folder import recover
 from omni_runtime.bundle.config import ModelConfig
 from omni_runtime.bundle.contracts import GraphContract
 from omni_runtime.errors import BundleError
@@ -156,6 +158,8 @@ def read_manifest(folder: Path) -> Manifest:
     Raises BundleError when it is missing, damaged, changed, or of another format.
     """
     path = folder / FILE_NAME
+    with suppress(OSError):  # what cannot be recovered is not there, as the next line says
+        recover(folder)  # an export was killed while it replaced the bundle
     if not folder.is_dir():
         raise BundleError(f"there is no bundle at {folder}", fix="python export/run.py makes one")
     try:

@@ -7,8 +7,9 @@ first answer, so that an answer that fails is one line.
 import argparse
 from pathlib import Path
 
+from omni_runtime.atomic_file import is_stream
 from omni_runtime.cli import ui
-from omni_runtime.cli.speaker import Sink, WavFile, WavPipe, loudspeaker
+from omni_runtime.cli.speaker import Sink, WavDevice, WavFile, WavPipe, loudspeaker
 
 DEFAULT_NAME = "answer.wav"
 
@@ -34,7 +35,7 @@ class AudioOutput:
     def listened(self) -> bool:
         """Whether somebody may listen while speech is made: it goes to a device or a pipe."""
         if self._output:
-            return self._output == "-"
+            return self._output == "-" or is_stream(Path(self._output))
         return self._play and not isinstance(loudspeaker(), str)
 
     def open(self) -> Sink | None:
@@ -45,6 +46,8 @@ class AudioOutput:
             return self._pipe
         if self._output:
             path = Path(self._output)
+            if is_stream(path):
+                return WavDevice(path)
             return WavFile(path if self._opened == 1 else free_name(path, self._opened))
         if not self._play:
             return None

@@ -23,6 +23,7 @@ PACKAGES = {
     "numpy": "2.0",
     "onnxruntime": "1.29",
     "pillow": "11",
+    "platformdirs": "4.3",
     "psutil": "6",
     "soxr": "1.0",
     "tokenizers": "0.21",
@@ -54,6 +55,7 @@ def checks(bundle: str | None, budget: int | None = None) -> Iterator[Check]:
         _python,
         _packages,
         _processor,
+        _caches,
         _kernels,
         _packed,
         _memory,
@@ -134,6 +136,15 @@ def _kernels() -> Iterator[Check]:
     else:
         slower = "ONNX Runtime's own are slower"
         yield Check("warn", "native kernels", f"{found.problem}: {slower}", found.fix)
+
+
+def _caches() -> Iterator[Check]:
+    from omni_runtime import machine  # noqa: PLC0415
+
+    try:
+        yield Check("ok", "caches", str(machine.caches()))
+    except OmniError as error:
+        yield Check("warn", "caches", error.message, error.fix or "omni doctor")
 
 
 def _packed() -> Iterator[Check]:

@@ -1,7 +1,7 @@
-"""Where speech goes: a wav file, standard output, or the loudspeakers.
+"""Where speech goes: a wav file, a stream (standard output, a FIFO, a device), or the loudspeakers.
 
-A file gets its name only when the speech is whole; until then it is FILE.partial. Playing never
-holds up the making of more speech.
+A file gets its name only when the speech is whole; until then it is FILE.partial. A stream is
+written as the speech comes. Playing never holds up the making of more speech.
 """
 
 import importlib
@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, NoReturn, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from omni_runtime.atomic_file import AtomicFile
 from omni_runtime.errors import OmniError, UsageError
 
 Samples = npt.NDArray[np.float32]
@@ -42,13 +43,12 @@ class WavFile:
         """Raises OmniError at once when the place can't be written to."""
         self.path = path
         self.kept = False
-        self._partial = path.with_name(path.name + ".partial")
         self._rate = 0
         self._bytes = 0
         if path.is_dir():
             raise OmniError(f"{path} is a folder", fix="give -o the name of a wav file")
         try:
-            self._file: BinaryIO = self._partial.open("wb")
+            self._made = AtomicFile(path)
         except OSError as error:
             self._fail(error)
 
@@ -57,8 +57,8 @@ class WavFile:
         data = pcm16(samples)
         try:
             if not self._rate:
-                self._file.write(wav_header(rate, 0))
-            self._file.write(data)
+                self._made.file.write(wav_header(rate, 0))
+            self._made.file.write(data)
         except OSError as error:
             self.close(keep=False)
             self._fail(error)
@@ -68,20 +68,14 @@ class WavFile:
     def close(self, *, keep: bool) -> None:
         try:
             if keep and self._rate:
-                self._file.seek(0)
-                self._file.write(wav_header(self._rate, self._bytes))
-                self._file.close()
-                self._partial.replace(self.path)
+                self._made.file.seek(0)
+                self._made.file.write(wav_header(self._rate, self._bytes))
+                self._made.commit()
                 self.kept = True
         except OSError as error:
             self._fail(error)
         finally:
-            self._discard()
-
-    def _discard(self) -> None:
-        with suppress(OSError):  # what could not be written is not wanted any more
-            self._file.close()
-        self._partial.unlink(missing_ok=True)
+            self._made.discard()
 
     def _fail(self, error: OSError) -> NoReturn:
         raise OmniError(
@@ -91,24 +85,42 @@ class WavFile:
 
 
 class WavPipe:
-    """A wav stream on standard output, for another program to read."""
+    """A wav stream for another program to read: standard output, for all answers together."""
 
-    def __init__(self) -> None:
+    def __init__(self, out: BinaryIO | None = None) -> None:
         """Raises UsageError when standard output is a terminal."""
         self._started = False
-        if sys.stdout.isatty():
+        if out is None and sys.stdout.isatty():
             raise UsageError("-o - writes sound to a terminal", fix="pipe it into a player")
+        self._out = out or sys.stdout.buffer
 
     def write(self, samples: Samples, rate: int) -> None:
-        out = sys.stdout.buffer
         if not self._started:
-            out.write(wav_header(rate, UNKNOWN_LENGTH))
+            self._out.write(wav_header(rate, UNKNOWN_LENGTH))
             self._started = True
-        out.write(pcm16(samples))
-        out.flush()
+        self._out.write(pcm16(samples))
+        self._out.flush()
 
     def close(self, *, keep: bool) -> None:
         pass
+
+
+class WavDevice(WavPipe):
+    """A wav stream into a FIFO or a device, one for each answer. There is nothing to replace."""
+
+    def __init__(self, path: Path) -> None:
+        """Open it, which waits for the reader of a FIFO. Raises OmniError when it is refused."""
+        try:
+            self._file = path.open("wb")
+        except OSError as error:
+            raise OmniError(
+                f"{path} can't be written: {error.strerror}", fix="give another -o"
+            ) from None
+        super().__init__(self._file)
+
+    def close(self, *, keep: bool) -> None:  # noqa: ARG002 - what was written is gone
+        with suppress(OSError):  # everything was flushed, or its failure was raised
+            self._file.close()
 
 
 class Loudspeaker:

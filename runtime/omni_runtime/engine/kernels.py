@@ -2,7 +2,9 @@
 
 A graph's node of that domain is a function of ONNX operators. Where a compiler was found it runs
 as one kernel instead, with the same result up to rounding, faster; where none was, ONNX Runtime
-inlines the function. The library is compiled once and kept with the user's caches.
+inlines the function. The library is compiled once and kept with the user's caches, under a name
+that ends with its SHA-256: one that was damaged would kill the process, so it is checked before it
+is loaded, and compiled again.
 """
 
 import ctypes
@@ -19,6 +21,7 @@ from pathlib import Path
 
 from omni_runtime import machine, processor_features
 from omni_runtime.bundle.contracts import DECODERS
+from omni_runtime.errors import OmniError
 
 SOURCES = Path(__file__).parent.parent / "native"
 WINDOWS = sys.platform == "win32"
@@ -79,25 +82,43 @@ def kernel_library() -> KernelLibrary:
     for source in sorted(SOURCES.iterdir()):
         key.update(source.read_bytes())
     try:
-        library = machine.caches() / f"kernels-{key.hexdigest()[:16]}{_suffix()}"
-        if not library.exists():
-            _compile([*compiler, *flags, str(SOURCES / "library.cpp")], library)
-        ctypes.CDLL(str(library))  # here, where a library that can't be loaded is no disaster
+        name = f"kernels-{key.hexdigest()[:16]}"
+        folder = machine.caches()
+        library = _kept(folder, name) or _compile(
+            [*compiler, *flags, str(SOURCES / "library.cpp")], folder, name
+        )
+        ctypes.CDLL(str(library))  # here, where a library that cannot be loaded is no disaster
     except subprocess.SubprocessError as error:
         said = str(getattr(error, "stderr", None) or "it failed without a word").splitlines()
         reasons = [line for line in said if "error" in line or "failed:" in line] or said
         return KernelLibrary(None, f"{found} made no kernels: {reasons[0]}", "CXX=another compiler")
-    except (OSError, RuntimeError) as error:  # no home, no room, no right to run what lies there
-        fix = "make the folder of your caches writable (XDG_CACHE_HOME names another one)"
-        return KernelLibrary(None, f"the kernels can't be kept or loaded: {error}", fix)
+    except OmniError as error:  # no home, or a folder that others may write to
+        return KernelLibrary(None, error.message, error.fix or "")
+    except OSError as error:  # no room, no right to run what lies there
+        fix = f"free some space, or {machine.OTHER_CACHES}"
+        return KernelLibrary(None, f"the kernels cannot be kept or loaded: {error}", fix)
     return KernelLibrary(library)
 
 
-def _compile(command: list[str], library: Path) -> None:
+def _kept(folder: Path, name: str) -> Path | None:
+    """The library of that name whose content is what its name says. Damaged ones are removed."""
+    for library in sorted(folder.glob(f"{name}-*{_suffix()}")):
+        if machine.is_private(library) and library.name == _full_name(name, library):
+            return library
+        library.unlink()
+    return None
+
+
+def _full_name(name: str, library: Path) -> str:
+    digest = hashlib.sha256(library.read_bytes()).hexdigest()[:32]
+    return f"{name}-{digest}{_suffix()}"
+
+
+def _compile(command: list[str], folder: Path, name: str) -> Path:
     """Compile beside the final place, so that nobody ever loads half a library."""
-    library.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        made = Path(folder) / library.name
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        made = Path(scratch) / f"{name}{_suffix()}"
         subprocess.run(  # noqa: S603 - the user's own compiler and our own sources
             [*command, "-o", str(made)],
             check=True,
@@ -105,7 +126,11 @@ def _compile(command: list[str], library: Path) -> None:
             text=True,
             timeout=TOO_LONG,
         )
-        made.replace(library)
+        made.chmod(0o700)  # whatever the umask is
+        with made.open("rb+") as file:
+            os.fsync(file.fileno())
+        library = folder / _full_name(name, made)
+        return made.replace(library)
 
 
 def _suffix() -> str:

@@ -1,0 +1,140 @@
+"""Kept libraries and packed weights that were damaged are found before they are loaded."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import Twin, export_to
+from omni_runtime import machine
+from omni_runtime.engine import kernels, prepack_cache
+from omni_runtime.engine.kernels import kernel_library
+from omni_runtime.engine.session import SessionOptions
+from omni_runtime.model import Model
+
+compiled = pytest.mark.skipif(not kernel_library().library, reason=kernel_library().problem)
+
+
+@pytest.fixture(scope="module")
+def library() -> Path:
+    """Compiled once, in the real caches."""
+    kernel_library.cache_clear()
+    found = kernel_library().library
+    assert found is not None, kernel_library().problem
+    return found
+
+
+@pytest.fixture
+def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tmp_path / "caches"
+    folder.mkdir(mode=0o700)
+    monkeypatch.setattr(machine, "caches", lambda: folder)
+    yield folder
+    kernel_library.cache_clear()
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def zeros(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+@compiled
+@pytest.mark.parametrize("damage", [empty, cut, flip, zeros])
+def test_a_damaged_library_is_compiled_again(
+    damage, library: Path, caches: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = caches / library.name
+    shutil.copy(library, kept)
+    commands: list[list[str]] = []
+
+    def compiler(command: list[str], **_: object) -> None:
+        commands.append(command)
+        shutil.copy(library, command[-1])
+
+    monkeypatch.setattr(kernels.subprocess, "run", compiler)
+    kernel_library.cache_clear()
+    assert kernel_library().library == kept and not commands  # it is taken as it is
+    damage(kept)
+    kernel_library.cache_clear()
+    assert kernel_library().library == kept and len(commands) == 1
+    assert kept.read_bytes() == library.read_bytes()
+    assert [path.name for path in caches.iterdir()] == [library.name]
+
+
+@pytest.fixture(scope="module")
+def bundle(make_twin, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    twin: Twin = make_twin("default")
+    return export_to(twin.folder, tmp_path_factory.mktemp("packed") / "int4", "int4")
+
+
+@pytest.fixture
+def copy(bundle: Path, caches: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(prepack_cache, "LEAST", 0)
+    monkeypatch.setattr(prepack_cache, "LEFT_FREE", 0)
+    logits(bundle)
+    (made,) = prepack_cache.folder().iterdir()
+    return made
+
+
+def logits(bundle: Path) -> np.ndarray:
+    model = Model(bundle, SessionOptions(threads=1, native=False))
+    rows = np.random.default_rng(0).normal(size=(9, model.config.thinker.decoder.hidden_size))
+    where = np.tile(np.arange(9), (3, 1))
+    cache = model.thinker.new_cache()
+    return model.thinker._decoder.extend(cache, rows.astype(np.float32), where)["logits"]
+
+
+@pytest.mark.parametrize("damage", [empty, cut, flip, zeros])
+@pytest.mark.parametrize("name", [prepack_cache.GRAPH, prepack_cache.WEIGHTS, prepack_cache.RECORD])
+def test_a_damaged_copy_is_written_again(damage, name: str, bundle: Path, copy: Path) -> None:
+    wanted = logits(bundle)
+    whole = (copy / prepack_cache.WEIGHTS).read_bytes()
+    damage(copy / name)
+    assert name == prepack_cache.RECORD or not prepack_cache._whole(copy)
+    assert np.array_equal(logits(bundle), wanted)
+    assert prepack_cache._whole(copy)
+    assert (copy / prepack_cache.WEIGHTS).read_bytes() == whole
+
+
+def test_a_copy_is_read_once_a_start_of_the_machine(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    digest = prepack_cache._digest
+
+    def noted(path: Path) -> str:
+        read.append(path.name)
+        return digest(path)
+
+    monkeypatch.setattr(prepack_cache, "_digest", noted)
+    assert prepack_cache._whole(copy) and not read
+    started = machine.started()
+    monkeypatch.setattr(machine, "started", lambda: started + 1000)
+    for _ in range(2):
+        assert prepack_cache._whole(copy)
+        assert sorted(read) == sorted([prepack_cache.GRAPH, prepack_cache.WEIGHTS])
+    state = (copy / prepack_cache.WEIGHTS).stat()
+    flip(copy / prepack_cache.WEIGHTS)  # as a failing disk does: the times stay
+    os.utime(copy / prepack_cache.WEIGHTS, ns=(state.st_atime_ns, state.st_mtime_ns))
+    monkeypatch.setattr(machine, "started", lambda: started + 2000)
+    assert not prepack_cache._whole(copy)
+
+
+def test_a_file_that_was_not_written_with_a_copy_spoils_it(copy: Path) -> None:
+    (copy / "more").touch()
+    assert not prepack_cache._whole(copy)

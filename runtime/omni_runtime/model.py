@@ -36,6 +36,7 @@ from omni_runtime.engine.talker import Talker
 from omni_runtime.engine.thinker import Thinker
 from omni_runtime.engine.vocoder import Vocoder
 from omni_runtime.errors import UsageError
+from omni_runtime.inputs.audio_stream import AudioStream
 from omni_runtime.inputs.prompt import PromptBuilder
 from omni_runtime.inputs.tokenizer import Tokenizer
 from omni_runtime.memory import ENCODERS, Budget, Footprint
@@ -104,6 +105,15 @@ class Model:
                 fix="--no-speech",
             )
         return self.config.speech
+
+    def audio_stream(self, rate: int | None = None) -> AudioStream:
+        """A stream for sound that is still being recorded, pushed at `rate` Hz.
+
+        Raises UsageError for a bundle that does not hear.
+        """
+        if self.config.audio is None:
+            raise UsageError(f"{self.bundle.folder} cannot hear", fix="use another bundle")
+        return AudioStream(self.config.audio, rate)
 
     @property
     def codes_per_second(self) -> float:

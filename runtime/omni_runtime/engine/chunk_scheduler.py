@@ -192,7 +192,7 @@ class AdaptiveScheduler:
     def _costs(self) -> "_Costs":
         """Fit recent measurements to a cost per chunk plus a cost per block."""
         decode = self._codes_per_block * sum(self._decode_seconds) / len(self._decode_seconds)
-        # Chunks of one size do not determine a slope. The first chunk is half look-ahead: a point at 0.
+        # Chunks of one size determine no slope. The first one is half look-ahead: a point at 0.
         points = [(0, self._first / 2), *self._chunks]
         mean = sum(n for n, _ in points) / len(points)
         cost = sum(seconds for _, seconds in points) / len(points)

@@ -32,6 +32,7 @@ RUNTIME_LAYERS = [
     {"response"},
     {"conversation", "persistence", "system_prefix", "turns"},
     {"serving"},
+    {"voice"},
     {"bench"},
     {"cli"},
 ]

@@ -22,6 +22,7 @@ from omni_runtime.engine.decoder import complete
 from omni_runtime.errors import UsageError
 from omni_runtime.events import Timings, TurnDone
 from omni_runtime.inputs import prefix
+from omni_runtime.inputs.messages import without_streams
 from omni_runtime.inputs.prompt import ContentPart, Message, Prompt, Text
 from omni_runtime.machine import peak_memory
 from omni_runtime.model import Model
@@ -75,6 +76,11 @@ class Conversation:
     def context_used(self) -> int:
         """Tokens of the turns so far."""
         return self._end.length
+
+    @property
+    def turn_count(self) -> int:
+        """Turns that can be taken back."""
+        return len(self._turns)
 
     @property
     def context_limit(self) -> int:
@@ -344,6 +350,7 @@ class Conversation:
         self._end = self._context.mark()
         self._context.truncate(self._end)  # which mends a step that was interrupted
         self._last_tokens = reply.state.tokens
+        self.messages[-1] = without_streams(self.messages[-1])  # the caches hold what was heard
         self.messages.append(Message("assistant", [Text(reply.state.text)]))
         self._spoken = reply.spoken
         if reply.spoken is not None and reply.spoken.complete:

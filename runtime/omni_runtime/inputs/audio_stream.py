@@ -85,6 +85,24 @@ class AudioStream:
         with self._queue_lock:
             self._running = False
 
+    def snapshot(self) -> "AudioStream":
+        """Return a finished copy of what was pushed so far; this stream goes on.
+
+        Raises UsageError for a stream at another rate than the model's: the state of a resampler
+        cannot be copied.
+        """
+        with self._mel_lock, self._queue_lock:
+            if self._rate != self.config.sample_rate:
+                raise UsageError(
+                    f"{NAME} is resampled and cannot be copied",
+                    fix=f"push at {self.config.sample_rate} Hz",
+                )
+            copy = AudioStream(self.config, self._rate)
+            copy._queue, copy._pushed = [*self._queue], self._pushed
+            copy._mel = self._mel.copy()
+            copy._running = False
+            return copy
+
     def features(self) -> MelFeatures:
         """Return the final blocks of a running stream, or all of a finished one.
 

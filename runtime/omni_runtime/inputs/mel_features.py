@@ -9,6 +9,7 @@ Source: transformers' WhisperFeatureExtractor (floor and scale).
 """
 
 from bisect import bisect_right
+from copy import copy as copy_of
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,6 +68,15 @@ class LogMelStream:
     def features(self) -> "MelFeatures":
         """Return all blocks so far, as they are now: what is pushed later does not change them."""
         return MelFeatures(self, 0, self.frames, len(self._floors))
+
+    def copy(self) -> "LogMelStream":
+        """Return a stream that goes on from here on its own; blocks so far are shared."""
+        copy = LogMelStream(self.config)
+        copy.frames, copy.stable_blocks = self.frames, self.stable_blocks
+        copy._power = copy_of(self._power)  # its arrays are never written to
+        copy._blocks, copy._minima = [*self._blocks], [*self._minima]
+        copy._floors = [*self._floors]
+        return copy
 
     def revision(self, block: int, floors: int) -> int:
         """Return how many of the clip's first `floors` floors have changed values of a block."""

@@ -56,6 +56,15 @@ class Message:
     parts: Sequence[ContentPart]
 
 
+def without_streams(message: Message) -> Message:
+    """Return the message with empty sources in place of audio streams, which hold memory."""
+    parts = [
+        Audio(b"") if isinstance(part, Audio) and isinstance(part.source, AudioStream) else part
+        for part in message.parts
+    ]
+    return Message(message.role, parts)
+
+
 def kind_of(part: MediaPart) -> Kind:
     """Which of the three kinds of media a part is."""
     match part:

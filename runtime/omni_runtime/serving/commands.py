@@ -29,10 +29,19 @@ class Append:
 
 
 @dataclass(frozen=True)
-class ReadAhead:
-    """Prefill what is final of the message that is being made."""
+class Compose:
+    """Replace the user message that is being made by these parts; without parts discard it."""
 
     conversation: int
+    parts: Sequence[ContentPart] = ()
+
+
+@dataclass(frozen=True)
+class ReadAhead:
+    """Prefill the message that is being made; with `more` only what is final of it."""
+
+    conversation: int
+    more: bool = True
     speech: bool = True
 
 
@@ -61,6 +70,13 @@ class Truncate:
 
 
 @dataclass(frozen=True)
+class Retract:
+    """Cancel the reply in progress and remove its turn, if it has begun one."""
+
+    conversation: int
+
+
+@dataclass(frozen=True)
 class Fork:
     """Copy a conversation. Gives the id of the copy."""
 
@@ -74,7 +90,7 @@ class Close:
     conversation: int
 
 
-Command = Open | Append | ReadAhead | Respond | Cancel | Truncate | Fork | Close
+Command = Open | Append | Compose | ReadAhead | Respond | Cancel | Truncate | Retract | Fork | Close
 
 
 @dataclass(frozen=True)

@@ -29,12 +29,14 @@ from omni_runtime.serving.commands import (
     Cancel,
     Close,
     Command,
+    Compose,
     EngineEvent,
     Failed,
     Fork,
     Open,
     ReadAhead,
     Respond,
+    Retract,
     Truncate,
 )
 
@@ -50,6 +52,8 @@ class _Entry:
     parts: list[ContentPart] = field(default_factory=list[ContentPart])
     response: Response | None = None
     response_number: int = 0
+    turns_before: int = 0
+    """Turns before the last response."""
 
 
 class Engine:
@@ -78,21 +82,31 @@ class Engine:
         """Start a conversation; the arguments are those of `Conversation`."""
         return EngineConversation(self, self.call(Open(system, context, history)))
 
-    def call(self, command: Command) -> Any:
-        """Have the owner thread carry out a command and return its result, or raise its error."""
+    def submit(self, command: Command) -> Future[Any]:
+        """Queue a command for the owner thread. The future gives its result or its error."""
         future: Future[Any] = Future()
         with self._closing:
             if self._closed:
                 raise _closed()
             self._commands.put((command, future))
-        return future.result()
+        return future
+
+    def call(self, command: Command) -> Any:
+        """Carry out a command on the owner thread and return its result, or raise its error."""
+        return self.submit(command).result()
 
     def respond(self, conversation: int, options: ReplyOptions | None, sink: Sink) -> int:
         """Start a reply whose events go to `sink`, which runs on the owner thread. Its number."""
+        return self.submit_response(conversation, options, sink).result()
+
+    def submit_response(
+        self, conversation: int, options: ReplyOptions | None, sink: Sink
+    ) -> Future[int]:
+        """`respond` without waiting. The reply's events can reach `sink` before the number."""
         number = next(self._numbers)
         self._sinks[number] = sink
         try:
-            return self.call(Respond(conversation, number, options))
+            return self.submit(Respond(conversation, number, options))
         except BaseException:
             self._sinks.pop(number, None)
             raise
@@ -160,8 +174,10 @@ class Engine:
         match command:
             case Append(parts=parts):
                 entry.parts += parts
-            case ReadAhead(speech=speech):
-                entry.conversation.read_ahead(entry.parts, more=True, speech=speech)
+            case Compose(parts=parts):
+                entry.parts = [*parts]
+            case ReadAhead(more=more, speech=speech):
+                entry.conversation.read_ahead(entry.parts, more=more, speech=speech)
             case Respond():
                 return self._respond(entry, command)
             case Cancel():
@@ -169,6 +185,10 @@ class Engine:
             case Truncate(heard_seconds=seconds):
                 self._cancel(entry)
                 return entry.conversation.truncate(seconds)
+            case Retract():
+                self._cancel(entry)
+                if entry.conversation.turn_count > entry.turns_before:
+                    entry.conversation.undo()
             case Fork():
                 return self._add(entry.conversation.fork())
             case Close():
@@ -190,6 +210,7 @@ class Engine:
                 code="reply_in_progress",
             )
         parts, entry.parts = entry.parts, []
+        entry.turns_before = entry.conversation.turn_count
         entry.response = entry.conversation.send(parts, command.options)
         entry.response_number = command.response
         self._active.append(entry)

@@ -1,0 +1,438 @@
+"""A spoken conversation: microphone samples in; captions, speech and turn events out.
+
+The session is one state machine over an engine's conversation. It knows no device, no socket and no
+clock: time passes with the samples that it hears and with the playback that is reported to it. A
+terminal, a web page or a phone is a thin shell around it.
+
+While the user speaks, finished blocks of the recording are prefilled. After a short pause the turn
+is prefilled as if it had ended, and taken back if the voice goes on. A voice during playback cuts
+the reply, in both KV caches, to what was heard.
+"""
+
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+from threading import RLock
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from omni_runtime.arrays import FloatArray
+from omni_runtime.errors import OmniError
+from omni_runtime.events import AudioDelta, TextDelta, TurnDone
+from omni_runtime.inputs.audio_stream import AudioStream
+from omni_runtime.inputs.messages import Audio, ContentPart, Image, Text
+from omni_runtime.options import ReplyOptions
+from omni_runtime.serving.commands import (
+    Command,
+    Compose,
+    EngineEvent,
+    Failed,
+    ReadAhead,
+    Retract,
+    Truncate,
+)
+from omni_runtime.serving.engine import EngineConversation
+from omni_runtime.voice.turn_detector import (
+    TurnDetector,
+    TurnEnded,
+    TurnEvent,
+    TurnOptions,
+    TurnPaused,
+    TurnResumed,
+    TurnStarted,
+)
+from omni_runtime.voice.vad import FRAME, SAMPLE_RATE, VoiceActivity
+
+HISTORY_SECONDS = 3.0
+"""Microphone samples that are kept for the start of a turn."""
+BLOCK_SECONDS = 2.0
+"""The audio encoder's block: how often there is something new to prefill."""
+
+
+class State(Enum):
+    """What the session is doing."""
+
+    LISTENING = "listening"
+    HEARING = "hearing"
+    """The user speaks, or pauses within a turn."""
+    THINKING = "thinking"
+    """The turn has ended; no speech of the reply has been produced."""
+    SPEAKING = "speaking"
+    """The reply is being played."""
+
+
+@dataclass(frozen=True)
+class StateChanged:
+    """The session entered `state`. `at`: seconds of microphone samples so far."""
+
+    state: State
+    at: float
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A piece of the reply's text."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Speech:
+    """Samples of the reply to play, float32 mono (n,) at `rate` Hz, from `first_sample` on."""
+
+    samples: FloatArray
+    rate: int
+    first_sample: int
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """The reply was cut: `heard` is the text that is left of `text`. Playback must stop."""
+
+    heard: str
+    text: str
+
+
+@dataclass(frozen=True)
+class TurnFigures:
+    """Numbers of a turn, in seconds: of the user's voice, and from its end to the first sound.
+
+    `decided_to_sound` starts when the end of the turn was decided, `voice_to_sound` when the voice
+    ended.
+    """
+
+    turn: TurnDone
+    heard_seconds: float
+    decided_to_sound: float | None
+    voice_to_sound: float | None
+
+
+@dataclass(frozen=True)
+class ReplyFailed:
+    """The reply could not be made. The conversation is as it was before the turn."""
+
+    error: BaseException
+
+
+SessionEvent = StateChanged | Caption | Speech | Interrupted | TurnFigures | ReplyFailed
+
+
+@dataclass
+class _Reply:
+    """The reply in progress, or the last one while it is being played."""
+
+    voice_to_decided: float
+    heard_seconds: float
+    decided: float = field(default_factory=perf_counter)
+    text: str = ""
+    samples: int = 0
+    rate: int = 1
+    first_sound: float | None = None
+    done: bool = False
+
+
+class VoiceSession:
+    """One spoken conversation. Thread-safe; events are emitted while its lock is held."""
+
+    def __init__(
+        self,
+        conversation: EngineConversation,
+        emit: Callable[[SessionEvent], object],
+        *,
+        turns: TurnOptions | None = None,
+        reply: ReplyOptions | None = None,
+        full_duplex: bool = True,
+        hands_free: bool = True,
+    ) -> None:
+        """`emit` receives all events, from the thread that causes them; it must not block.
+
+        `full_duplex`: the microphone does not hear the reply (headphones or echo cancellation).
+        Without it the microphone is ignored during playback. `hands_free` False is push-to-talk.
+        """
+        self.turns = turns or TurnOptions()
+        self.muted = False
+        self.full_duplex = full_duplex
+        self.hands_free = hands_free
+        self._conversation = conversation
+        self._engine = conversation.engine
+        self._reply_options = reply or ReplyOptions()
+        self._emit = emit
+        self._lock = RLock()
+        self._vad = VoiceActivity()
+        self._detector = TurnDetector(self.turns)
+        self._rest = np.zeros(0, np.float32)  # samples short of a frame
+        self._history = np.zeros(0, np.float32)
+        self._samples = 0
+        self._stream: AudioStream | None = None
+        self._stream_start = 0
+        self._prefilled = 0.0
+        self._ahead: Future[Any] | None = None
+        self._snapshot: AudioStream | None = None
+        self._reply: _Reply | None = None
+        self._played = 0.0
+        self._image: Image | None = None
+        self._key_down = False
+        self._state = State.LISTENING
+        self._submit(ReadAhead(conversation.id, speech=self._speaks))
+
+    @property
+    def state(self) -> State:
+        """What the session is doing."""
+        return self._state
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of microphone samples so far."""
+        return self._samples / SAMPLE_RATE
+
+    def hear(self, samples: FloatArray) -> None:
+        """Take microphone samples, float32 mono (n,) at 16 kHz."""
+        with self._lock:
+            joined = np.concatenate([self._rest, samples])
+            whole = len(joined) // FRAME * FRAME
+            self._rest = joined[whole:]
+            for start in range(0, whole, FRAME):
+                self._hear_frame(joined[start : start + FRAME])
+
+    def played(self, seconds: float) -> None:
+        """Report how many seconds of the present reply have been heard by the user."""
+        with self._lock:
+            self._played = seconds
+            reply = self._reply
+            if reply is not None and reply.done and seconds >= reply.samples / reply.rate - 0.02:
+                self._end_reply()
+
+    def see(self, image: Image | None) -> None:
+        """Show a camera frame; only the newest one goes into a turn."""
+        with self._lock:
+            self._image = image
+
+    def say(self, text: str) -> None:
+        """Send a typed turn. A reply that is being played is interrupted."""
+        with self._lock:
+            self.interrupt()
+            self._drop_turn()
+            self._respond([Text(text)], 0.0, 0.0)
+
+    def key(self, down: bool) -> None:
+        """Push-to-talk: the turn lasts while the key is down. It interrupts a reply."""
+        with self._lock:
+            if down and not self._key_down:
+                self.interrupt()
+                self._begin_turn(self._samples)
+            elif not down and self._key_down and self._stream is not None:
+                self._end_turn(0.0)
+            self._key_down = down
+
+    def interrupt(self) -> None:
+        """Stop the reply, and cut it to what was heard."""
+        with self._lock:
+            reply = self._reply
+            if reply is None:
+                return
+            self._reply = None
+            self._engine.interrupt(self._conversation.id)
+            try:
+                if reply.first_sound is None:
+                    heard = ""
+                    self._engine.call(Retract(self._conversation.id))
+                else:
+                    heard = self._engine.call(Truncate(self._conversation.id, self._played))
+            except OmniError as error:
+                self._emit(ReplyFailed(error))
+                heard = ""
+            self._emit(Interrupted(heard, reply.text))
+            self._enter(State.LISTENING)
+
+    def close(self) -> None:
+        """Stop everything and close the conversation."""
+        with self._lock:
+            self._reply = None
+            self._stream = None
+            self._conversation.close()
+
+    # The microphone
+
+    def _hear_frame(self, frame: FloatArray) -> None:
+        self._samples += FRAME
+        keep = round(HISTORY_SECONDS * SAMPLE_RATE)
+        self._history = np.concatenate([self._history, frame])[-keep:]
+        deaf = self.muted or (self._state is State.SPEAKING and not self.full_duplex)
+        if self._stream is not None and not deaf:
+            self._stream.push(frame)
+            self._prefill_blocks(self._stream)
+        probability = 0.0 if deaf else float(self._vad.probabilities(frame)[0])
+        if self._key_down or not self.hands_free:
+            return
+        needed = self.turns.interrupt if self._reply is not None else None
+        for event in self._detector.push(probability, start=needed):
+            self._turn_event(event)
+
+    def _turn_event(self, event: TurnEvent) -> None:
+        match event:
+            case TurnStarted(frame):
+                self._start_or_continue(frame * FRAME)
+            case TurnPaused(frame):
+                self._speculate()
+            case TurnResumed():
+                self._take_back()
+            case TurnEnded(frame):
+                if self._stream is not None:
+                    self._end_turn((self._detector.frame - frame) * FRAME / SAMPLE_RATE)
+
+    def _start_or_continue(self, start: int) -> None:
+        """A voice began at sample `start`: a new turn, or the last one goes on."""
+        reply = self._reply
+        if reply is not None and reply.first_sound is None and self._stream is not None:
+            stream = self._stream  # nothing was heard of the reply: the user had only paused
+            self.interrupt()
+            self._stream = stream
+            self._take_back()
+            self._enter(State.HEARING)
+            return
+        self.interrupt()
+        self._begin_turn(start - round(self.turns.pre_roll * SAMPLE_RATE))
+
+    def _begin_turn(self, start: int) -> None:
+        """Begin a turn with the microphone samples from `start` on, as far as they are kept."""
+        model = self._engine.model
+        self._stream = model.audio_stream(SAMPLE_RATE)
+        first = max(start, self._samples - len(self._history))
+        if first < self._samples:
+            self._stream.push(self._history[first - self._samples :])
+        self._stream_start, self._prefilled = first, 0.0
+        self._snapshot = None
+        self._submit(Compose(self._conversation.id, self._parts(self._stream)))
+        self._enter(State.HEARING)
+
+    def _parts(self, stream: AudioStream) -> list[ContentPart]:
+        return [*([self._image] if self._image is not None else []), Audio(stream)]
+
+    def _prefill_blocks(self, stream: AudioStream) -> None:
+        """Prefill when another block is final, unless the engine is still busy with the last."""
+        busy = self._ahead is not None and not self._ahead.done()
+        if self._reply is None and not busy and stream.seconds - self._prefilled >= BLOCK_SECONDS:
+            self._prefilled = stream.seconds // BLOCK_SECONDS * BLOCK_SECONDS
+            self._submit(ReadAhead(self._conversation.id, speech=self._speaks))
+
+    def _speculate(self) -> None:
+        """Prefill the turn as if it had ended."""
+        if self._stream is not None and self._reply is None:
+            self._snapshot = self._stream.snapshot()
+            self._submit(Compose(self._conversation.id, self._parts(self._snapshot)))
+            self._submit(ReadAhead(self._conversation.id, more=False, speech=self._speaks))
+
+    def _take_back(self) -> None:
+        """The voice goes on: the message is the running stream again."""
+        if self._stream is not None and self._reply is None:
+            self._snapshot = None
+            self._submit(Compose(self._conversation.id, self._parts(self._stream)))
+
+    def _end_turn(self, silence: float) -> None:
+        """Send the turn; its voice ended `silence` seconds ago."""
+        assert self._stream is not None
+        sound = self._snapshot or self._stream.snapshot()
+        voice = max(0.0, (self._samples - self._stream_start) / SAMPLE_RATE - silence)
+        self._respond(self._parts(sound), silence, voice)
+
+    def _drop_turn(self) -> None:
+        self._stream = self._snapshot = None
+        self._detector.reset()
+        self._submit(Compose(self._conversation.id))
+
+    # The reply
+
+    @property
+    def _speaks(self) -> bool:
+        return self._reply_options.speech is not None
+
+    def _respond(self, parts: list[ContentPart], silence: float, voice: float) -> None:
+        self._reply, self._played = _Reply(silence, voice), 0.0
+        self._submit(Compose(self._conversation.id, parts))
+        reply = self._reply
+        future = self._engine.submit_response(
+            self._conversation.id,
+            self._reply_options,
+            lambda event: self._engine_event(reply, event),
+        )
+        future.add_done_callback(lambda done: self._check(reply, done))
+        self._enter(State.THINKING)
+
+    @contextmanager
+    def _while_current(self, reply: _Reply) -> Generator[bool]:
+        """Hold the lock on the engine's thread; False once the reply was cut.
+
+        Whoever cuts a reply holds the lock while the engine carries that out. The engine's thread
+        must not wait for the lock then.
+        """
+        while not self._lock.acquire(timeout=0.01):
+            if self._reply is not reply:
+                yield False
+                return
+        try:
+            yield self._reply is reply
+        finally:
+            self._lock.release()
+
+    def _check(self, reply: _Reply, done: Future[int]) -> None:
+        """Report an error that kept the reply from starting."""
+        error = done.exception()
+        if error is not None:
+            with self._while_current(reply) as current:
+                if current:
+                    self._fail(error)
+
+    def _engine_event(self, reply: _Reply, event: EngineEvent) -> None:
+        """On the engine's thread. Late events of a reply that was cut are dropped."""
+        with self._while_current(reply) as current:
+            if not current:
+                return
+            match event.event:
+                case TextDelta(text):
+                    reply.text += text
+                    self._emit(Caption(text))
+                case AudioDelta(samples, rate, first_sample=first):
+                    if reply.first_sound is None:
+                        reply.first_sound = perf_counter() - reply.decided
+                        self._stream = None
+                        self._enter(State.SPEAKING)
+                    reply.samples, reply.rate = first + len(samples), rate
+                    self._emit(Speech(samples, rate, first))
+                case TurnDone() as done:
+                    reply.done = True
+                    self._emit(self._figures(reply, done))
+                    if not reply.samples:
+                        self._end_reply()
+                case Failed(error):
+                    self._fail(error)
+                case _:
+                    pass
+
+    def _figures(self, reply: _Reply, done: TurnDone) -> TurnFigures:
+        sound = reply.first_sound
+        voice = None if sound is None else sound + reply.voice_to_decided
+        return TurnFigures(done, reply.heard_seconds, sound, voice)
+
+    def _end_reply(self) -> None:
+        self._reply = None
+        if self._state is not State.HEARING:
+            self._stream = None
+            self._enter(State.LISTENING)
+
+    def _fail(self, error: BaseException) -> None:
+        self._reply = self._stream = None
+        self._emit(ReplyFailed(error))
+        self._enter(State.LISTENING)
+
+    def _enter(self, state: State) -> None:
+        if state is not self._state:
+            self._state = state
+            self._emit(StateChanged(state, self.seconds))
+
+    def _submit(self, command: Command) -> None:
+        """Queue a command. An error of a prefill is dropped: the response meets it again."""
+        self._ahead = self._engine.submit(command)

@@ -104,13 +104,14 @@ def test_where_it_was_not_calibrated(default_twin: Twin, tmp_path: Path) -> None
     for path in default_twin.bundle.iterdir():
         (folder / path.name).symlink_to(path)
     (folder / "manifest.json").unlink()
+    (folder / "manifest.sha256").unlink()
     manifest = read_manifest(default_twin.bundle)
     graphs = {
         name: msgspec.structs.replace(entry, int8_cache=None)
         for name, entry in manifest.graphs.items()
     }
-    untried = "a reply may need 9 GB of memory, 1 GB were free"
-    write_manifest(msgspec.structs.replace(manifest, graphs=graphs, untried=untried), folder)
+    reason = "a reply may need 9 GB of memory, 1 GB were free"
+    write_manifest(msgspec.structs.replace(manifest, graphs=graphs, not_measured=reason), folder)
     model = Model(folder, SessionOptions(kv_cache="int8"))
     with pytest.raises(UsageError, match="no thinker with a cache of int8: a reply may need 9 GB"):
         Conversation(model)
@@ -119,7 +120,7 @@ def test_where_it_was_not_calibrated(default_twin: Twin, tmp_path: Path) -> None
 def test_memory_counts_a_quarter(default_twin: Twin) -> None:
     manifest = default_twin.model.bundle.manifest
     exact, near = Footprint.of(manifest), Footprint.of(manifest, cache="int8")
-    assert near.besides == exact.besides
+    assert near.overhead == exact.overhead
     decoder = manifest.model.thinker.decoder
     states = 2 * decoder.layers * decoder.kv_heads * decoder.head_dim
     assert exact.context(10, speech=False) - near.context(10, speech=False) == 10 * 3 * states

@@ -209,7 +209,8 @@ def dit(model: Model, inputs: Values) -> Values:
     for number, one in enumerate(inputs["chunks"]):
         chunk = stream.chunk(np.array(one["codes"], np.int64), one["commit"])
         found[f"mel_{number}"] = Tensor(chunk.mel, tolerance)
-        found[f"provisional_{number}"] = Tensor(chunk.provisional, tolerance)
+        if len(chunk.provisional):
+            found[f"provisional_{number}"] = Tensor(chunk.provisional, tolerance)
     return found
 
 

@@ -219,6 +219,8 @@ def test_what_the_caller_does_is_no_work(
         if isinstance(event, AudioDelta):
             pieces.append(len(event.samples) // 480)
         now += 100.0
+        if isinstance(event, TurnDone):
+            assert event.timings.total == 0.0, "nothing but the caller took time"
     assert len(pieces) > 2 and pieces[:-1] == [12, 24, 48][: len(pieces) - 1]
 
 

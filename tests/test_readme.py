@@ -11,22 +11,28 @@ from PIL import Image
 from conftest import Twin
 from omni_runtime.cli.main import main
 
-README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
 
 
-def test_python_example(
+@pytest.mark.parametrize("document", ["README.md", "docs/python.md"])
+def test_python_examples(
     default_twin: Twin,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    document: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bundles").mkdir()
     (tmp_path / "bundles" / "tiny-int4").symlink_to(default_twin.bundle)
     pixels = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
     Image.fromarray(pixels).save("a.png")
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    exec(compile(code, "README.md", "exec"), {})
+    text = (ROOT / document).read_text("utf-8")
+    names: dict[str, object] = {}
+    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(code, document, "exec"), names)
+        assert set(re.findall(r"^from (\S+) import", code, re.MULTILINE)) <= {"omni_runtime"}
     assert capsys.readouterr().out
 
 

@@ -7,6 +7,7 @@ the ids, so it never depends on who has read what.
 """
 
 from collections.abc import Generator
+from pathlib import Path
 
 import numpy as np
 from msgspec import Struct
@@ -17,6 +18,9 @@ from omni_runtime.engine.kv_cache import KVCache
 from omni_runtime.engine.thinker import ThinkerOutput
 from omni_runtime.inputs.prompt import MediaSlot, Prompt
 from omni_runtime.model import Model
+
+THINKER, TALKER, TOKENS = "thinker.npz", "talker.npz", "context.npz"
+"""Files of a saved context."""
 
 MIN_SPEECH_ROWS = 3
 """Rows that the Talker needs to say anything: voice, first reply row, one code."""
@@ -206,6 +210,38 @@ class Context:
         if copy.talker is not None and self._speech_start is not None:
             copy.talker.truncate(self._speech_start)
         return copy
+
+    def save(self, folder: Path) -> None:
+        """Write a context without pending tokens into an existing folder."""
+        assert not self.pending
+        self.thinker.save(folder / THINKER)
+        if self.talker is not None:
+            self.talker.save(folder / TALKER)
+        rows, positions = self.unread.arrays()
+        with (folder / TOKENS).open("wb") as file:
+            np.savez(
+                file,
+                ids=np.array(self.ids, np.int64),
+                position=self.position,
+                rows=rows,
+                positions=positions,
+            )
+
+    @classmethod
+    def load(cls, folder: Path, model: Model, limit: int | None = None) -> "Context":
+        """Read what `save` wrote. Raises OmniError for another model's or a damaged file,
+        ContextFullError for a context longer than `limit`."""
+        context, dtype = cls(model, limit), model.options.kv_cache
+        config = model.config.thinker.decoder
+        context.thinker = KVCache.load(folder / THINKER, config, dtype, limit=limit)
+        if (folder / TALKER).exists():
+            config = model.speech.talker.decoder
+            context.talker = KVCache.load(folder / TALKER, config, dtype, limit=limit)
+        with np.load(folder / TOKENS, allow_pickle=False) as file:
+            context.ids = file["ids"].tolist()
+            context.position = int(file["position"])
+            context.unread.add(file["rows"], file["positions"])
+        return context
 
     def prefill(self, prompt: Prompt) -> FloatArray:
         """`append` without steps."""

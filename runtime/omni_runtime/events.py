@@ -1,4 +1,4 @@
-"""What a reply is made of as it comes: text, sound, and one last record with its numbers."""
+"""Events of a reply: text, audio, and a final record with timings."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -34,10 +34,10 @@ class AudioDelta:
 
 @dataclass(frozen=True)
 class PresetChosen:
-    """The preset that "auto" stands for here. Comes with every reply that asks for it.
+    """The preset that "auto" selected. Emitted in every reply that asks for "auto".
 
-    `realtime` gives for each preset of the bundle the seconds of speech for a second of work that
-    a trial on this machine promises; text and listening to the question are not in it.
+    `realtime` is the estimated real-time factor of each preset on this machine, in seconds of
+    speech per second of work, without prefill and text.
     """
 
     preset: str
@@ -47,12 +47,11 @@ class PresetChosen:
 
 @dataclass(frozen=True)
 class PlaybackUnderrun:
-    """Speech that is heard while it is made paused, and will again. Comes once a reply at most.
+    """Playback underran and will underrun again. Emitted at most once per reply.
 
-    Seconds of speech for a second of work: `realtime` with everything counted, `codes` if making
-    sound of the codes were free, so that no preset can reach more. `preset` is the one in use,
-    `faster` those of the bundle with fewer evaluations, the best sounding first. `seconds` since
-    the turn began.
+    `realtime` is the real-time factor, in seconds of speech per second of work. `codes` is that of
+    decoding alone, the upper bound for every preset. `preset` is the one in use, `faster` those
+    with fewer function evaluations, best quality first. `seconds` of work since the turn began.
     """
 
     realtime: float
@@ -64,7 +63,7 @@ class PlaybackUnderrun:
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds since the turn began, and what was made. None where nothing was."""
+    """Seconds of work since the turn began, and counts. None where something did not happen."""
 
     total: float
     prefill: float
@@ -73,7 +72,7 @@ class Timings:
     last_text: float | None
     prompt_tokens: int
     cached_tokens: int
-    """Of the prompt's tokens, those that were in the caches before the turn."""
+    """Prompt tokens that were in the KV caches before the turn."""
     reply_tokens: int
     codes: int
     speech: float
@@ -81,7 +80,7 @@ class Timings:
 
     @classmethod
     def of_prefill(cls, seconds: float, prompt_tokens: int) -> "Timings":
-        """Of a turn that was cancelled before its reply began."""
+        """Timings of a turn that was cancelled during its prefill."""
         return cls(seconds, seconds, None, None, None, prompt_tokens, 0, 0, 0, 0.0)
 
     @property
@@ -93,16 +92,16 @@ class Timings:
 
     @property
     def realtime(self) -> float | None:
-        """Seconds of speech for each second of work after the prefill; above 1 keeps up."""
+        """Real-time factor after the prefill, in seconds of speech per second of work."""
         return self.speech / (self.total - self.prefill) if self.speech else None
 
 
 @dataclass(frozen=True)
 class TurnDone:
-    """The end of a reply. `peak_memory` is the process's largest resident size, in bytes.
+    """The end of a reply. `peak_memory` is the peak resident size of the process, in bytes.
 
-    `speech_complete` tells whether the Talker ended by itself; False when it met the limit of
-    codes or of its context, None when nothing was spoken.
+    `speech_complete`: whether the Talker ended by itself. False when it reached the limit of codes
+    or of its context; None when nothing was spoken.
     """
 
     text: str

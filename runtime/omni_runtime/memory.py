@@ -1,6 +1,6 @@
-"""What a bundle takes of memory, told from its manifest alone, and what a budget has room for.
+"""Memory estimates from a bundle's manifest, and a budget that graphs and contexts must fit in.
 
-Opens nothing. A budget sums the contexts of all conversations with one model.
+Nothing is opened here. A budget sums the contexts of all conversations with one model.
 """
 
 import math
@@ -18,28 +18,28 @@ ENCODERS = ("audio_encoder", "vision_encoder")
 VOICE = ("talker", "dit", "vocoder")
 
 MAPPED_AND_PACKED = 1.6
-"""At most: memory over the size of a decoder. Its file is mapped, and weights are held once more as
-the kernels want them. Measured: 1.6 in 4 bits and blocks of 32, 1.0 in float32."""
+"""Upper bound of resident memory over file size, for a decoder whose weights are mapped and
+prepacked. Measured: 1.6 with 4 bits and blocks of 32, 1.0 with float32."""
 
 MAPPED = 1.1
-"""That of a decoder whose products are our own kernels', which read the file. Measured: 1.04."""
+"""The same where our kernels read the mapped file directly. Measured: 1.04."""
 
 ENCODED = 1.25
-"""That of any other graph. Measured: 1.1 in int8, 1.0 in float32."""
+"""The same for every other graph. Measured: 1.1 with int8, 1.0 with float32."""
 
 OVERHEAD = 2**29
-"""Bytes of Python, its libraries and activations, where no reply was measured at the export."""
+"""Bytes of Python, libraries and activations when the export measured no reply."""
 
 MIN_OVERHEAD = 2**27
-"""Where one was: Python and its libraries alone take nearly this much."""
+"""Lower bound of the same when it did: Python and its libraries take nearly this much."""
 
 MIN_CONTEXT = 1024
-"""Tokens of a conversation that is worth having: a picture and some turns."""
+"""Tokens of the shortest useful context: a picture and a few turns."""
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes that a bundle takes: each open graph, the context, and all that is neither."""
+    """Estimated bytes of a bundle: each open graph, the context, and the overhead."""
 
     config: ModelConfig
     graphs: dict[str, int]
@@ -50,9 +50,9 @@ class Footprint:
     def of(
         cls, manifest: Manifest, *, native: bool = False, cache: CacheType = "float32"
     ) -> "Footprint":
-        """An estimate: sizes of files, and the reply that was measured, if one was.
+        """Estimate from file sizes and from the reply that the export measured, if any.
 
-        `native`: whether our own kernels run. `cache`: what keys and values are kept as.
+        `native`: whether our own kernels run. `cache`: KV cache type.
         """
         decoder = MAPPED if native else MAPPED_AND_PACKED
         graphs = {
@@ -68,11 +68,11 @@ class Footprint:
         return replace(found, overhead=overhead, cache=cache)
 
     def needed(self, tokens: int, *, speech: bool, encoders: Collection[str] = ()) -> int:
-        """Bytes of a conversation of `tokens` tokens, when only one encoder is open at a time."""
+        """Bytes for a conversation of `tokens` tokens with one encoder open at a time."""
         return self._with(tokens, self._voice(speech) + self._largest(encoders), speech)
 
     def least(self, tokens: int, *, speech: bool, encoders: Collection[str] = ()) -> int:
-        """The same when what hears and sees, and what speaks, are never open together."""
+        """The same when encoders and speech graphs are never open together."""
         return self._with(tokens, max(self._voice(speech), self._largest(encoders)), speech)
 
     def _with(self, tokens: int, beside: int, speech: bool) -> int:
@@ -86,7 +86,7 @@ class Footprint:
         return max((self.graphs.get(name, 0) for name in encoders), default=0)
 
     def context(self, tokens: int, *, speech: bool) -> int:
-        """Bytes of what `tokens` tokens take in the caches of Thinker and, to speak, Talker."""
+        """Bytes of `tokens` tokens in the caches of the Thinker and, with `speech`, the Talker."""
         decoders: list[DecoderConfig] = [self.config.thinker.decoder]
         if speech and self.config.speech is not None:
             decoders.append(self.config.speech.talker.decoder)
@@ -114,15 +114,15 @@ class Lease:
 
 
 class Budget:
-    """The graphs that are open, and those that must go before another one comes.
+    """Open graphs, leased contexts, and which graphs to release before another one is opened.
 
-    Without a limit only those go that come back in a moment.
+    Without a limit only encoders that load quickly are released.
     """
 
     def __init__(
         self, footprint: Footprint, limit: int | None, quick: Collection[str] = ()
     ) -> None:
-        """`limit` in bytes, None for none; `quick` are the encoders that open in a moment."""
+        """`limit` in bytes or None; `quick` are the encoders that load quickly."""
         self.footprint = footprint
         self.limit = limit
         self.quick = quick
@@ -164,16 +164,20 @@ class Budget:
         return sum(self.footprint.context(tokens, speech=speech) for tokens in reserved)
 
     def displaced_by(self, graph: str) -> list[str]:
-        """What to release before `graph` is opened: encoders, then for an encoder the voice.
+        """Return what to release before `graph` is opened: encoders first, then speech graphs.
 
-        Of each kind the one opened first goes first. Raises UsageError when it would not fit even
-        without them.
+        Of each kind the one opened first is released first. Raises AdmissionError when `graph`
+        would not fit even then.
         """
         if self.limit is None:
             return [name for name in self.open if name in self.quick]
         speaks = graph in VOICE
-        spoke = self._spoke or speaks or "talker" in self.open  # its cache outlives its release
-        coming = VOICE if speaks else (graph,)  # or a reply would end where its first sound is due
+        spoke = (
+            self._spoke or speaks or "talker" in self.open
+        )  # its cache stays when the graph is released
+        coming = (
+            VOICE if speaks else (graph,)
+        )  # all or nothing, or a reply could not start to speak
         kinds = [ENCODERS] if speaks else [ENCODERS, VOICE]
         idle = [n for kind in kinds for n in self.open if n in kind and n not in coming]
         fixed = {*coming, *(name for name in self.open if name not in idle)}

@@ -1,8 +1,8 @@
-"""A loaded bundle: its sessions and tables, each opened when it is first needed.
+"""A loaded bundle: its graphs and tables, each opened on first use.
 
-An encoder that opens in a moment is open for no longer than until another graph is needed. Under a
-memory budget whatever is idle is released when something else needs its room, and opened again when
-it is needed: the encoders while a reply is spoken, what speaks while a medium is encoded.
+Encoders that load quickly are released as soon as another graph is needed. Under a memory budget,
+idle graphs are released when another one needs the memory, and opened again when needed: encoders
+while a reply is spoken, the speech graphs while a medium is encoded.
 """
 
 from collections.abc import Callable
@@ -36,19 +36,20 @@ from omni_runtime.engine.talker import Talker
 from omni_runtime.engine.thinker import Thinker
 from omni_runtime.engine.vocoder import Vocoder
 from omni_runtime.errors import UsageError
+from omni_runtime.inputs.audio_stream import AudioStream
 from omni_runtime.inputs.prompt import PromptBuilder
 from omni_runtime.inputs.tokenizer import Tokenizer
 from omni_runtime.memory import ENCODERS, Budget, Footprint
 
 PROPERTIES = {"dit": "_dit_graph"}
-"""What holds an open graph where it is not the property of the same name."""
+"""Attributes that hold an open graph under another name than the graph's."""
 
 
 class Model:
-    """Everything of a bundle that does not change from conversation to conversation."""
+    """Everything of a bundle that conversations share."""
 
     def __init__(self, bundle: Bundle | str | Path, options: SessionOptions | None = None) -> None:
-        """Opens no graph yet. Raises BundleError for a folder that is no sound bundle."""
+        """Open a bundle; graphs are opened on first use. Raises BundleError."""
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
         self.config = self.bundle.config
         self.options = options or SessionOptions()
@@ -85,19 +86,19 @@ class Model:
 
     @cached_property
     def audio_encoder(self) -> AudioEncoder:
-        """Ask for it anew each time: one that is kept elsewhere can't be released."""
+        """Do not keep a reference: an encoder that is referenced elsewhere cannot be released."""
         assert self.config.audio is not None
         return AudioEncoder(self._opened("audio_encoder"), self.config.audio)
 
     @cached_property
     def vision_encoder(self) -> VisionEncoder:
-        """Ask for it anew each time: one that is kept elsewhere can't be released."""
+        """Do not keep a reference: an encoder that is referenced elsewhere cannot be released."""
         assert self.config.vision is not None
         return VisionEncoder(self._opened("vision_encoder"), self.config.vision)
 
     @property
     def speech(self) -> SpeechConfig:
-        """Raises UsageError for a bundle that does not speak."""
+        """The speech part of the configuration. Raises UsageError for a bundle without speech."""
         if self.config.speech is None:
             raise UsageError(
                 f"{self.bundle.folder} has no voice: its checkpoint does not speak",
@@ -105,9 +106,18 @@ class Model:
             )
         return self.config.speech
 
+    def audio_stream(self, rate: int | None = None) -> AudioStream:
+        """Return a stream for sound that is still being recorded, pushed at `rate` Hz.
+
+        Raises UsageError for a bundle that does not hear.
+        """
+        if self.config.audio is None:
+            raise UsageError(f"{self.bundle.folder} cannot hear", fix="use another bundle")
+        return AudioStream(self.config.audio, rate)
+
     @property
     def codes_per_second(self) -> float:
-        """Codes that make one second of speech."""
+        """Codec codes per second of speech."""
         vocoder, dit = self.speech.vocoder, self.speech.dit
         return vocoder.sample_rate / vocoder.samples_per_frame / dit.frames_per_code
 
@@ -130,7 +140,7 @@ class Model:
         return self._opened("dit")
 
     def dit(self, preset: str) -> Dit:
-        """The DiT with the constants of a preset."""
+        """Return the DiT with the constants of a preset."""
         if preset not in self._dits:
             self._dits[preset] = Dit(
                 self._dit_graph,
@@ -143,18 +153,18 @@ class Model:
 
     @cached_property
     def synthesis_speed(self) -> SynthesisSpeed:
-        """How fast this machine speaks, by a trial when it is first asked."""
+        """Speech speed of this machine, measured on first use."""
         voice = np.asarray(self.bundle.voice(self.speech.default_voice), np.float32)
         dit = self.dit(self.speech.default_preset)
         return trial(self.talker, dit, self.vocoder, voice)
 
     @property
     def nfe(self) -> dict[str, int]:
-        """For each preset, how often it runs the DiT over a frame."""
+        """Function evaluations of each preset."""
         return {name: nfe(preset) for name, preset in self.speech.presets.items()}
 
     def faster_presets(self, preset: str) -> tuple[str, ...]:
-        """Presets that run the DiT less often than this one, from the most passes to the least."""
+        """Presets with fewer function evaluations than this one, most evaluations first."""
         cost = self.nfe
         faster = [name for name in cost if cost[name] < cost[preset]]
         return tuple(sorted(faster, key=lambda name: -cost[name]))
@@ -162,23 +172,25 @@ class Model:
     def code2wav(
         self, voice: str, preset: str, noise: Noise, chunk_scheduler: ChunkScheduler | None = None
     ) -> Code2Wav:
-        """A fresh utterance in a voice, by default in chunks of the sizes of `FixedScheduler`."""
+        """Start the synthesis of an utterance, by default in chunks of `FixedScheduler`."""
         condition = np.asarray(self.bundle.voice(voice), np.float32)
         return Code2Wav(
             self.dit(preset), self.vocoder, condition, noise, chunk_scheduler or FixedScheduler()
         )
 
     def chunk_scheduler(self, name: ChunkPolicy, clock: Callable[[], float]) -> ChunkScheduler:
-        """A fresh chunk_scheduler for one utterance; `clock` is that of `AdaptiveScheduler`."""
+        """Return a scheduler for one utterance; `clock` is that of `AdaptiveScheduler`."""
         codes = self.speech.dit.block_frames // self.speech.dit.frames_per_code
         return chunk_scheduler(name, codes / self.codes_per_second, codes, clock)
 
     def _opened(self, graph: str) -> Graph:
-        """A graph that stays open. Raises UsageError when the budget has no room for it."""
+        """Open a graph and keep it open. Raises AdmissionError when the budget has no room."""
         for idle in self.budget.displaced_by(graph):
             if idle == "dit":
                 self._dits.clear()
-            vars(self).pop(PROPERTIES.get(idle, idle), None)  # which makes it again
+            vars(self).pop(
+                PROPERTIES.get(idle, idle), None
+            )  # the cached property is computed again on next use
             self.budget.open.remove(idle)
         opened = self.graph(graph)
         self.budget.open.append(graph)

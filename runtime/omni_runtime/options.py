@@ -1,4 +1,4 @@
-"""What a caller may choose for one reply, checked against the bundle before any work."""
+"""Options of one reply, validated against the bundle before any work."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,25 +12,24 @@ from omni_runtime.engine.talker import own_sampling
 from omni_runtime.errors import UsageError
 
 AUTO = "auto"
-"""Stands for the best preset that this machine speaks in real time."""
+"""Selects the highest-quality preset that runs in real time on this machine."""
 
 Name = TypeVar("Name", bound=str)
 
 
 @dataclass(frozen=True)
 class SpeechOptions:
-    """How a reply is spoken. None takes the bundle's default.
+    """How a reply is spoken. None selects the bundle's default.
 
-    `preset` "auto" takes the best that speaks in real time on this machine, measured by a trial
-    of a moment when the first such reply begins; `PresetChosen` tells which it was.
+    `preset` "auto" selects the highest-quality preset that runs in real time on this machine. It is
+    measured when the first such reply starts; `PresetChosen` reports it.
 
-    `sampling` None takes the Talker's own. `max_codes` bounds the length of the speech. `noise`
-    replaces the seeded noise of the flow, for comparisons with another implementation.
+    `sampling` None uses the Talker's own settings. `max_codes` limits the length of the speech.
+    `noise` replaces the seeded noise of the flow, for comparisons with another implementation.
 
-    `chunks` is "fixed", in chunks of fixed sizes, so that a seed gives the same samples every time;
-    "adaptive", for somebody who listens while it is made: chunks as large as what is still to be
-    heard allows, which depends on the machine and the moment, and so, a little, do the samples;
-    or "whole", all at once when the last code is there, as the reference does it.
+    `chunks` is "fixed": fixed chunk sizes, so a seed gives the same samples every time; "adaptive":
+    chunk sizes follow the playback buffer, so samples depend slightly on timing; or "whole": one
+    chunk after the last code, as in the reference.
     """
 
     voice: str | None = None
@@ -41,7 +40,7 @@ class SpeechOptions:
     chunks: ChunkPolicy = "fixed"
 
     def resolved(self, speech: SpeechConfig) -> "ResolvedSpeechOptions":
-        """Raises UsageError for an unknown voice, preset or chunks, listing the known ones."""
+        """Fill in the defaults of a bundle. Raises UsageError that lists the valid choices."""
         talker = speech.talker
         return ResolvedSpeechOptions(
             voice=_choose("voice", self.voice or speech.default_voice, list(speech.voices)),
@@ -55,7 +54,7 @@ class SpeechOptions:
 
 @dataclass(frozen=True)
 class ResolvedSpeechOptions:
-    """Speech options with every choice made, but that `preset` may be "auto"."""
+    """Speech options without defaults; `preset` may still be "auto"."""
 
     voice: str
     preset: str
@@ -67,7 +66,7 @@ class ResolvedSpeechOptions:
 
 @dataclass(frozen=True)
 class ReplyOptions:
-    """How a reply is made. `speech` None means text only. The seed decides every draw."""
+    """Options of a reply. `speech` None means text only. The seed determines all sampling."""
 
     speech: SpeechOptions | None = SpeechOptions()
     sampling: Sampling = GREEDY

@@ -14,13 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import numpy as np
 from msgspec import Struct
 
 from omni_runtime.atomic_folder import AWAY, StagedFolder, recover, strangers
 from omni_runtime.checksums import digest_file, matches_digest, sha256_of, write_with_digest
-from omni_runtime.context import Context, ContextMark
-from omni_runtime.engine.kv_cache import KVCache
+from omni_runtime.context import Context
 from omni_runtime.errors import OmniError, UsageError
 from omni_runtime.inputs.messages import (
     Audio,
@@ -36,8 +34,7 @@ from omni_runtime.model import Model
 from omni_runtime.turns import Turn
 
 FORMAT = 3
-RECORD, CONTEXT = "conversation.json", "context.npz"
-THINKER, TALKER = "thinker.npz", "talker.npz"
+RECORD = "conversation.json"
 START_ANEW = "start a new conversation"
 
 
@@ -69,7 +66,6 @@ class _Record(Struct, frozen=True, forbid_unknown_fields=True):
     fingerprint: str
     messages: list[_SavedMessage]
     turns: list[Turn]
-    end: ContextMark
     context: int | None
     last_tokens: list[int]
     files: dict[str, str]
@@ -85,19 +81,13 @@ def write(folder: Path, saved: Saved, context: Context, model: Model) -> None:
     Raises UsageError when the folder is something else, OmniError when it can't be written.
     """
     with _replacing(folder) as hidden:
-        context.thinker.save(hidden / THINKER)
-        if context.talker is not None:
-            context.talker.save(hidden / TALKER)
-        rows, positions = context.unread.arrays()
-        with (hidden / CONTEXT).open("wb") as file:
-            np.savez(file, ids=np.array(context.ids, np.int64), rows=rows, positions=positions)
+        context.save(hidden)
         record = _Record(
             format=FORMAT,
             bundle=model.bundle.manifest.name,
             fingerprint=_fingerprint(model),
             messages=[_message_out(message) for message in saved.messages],
             turns=saved.turns,
-            end=context.mark(),
             context=saved.context,
             last_tokens=saved.last_tokens,
             files={path.name: sha256_of(path) for path in sorted(hidden.iterdir())},
@@ -127,27 +117,16 @@ def read(folder: Path, model: Model) -> tuple[Saved, Callable[[int | None], Cont
         path = folder / name
         if not path.is_file() or sha256_of(path) != sha256:
             raise _damaged(path)
+    for path in folder.glob("*.npz"):
+        if path.name not in record.files:
+            raise _damaged(path)
     saved = Saved(
         messages=[_message_in(message) for message in record.messages],
         turns=record.turns,
         context=record.context,
         last_tokens=record.last_tokens,
     )
-    return saved, lambda limit: _load_context(folder, record, model, limit)
-
-
-def _load_context(folder: Path, record: _Record, model: Model, limit: int | None) -> Context:
-    context, dtype = Context(model, limit), model.options.kv_cache
-    config = model.config.thinker.decoder
-    context.thinker = KVCache.load(folder / THINKER, config, dtype, limit=limit)
-    if TALKER in record.files:
-        config = model.speech.talker.decoder
-        context.talker = KVCache.load(folder / TALKER, config, dtype, limit=limit)
-    with np.load(folder / CONTEXT, allow_pickle=False) as file:
-        context.ids = file["ids"].tolist()
-        context.unread.add(file["rows"], file["positions"])
-    context.position = record.end.position
-    return context
+    return saved, lambda limit: Context.load(folder, model, limit)
 
 
 def _read_record(folder: Path) -> _Record:

@@ -1,7 +1,8 @@
-"""When codes become sound, and when the sound is let out: decisions only, nothing runs here.
+"""Chunk scheduling: how many codes to synthesize at once, and when to release the samples.
 
-Speech is made in chunks of blocks. A small chunk is early, a large one costs less for each second
-of speech, since the look-ahead and the vocoder's context are paid once a chunk. `FixedScheduler`
+Speech is synthesized in chunks of blocks. A small chunk is ready earlier. A large chunk costs less
+per second of speech, since look-ahead and vocoder context are computed once per chunk. Nothing runs
+here; schedulers only decide. `FixedScheduler`
 uses the same sizes on every machine, so that a seed gives the same samples everywhere;
 `AdaptiveScheduler` follows the playback buffer.
 """
@@ -17,55 +18,55 @@ from typing import Literal, Protocol
 ChunkPolicy = Literal["fixed", "adaptive", "whole"]
 
 CHUNK_BLOCKS = (1, 2, 4, 8)
-"""Blocks of the first chunk, the second and so on; the last number then stays."""
+"""Blocks of the first chunk, the second and so on; later chunks have the last size."""
 WHOLE = (sys.maxsize,)
 """No chunk before the speech is over."""
 MAX_CHUNK_BLOCKS = 16
-"""Blocks of the largest chunk that is worth waiting for: the rest of the cost hardly shrinks."""
+"""Blocks of the largest chunk; beyond it the cost per second hardly shrinks."""
 FIRST_LOOK_AHEAD_CODES = 4
-"""Codes of look-ahead behind the first block when somebody waits for it. On the trained checkpoint
-its log mel is then 0.15 to 0.26 dB from that of the whole utterance instead of 0.05 to 0.17."""
+"""Codes of look-ahead behind the first block in low-latency mode. On the trained checkpoint the log
+mel of that block differs from one-shot synthesis by 0.15 to 0.26 dB instead of 0.05 to 0.17."""
 SAFETY_FACTOR = 1.5
-"""BenchCase may take so much longer than estimated before a listener hears a gap."""
+"""How much longer than estimated synthesis may take before playback underruns."""
 LEAD_HORIZON_SECONDS = 10.0
-"""Seconds of speech for which a machine that is a little too slow gathers a lead."""
+"""Seconds of speech that a machine slightly below real time should survive without an underrun."""
 REALTIME_TARGET = 0.95
-"""Share of its own length that a chunk may take, so that no lead leaks away unforeseen."""
+"""Target: seconds of work per second of speech, slightly below 1 so the lead does not shrink."""
 MAX_LEAD_SECONDS = 4.0
-"""Seconds of speech that may be gathered before any is heard; who needs more can't be fluent."""
+"""Longest lead before playback starts; a machine that needs more cannot play without underruns."""
 FIRST_CHUNK_MARGIN = 1.5
-"""How much more patience there is while a single chunk is all that was measured."""
+"""Factor on MAX_LEAD_SECONDS while only one chunk has been measured."""
 RECENT_DECODES, RECENT_CHUNKS = 24, 8
-"""What the estimates of the present speed look back on."""
+"""Measurements in the running speed estimates."""
 
 
 class ChunkScheduler(Protocol):
-    """Decides for one utterance.
+    """Schedules the chunks of one utterance.
 
-    `low_latency`: the first chunk is better early than with all of its look-ahead.
+    `low_latency`: synthesize the first chunk early, with less look-ahead.
     """
 
     low_latency: bool
 
     @property
     def underrun(self) -> "Underrun | None":
-        """Why a listener who heard a pause will hear more of them; None while all is well."""
+        """After an underrun: why more will follow. None while playback keeps up."""
         ...
 
     def commit(self, ready: int, missing: int) -> int:
-        """After each code: how many blocks to make sound of now; 0 is to wait.
+        """After each code: how many blocks to synthesize now; 0 means wait.
 
-        `ready` blocks have their codes and look-ahead, one more will in `missing` codes.
+        `ready` blocks have their codes and look-ahead; the next one lacks `missing` codes.
         """
         ...
 
     def chunk_done(self, blocks: int, seconds: float) -> bool:
-        """A chunk of `seconds` of speech is done: may all that is held be heard now?"""
+        """A chunk of `seconds` of speech is done: whether to release all samples that are held."""
         ...
 
 
 class FixedScheduler:
-    """Chunks of fixed sizes, heard at once. Knows nothing of a listener."""
+    """Chunks of fixed sizes, released at once. Independent of playback."""
 
     low_latency = False
     underrun = None
@@ -85,10 +86,10 @@ class FixedScheduler:
 
 @dataclass(frozen=True)
 class Underrun:
-    """Speech that can't be fluent on this machine, in seconds of speech for a second of work.
+    """Why playback underruns: seconds of speech per second of work, below 1.
 
-    `realtime` is what the largest chunks reach, all work counted, `codes` what drawing codes
-    reaches, text included, if making sound of them cost nothing.
+    `realtime` is the speed with the largest chunks, all work counted. `codes` is the speed of
+    decoding alone (text and codes), an upper bound for every preset.
     """
 
     realtime: float
@@ -96,12 +97,12 @@ class Underrun:
 
 
 class AdaptiveScheduler:
-    """Chunks for somebody who is listening.
+    """Chunk sizes that follow the playback buffer.
 
-    The first chunk is the smallest. It is heard as soon as what is in hand lasts, and from then
-    on each chunk is as large as what is still to be heard allows, but not so small that it takes
-    longer than it lasts. Where no reasonable lead makes speech fluent, it is heard at once and
-    chunks double: the pauses can only be made few.
+    The first chunk is one block. It is released once the buffered speech covers the estimated time
+    to the next chunk. Later chunks are as large as the buffer allows, but not so small that
+    synthesis falls behind playback. If no reasonable lead avoids underruns, speech is released at
+    once and chunks double, so underruns are few.
     """
 
     low_latency = True
@@ -112,17 +113,17 @@ class AdaptiveScheduler:
         codes_per_block: int,
         clock: Callable[[], float] = perf_counter,
     ) -> None:
-        """`clock` gives seconds; it should stand still while nobody asks for more speech."""
+        """`clock` returns seconds of work; it stands still while the caller handles an event."""
         self._block = block_seconds
         self._codes_per_block = codes_per_block
         self._clock = clock
         self._since = clock()
         self._decode_seconds: deque[float] = deque(maxlen=RECENT_DECODES)
         self._chunks: deque[tuple[int, float]] = deque(maxlen=RECENT_CHUNKS)
-        self._first = 0.0  # seconds that the first chunk took
+        self._first = 0.0  # seconds spent on the first chunk
         self._size = 0  # blocks of the last chunk
-        self._held = 0.0  # seconds of speech that nobody could hear yet
-        self._lasts_until: float | None = None  # when all that was let out has been heard
+        self._held = 0.0  # seconds of speech not yet released
+        self._lasts_until: float | None = None  # when the playback buffer runs empty
         self.pauses = 0
 
     def commit(self, ready: int, missing: int) -> int:
@@ -140,7 +141,7 @@ class AdaptiveScheduler:
             lead = self._lead(self._costs())
             if lead is not None and self._held < lead:
                 return False
-        elif self._lasts_until < now:  # late is late: holding it back would lengthen the pause
+        elif self._lasts_until < now:  # holding back would lengthen the gap
             self.pauses += 1
         self._lasts_until = max(now, self._lasts_until or 0.0) + self._held
         self._held = 0.0
@@ -148,7 +149,7 @@ class AdaptiveScheduler:
 
     @property
     def underrun(self) -> Underrun | None:
-        """Why a listener who heard a pause will hear more of them; None while all is well."""
+        """After an underrun: why more will follow. None while playback keeps up."""
         if not self.pauses:
             return None
         speech, costs = MAX_CHUNK_BLOCKS * self._block, self._costs()
@@ -159,7 +160,7 @@ class AdaptiveScheduler:
         )
 
     def _wanted(self, now: float, ready: int, missing: int) -> int:
-        """Blocks that the next chunk should have at least."""
+        """Minimum size of the next chunk, in blocks."""
         if not self._size:
             return 1
         costs, most = (
@@ -173,17 +174,15 @@ class AdaptiveScheduler:
             lacking = math.ceil((lead - self._held) / self._block)
             return min(max(costs.best, lacking), most)
         if ready < min(costs.best, most):
-            return ready + 1  # less takes longer to make than to hear: the lead would shrink
+            return ready + 1  # smaller chunks take longer than they play: the lead would shrink
         more = missing * costs.decode / self._codes_per_block + costs.synthesis(ready + 1)
         late = now + SAFETY_FACTOR * more > self._lasts_until
         return ready if late or ready >= most else ready + 1
 
     def _lead(self, costs: "_Costs") -> float | None:
-        """Seconds of speech to have in hand before any is heard; None if patience is of no use."""
+        """Seconds of speech to buffer before playback starts; None if no lead would suffice."""
         lead = costs.lead(costs.best)
-        if (
-            len(self._chunks) == 1
-        ):  # what the first did not look at the second still has to wait for
+        if len(self._chunks) == 1:  # it waits for the look-ahead that the first chunk skipped
             lead += (
                 SAFETY_FACTOR * costs.decode * (1 - FIRST_LOOK_AHEAD_CODES / self._codes_per_block)
             )
@@ -191,19 +190,19 @@ class AdaptiveScheduler:
         return lead if lead <= patience else None
 
     def _costs(self) -> "_Costs":
-        """What was measured of late, as a cost of each chunk and one of each block."""
+        """Fit recent measurements to a cost per chunk plus a cost per block."""
         decode = self._codes_per_block * sum(self._decode_seconds) / len(self._decode_seconds)
-        # Chunks of one size tell nothing of another. The first is half look-ahead: a point at 0.
+        # Chunks of one size determine no slope. The first one is half look-ahead: a point at 0.
         points = [(0, self._first / 2), *self._chunks]
         mean = sum(n for n, _ in points) / len(points)
         cost = sum(seconds for _, seconds in points) / len(points)
         spread = sum((n - mean) ** 2 for n, _ in points)
         slope = sum((n - mean) * (seconds - cost) for n, seconds in points) / spread
-        slope = min(max(slope, 0.0), cost / mean)  # neither of the two costs is negative
+        slope = min(max(slope, 0.0), cost / mean)  # neither cost is negative
         return _Costs(self._block, decode, chunk=cost - slope * mean, block=slope)
 
     def _lap(self, note: Callable[[float], object]) -> float:
-        """Note the seconds since the last lap; the time now."""
+        """Record the seconds since the last lap; return the current time."""
         now = self._clock()
         note(now - self._since)
         self._since = now
@@ -224,8 +223,8 @@ def chunk_scheduler(
 
 @dataclass(frozen=True)
 class _Costs:
-    """Seconds: a block of speech lasts `length`, drawing its codes takes `decode`, making sound of
-    n blocks `chunk` + n `block`."""
+    """Costs in seconds: a block of speech plays for `length`; decoding its codes takes `decode`;
+    synthesizing n blocks takes `chunk` + n * `block`."""
 
     length: float
     decode: float
@@ -236,11 +235,11 @@ class _Costs:
         return self.chunk + blocks * self.block
 
     def turn(self, blocks: int) -> float:
-        """From one chunk of this size to the next, whose codes are drawn between."""
+        """Seconds from one chunk of this size to the next, decoding included."""
         return blocks * self.decode + self.synthesis(blocks)
 
     def lead(self, blocks: int) -> float:
-        """Speech to have in hand so that chunks of this size follow in time."""
+        """Seconds of buffered speech that chunks of this size need to arrive in time."""
         turn = self.turn(blocks)
         return SAFETY_FACTOR * turn + LEAD_HORIZON_SECONDS * max(
             0.0, turn / (blocks * self.length) - REALTIME_TARGET
@@ -248,5 +247,5 @@ class _Costs:
 
     @property
     def best(self) -> int:
-        """The size that needs the least lead, in blocks."""
+        """Chunk size with the smallest lead, in blocks."""
         return min(range(1, MAX_CHUNK_BLOCKS + 1), key=self.lead)

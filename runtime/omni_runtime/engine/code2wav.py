@@ -1,6 +1,6 @@
 """Streaming synthesis: codec codes to samples through the DiT and the vocoder.
 
-What is made of how many codes at once, and when it may be heard, a `ChunkScheduler` decides.
+A `ChunkScheduler` decides how many codes are synthesized at once and when samples are released.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ LOOK_AHEAD_BLOCKS = 1
 
 
 class Code2Wav:
-    """The sound of one utterance. A block is as many codes as the DiT attends to at once."""
+    """Synthesizes one utterance. A block is as many codes as the DiT attends to at once."""
 
     def __init__(
         self, dit: Dit, vocoder: Vocoder, voice: FloatArray, noise: Noise, scheduler: ChunkScheduler
@@ -27,7 +27,7 @@ class Code2Wav:
         self._held: list[FloatArray] = []
 
     def push(self, code: int) -> FloatArray | None:
-        """Add a code; samples when some may be heard."""
+        """Add a code; return samples, float32 (n,), when some are released."""
         self._codes.append(code)
         block = self._mel.codes_per_block
         waited_for = self._scheduler.low_latency and not self._mel.blocks_done
@@ -36,23 +36,23 @@ class Code2Wav:
         commit = self._scheduler.commit(ready, block - more)
         if not commit:
             return None
-        # Not what is there beyond: a chunk is the same whenever it is made.
+        # Exactly this look-ahead, even if more codes are known: chunks must not depend on timing.
         chunk = self._mel.chunk(np.array(self._codes[: commit * block + ahead], np.int64), commit)
         del self._codes[: commit * block]
         self._held.append(self._wave.push(chunk.mel, chunk.provisional, last=False))
         heard = self._scheduler.chunk_done(commit, len(self._held[-1]) / self._rate)
-        return self._let_out() if heard else None
+        return self._release() if heard else None
 
     def finish(self) -> FloatArray | None:
-        """All that is left, as one last chunk; None when nothing is."""
+        """Synthesize the rest as one last chunk; None when nothing is left."""
         if self._codes:
             blocks = -(-len(self._codes) // self._mel.codes_per_block)
             chunk = self._mel.chunk(np.array(self._codes, np.int64), blocks)
             self._codes.clear()
             self._held.append(self._wave.push(chunk.mel, chunk.provisional, last=True))
-        return self._let_out() if self._held else None
+        return self._release() if self._held else None
 
-    def _let_out(self) -> FloatArray:
+    def _release(self) -> FloatArray:
         samples = np.concatenate(self._held)
         self._held.clear()
         return samples

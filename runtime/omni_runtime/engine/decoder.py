@@ -1,4 +1,4 @@
-"""One decoder graph with its KV caches: rows in, hidden states and logits out."""
+"""One decoder graph (Thinker or Talker step): rows in, hidden states and logits out."""
 
 from collections.abc import Generator
 from typing import Any, TypeVar, cast
@@ -13,14 +13,14 @@ from omni_runtime.engine.kv_cache import KVCache, Positions
 from omni_runtime.engine.session import DTYPES, Graph
 
 Steps = Generator[None, None, dict[str, FloatArray]]
-"""Work in steps: suspended after each, so that others can take turns; returns the outputs."""
+"""A generator that yields between pieces of work, so that conversations can alternate."""
 
 PREFILL_ROWS = 512
-"""Longest piece of a prefill: bounds the memory of activations."""
+"""Rows per prefill piece; bounds the memory of activations."""
 
 
 class Decoder:
-    """A Thinker or Talker step. The cache belongs to the caller and may change between calls."""
+    """Runs a decoder graph. The KV cache belongs to the caller and may differ between calls."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
@@ -36,7 +36,7 @@ class Decoder:
         self._total = np.zeros((), np.int32)
 
     def new_cache(self, config: DecoderConfig, limit: int | None = None) -> KVCache:
-        """An empty cache of the graph's type."""
+        """Return an empty cache of the graph's KV cache type."""
         return KVCache(config, self._cache_type, limit=limit)
 
     def extend(
@@ -52,9 +52,9 @@ class Decoder:
         return complete(self.extend_steps(cache, rows, positions))
 
     def extend_steps(self, cache: KVCache, rows: FloatArray, positions: Positions) -> Steps:
-        """The same in steps of at most PREFILL_ROWS rows, each committed to the cache."""
+        """Like `extend`, in pieces of at most PREFILL_ROWS rows that are committed one by one."""
         before = cache.length
-        cache.append(positions)  # all room first, so that a failure leaves nothing half done
+        cache.append(positions)  # checks the room for all rows before the first piece
         hidden: list[FloatArray] = []
         outputs: dict[str, FloatArray] = {}
         for start in range(0, len(rows), PREFILL_ROWS):
@@ -78,21 +78,21 @@ class Decoder:
         binding.bind_cpu_input("last_position", self._last)
         binding.bind_cpu_input("total_length", self._total)
         for name in self._free_outputs:
-            binding.bind_output(name)  # a fresh buffer: the number of rows may differ
+            binding.bind_output(name)  # a new buffer, since the number of rows may differ
         self._graph.run_with_iobinding(binding)
         cache.commit(len(rows))
         found = binding.get_outputs()
         return {name: found[i].numpy() for i, name in enumerate(self._free_outputs)}
 
     def _binding(self, cache: KVCache) -> Any:
-        """The binding of this cache, kept so that contexts can alternate at no cost."""
+        """Return the cached I/O binding of this KV cache, so that contexts alternate at no cost."""
         generation, bound = self._bindings.get(cache, (0, None))
         if generation == cache.generation:
             return bound
         binding = self._graph.session.io_binding()
         binding.bind_cpu_input("cos", cache.cos)
         binding.bind_cpu_input("sin", cache.sin)
-        for name in self._free_outputs:  # outputs come back in the order of their first binding
+        for name in self._free_outputs:  # outputs are returned in the order of binding
             binding.bind_output(name)
         for index, value in enumerate(cache.values):
             layer, kind = index // 2, ("key", "value")[index % 2]
@@ -106,7 +106,7 @@ Result = TypeVar("Result")
 
 
 def complete(steps: Generator[object, None, Result]) -> Result:
-    """Run all steps and return their result."""
+    """Run a generator to its end and return its result."""
     while True:
         try:
             next(steps)

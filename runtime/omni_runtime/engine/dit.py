@@ -1,9 +1,9 @@
-"""Codes to mel, chunk by chunk: the DiT's flow with the left context kept.
+"""Codes to mel, chunk by chunk, with the left context of the DiT cached.
 
-A chunk is whole blocks of mel frames: those that are committed, and some more to the right as
-look-ahead, whose result is provisional. For every evaluation of the solver the keys and values of
-the last committed block are kept, so a chunk computes nothing to its left again. Noise depends on
-the seed and the absolute frame alone, so chunking does not change it.
+A chunk is a number of blocks of mel frames: committed ones, and look-ahead to their right whose
+result is provisional. For every solver evaluation the keys and values of the last committed block
+are cached, so nothing to the left of a chunk is computed again. Noise depends only on the seed and
+the absolute frame, so chunking does not change it.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ ABSENT = np.float32(-1e9)
 
 
 def seeded_noise(seed: int, config: DitConfig) -> Noise:
-    """Standard normal noise where each block is a function of the seed and its number."""
+    """Return standard normal noise; each block depends only on the seed and its number."""
 
     def block(number: int) -> FloatArray:
         bits = np.random.Philox(key=seed, counter=[0, 0, 0, number])
@@ -42,7 +42,7 @@ def seeded_noise(seed: int, config: DitConfig) -> Noise:
 
 @dataclass(frozen=True)
 class MelChunk:
-    """`mel` (frames, mel_dim) is final, `provisional` (frames, mel_dim) follows it as a preview."""
+    """`mel` (frames, mel_dim) is final, `provisional` (frames, mel_dim) the look-ahead after it."""
 
     mel: FloatArray
     provisional: FloatArray
@@ -71,7 +71,7 @@ class Dit:
         self._frequencies = np.array(config.rotary_frequencies, np.float32)
 
     def single(self, guidance: float) -> "Dit":
-        """The same graph with one guided step, to time it: a chunk is then one evaluation."""
+        """Return this graph with a single guided evaluation, for timing."""
         step = SolverPreset(
             solver="euler",
             steps=1,
@@ -83,20 +83,20 @@ class Dit:
         return Dit(self.graph, self.config, step, self.code_table, self._modulation)
 
     def modulation(self, evaluation: int) -> tuple[FloatArray, FloatArray]:
-        """Rows (layers, 6, hidden) and (2, hidden) of one evaluation."""
+        """Return the modulation rows (layers, 6, hidden) and (2, hidden) of one evaluation."""
         rows = self._modulation[self._row_of[evaluation]]
         layers = self.config.layers * MODULATION_ROWS
         return rows[:layers].reshape(self.config.layers, MODULATION_ROWS, -1), rows[layers:]
 
     def rotary(self, first: int, frames: int) -> tuple[FloatArray, FloatArray]:
-        """cos and sin (frames, head_dim // 2) of absolute frame positions."""
+        """Return cos and sin, (frames, head_dim // 2) each, of absolute frame positions."""
         positions = np.arange(first, first + frames, dtype=np.float32)
         angles = positions[:, None] * self._frequencies
         return np.cos(angles), np.sin(angles)
 
 
 class MelStream:
-    """The mel spectrogram of one utterance, made chunk by chunk."""
+    """Produces the mel spectrogram of one utterance chunk by chunk."""
 
     def __init__(self, dit: Dit, voice: FloatArray, noise: Noise) -> None:
         config = dit.config
@@ -118,10 +118,10 @@ class MelStream:
         return self._dit.config.block_frames // self._dit.config.frames_per_code
 
     def chunk(self, codes: npt.NDArray[np.int64], commit: int) -> MelChunk:
-        """Mel of the next `commit` blocks, given their codes and those of the look-ahead.
+        """Return the mel of the next `commit` blocks.
 
-        The last block may be short of codes at the end of the utterance; then only as many
-        frames come back as the codes make.
+        `codes` int64 (n,) are those of the blocks and of the look-ahead. The last block of an
+        utterance may have fewer codes; then only their frames are returned.
         """
         dit, config = self._dit, self._dit.config
         frames = len(codes) * config.frames_per_code

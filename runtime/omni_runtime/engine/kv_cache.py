@@ -1,7 +1,7 @@
 """The KV cache of one decoder: keys, values and rotary tables of the tokens so far.
 
-The arrays are handed to the graph as input and output alike, so a step writes in place.
-Going back is setting a smaller length; the cache grows in doublings up to the model's context.
+The same arrays are bound as input and output of the graph, so a step writes in place. Truncating
+sets a smaller length. Buffers grow by doubling, up to the model's context.
 """
 
 from pathlib import Path
@@ -24,10 +24,10 @@ FORMAT = 1
 
 
 class RotaryTable:
-    """cos and sin of multimodal rotary positions (TMRoPE), one row a cache slot.
+    """cos and sin of multimodal rotary positions (TMRoPE), one row per cache slot.
 
-    Frequency i belongs to time, height or width as `mrope_section` counts them off; a row holds
-    the angles of whatever (t, h, w) position the token in that slot has.
+    `mrope_section` assigns each frequency to time, height or width. A row holds the angles of the
+    (t, h, w) position of the token in that slot.
     """
 
     def __init__(self, config: DecoderConfig) -> None:
@@ -36,7 +36,7 @@ class RotaryTable:
         self._axis = np.repeat([0, 1, 2], config.mrope_section)
 
     def rows(self, positions: Positions) -> tuple[FloatArray, FloatArray]:
-        """(3, n) positions to cos and sin, float32 (n, head_dim // 2)."""
+        """Return cos and sin, float32 (n, head_dim // 2) each, of positions int64 (3, n)."""
         angles = positions[self._axis].T.astype(np.float32) * self._inverse
         return np.cos(angles), np.sin(angles)
 
@@ -47,7 +47,7 @@ class KVCache:
     def __init__(
         self, config: DecoderConfig, dtype: CacheType = "float32", *, limit: int | None = None
     ) -> None:
-        """`limit` lowers the number of tokens below the model's context."""
+        """`limit` is the maximum number of tokens, at most the model's context."""
         self.config = config
         self.dtype: CacheType = dtype
         self.limit = min(limit or config.max_context, config.max_context)
@@ -94,7 +94,7 @@ class KVCache:
             )
 
     def append(self, positions: Positions) -> None:
-        """Make room for tokens at (3, n) positions and note their rotary rows.
+        """Reserve slots for tokens at positions (3, n) and write their rotary rows.
 
         The caller then runs the step that fills keys and values, and calls `commit`.
 
@@ -109,11 +109,11 @@ class KVCache:
         self.sin[self.length : needed] = sin
 
     def commit(self, rows: int) -> None:
-        """Count `rows` tokens that a step has just written."""
+        """Add `rows` tokens, which a step has just written, to the length."""
         self.length += rows
 
     def truncate(self, length: int) -> None:
-        """Forget all tokens from `length` on."""
+        """Drop all tokens from `length` on."""
         assert 0 <= length <= self.length, (length, self.length)
         self.length = length
 

@@ -1,6 +1,6 @@
-"""Choosing the next token: a chain of pure functions over logits, and one seeded draw at its end.
+"""Sampling: a chain of pure functions over logits, and one seeded random choice at its end.
 
-The order and the meaning of each link are those of transformers' logits processors.
+Order and meaning of the functions are those of transformers' logits processors.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from omni_runtime.arrays import FloatArray
 
 @dataclass(frozen=True)
 class Sampling:
-    """Settings of the chain. A temperature of 0 takes the most likely token."""
+    """Sampling settings. A temperature of 0 is greedy."""
 
     temperature: float = 0.0
     top_k: int = 0
@@ -26,7 +26,7 @@ GREEDY = Sampling()
 
 
 def penalize_repetition(logits: FloatArray, seen: Iterable[int], penalty: float) -> FloatArray:
-    """Divide positive and multiply negative logits of tokens seen before (arXiv 1909.05858)."""
+    """Penalize tokens seen before: divide positive logits, multiply negative ones (1909.05858)."""
     ids = np.fromiter(set(seen), np.int64)
     if penalty == 1.0 or not ids.size:
         return logits
@@ -37,14 +37,14 @@ def penalize_repetition(logits: FloatArray, seen: Iterable[int], penalty: float)
 
 
 def suppress(logits: FloatArray, banned: npt.NDArray[np.int64]) -> FloatArray:
-    """Make tokens impossible."""
+    """Set the logits of the tokens `banned` to minus infinity."""
     logits = logits.copy()
     logits[banned] = -np.inf
     return logits
 
 
 def keep_top_k(logits: FloatArray, k: int) -> FloatArray:
-    """Keep the k largest logits and those equal to the k-th; k <= 0 keeps all."""
+    """Keep the k largest logits and ties with the k-th; k <= 0 keeps all."""
     if k <= 0 or k >= len(logits):
         return logits
     kth = np.partition(logits, -k)[-k]
@@ -52,7 +52,7 @@ def keep_top_k(logits: FloatArray, k: int) -> FloatArray:
 
 
 def keep_top_p(logits: FloatArray, p: float) -> FloatArray:
-    """Keep the smallest set of most likely tokens whose probabilities add up to p or more."""
+    """Keep the smallest set of most likely tokens with a total probability of at least p."""
     if p >= 1.0:
         return logits
     order = np.argsort(logits, kind="stable")
@@ -62,7 +62,7 @@ def keep_top_p(logits: FloatArray, p: float) -> FloatArray:
 
 
 def softmax(logits: FloatArray) -> npt.NDArray[np.float64]:
-    """Probabilities in float64."""
+    """Return probabilities, float64 (vocabulary,)."""
     exponentials = np.exp(logits.astype(np.float64) - logits.max())
     return exponentials / exponentials.sum()
 
@@ -70,7 +70,7 @@ def softmax(logits: FloatArray) -> npt.NDArray[np.float64]:
 def sample(
     logits: FloatArray, settings: Sampling, seen: Iterable[int], random: np.random.Generator
 ) -> int:
-    """One token id from logits (vocabulary,)."""
+    """Sample a token id from logits (vocabulary,)."""
     logits = penalize_repetition(logits, seen, settings.repetition_penalty)
     if settings.temperature <= 0:
         return int(logits.argmax())

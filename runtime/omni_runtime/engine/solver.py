@@ -1,8 +1,7 @@
-"""Integrating the DiT's flow from noise (t = 0) to mel (t = 1): time grids and solvers.
+"""Integrate the DiT's flow from noise (t = 0) to mel (t = 1): time grids and solvers.
 
-A solver asks for velocities by the index of the evaluation, so that whoever answers can keep
-what belongs to one evaluation (modulation, left context) apart. The export computes the time
-modulation for exactly these points, the runtime steps through them.
+A solver requests velocities by the index of the evaluation, because modulation and cached left
+context belong to one evaluation. The export computes the time modulation for exactly these points.
 """
 
 from collections.abc import Callable
@@ -23,7 +22,7 @@ HALF = np.float32(1 / 2)
 
 
 def time_grid(preset: SolverPreset) -> Array:
-    """The points between which the solver steps, float32 (steps + 1,), from 0 to 1.
+    """Return the time points of the solver, float32 (steps + 1,), from 0 to 1.
 
     Sway sampling (F5-TTS, arXiv 2410.06885): t + sway (cos(pi t / 2) - 1 + t).
     """
@@ -33,7 +32,7 @@ def time_grid(preset: SolverPreset) -> Array:
 
 
 def evaluation_times(preset: SolverPreset) -> Array:
-    """The time of each evaluation in the order in which the solver asks for them, float32."""
+    """Return the time of each evaluation in the order of the solver, float32 (evaluations,)."""
     grid = time_grid(preset)
     starts, steps, ends = grid[:-1], np.diff(grid), grid[1:]
     by_solver = {
@@ -46,22 +45,22 @@ def evaluation_times(preset: SolverPreset) -> Array:
 
 
 def evaluations(preset: SolverPreset) -> int:
-    """How often a preset's solver asks for a velocity."""
+    """Return the number of evaluations of a preset's solver."""
     return len(evaluation_times(preset))
 
 
 def branches(preset: SolverPreset) -> list[int]:
-    """For each evaluation 2 where it is guided, with a null branch beside the voice's, else 1."""
+    """Return the batch size of each evaluation: 2 with classifier-free guidance, otherwise 1."""
     return [2 if index < preset.guided else 1 for index in range(evaluations(preset))]
 
 
 def nfe(preset: SolverPreset) -> int:
-    """How often a preset runs the DiT over a frame."""
+    """Return the number of function evaluations, where a guided one counts as two."""
     return sum(branches(preset))
 
 
 def integrate(preset: SolverPreset, noise: Array, velocity: Velocity) -> Array:
-    """Follow the flow from `noise` to t = 1."""
+    """Integrate from `noise` (frames, mel_dim) to t = 1."""
     grid = time_grid(preset)
     step = {"euler": _euler, "midpoint": _midpoint, "rk4": _rk4}.get(preset.solver)
     if step is None:

@@ -1,8 +1,8 @@
-"""How fast this machine makes speech with this bundle, and which preset that allows.
+"""Speech speed of this machine, and which preset it can play in real time.
 
-A trial runs each part for a moment, on nothing in particular: time does not depend on values. From
-one pass of the DiT follows what every preset takes, since they differ in the number of nfe
-alone.
+Each component is timed briefly on arbitrary inputs, since time does not depend on values. One DiT
+evaluation gives the cost of every preset, because presets differ only in the number of function
+evaluations (NFE).
 """
 
 from collections.abc import Callable, Mapping
@@ -18,27 +18,28 @@ from omni_runtime.engine.talker import Talker, TalkerSettings, own_sampling
 from omni_runtime.engine.vocoder import Vocoder
 
 REALTIME_MARGIN = 1.2
-"""Real time that a preset must reach to be chosen: the trial is short, and text takes time, too."""
+"""Real-time factor a preset must reach to be chosen; the trial is short and leaves out the text."""
 TRIAL_CODES, TRIAL_BLOCKS, TRIES = 8, 2, 2
-"""The first try also warms up, so the best one counts."""
+"""The first try also warms up, so the fastest one counts."""
 
 
 @dataclass(frozen=True)
 class SynthesisSpeed:
-    """Seconds of work for a second of speech once it flows: its codes, one pass, the vocoder."""
+    """Seconds of work per second of speech: codes, one DiT evaluation, vocoder."""
 
     codes: float
     evaluation: float
     vocoder: float
 
     def realtime(self, nfe: int) -> float:
-        """Seconds of speech for a second of work with so many nfe of the DiT."""
+        """Seconds of speech per second of work with `nfe` function evaluations."""
         return 1 / (self.codes + nfe * self.evaluation + self.vocoder)
 
     def affordable(self, nfe: Mapping[str, int]) -> str:
-        """Of presets with their nfe, the one with most that keeps ahead of a listener.
+        """Return the preset with the most evaluations that runs in real time.
 
-        Where none does, the one with least.
+        `nfe` maps presets to their function evaluations. If none is fast enough, return the one
+        with the fewest.
         """
         from_most = sorted(nfe, key=lambda name: -nfe[name])
         ample = (name for name in from_most if self.realtime(nfe[name]) >= REALTIME_MARGIN)
@@ -52,7 +53,7 @@ def trial(
     voice: npt.NDArray[np.float32],
     clock: Callable[[], float] = perf_counter,
 ) -> SynthesisSpeed:
-    """Measure each part. `dit` is of any preset, `voice` (2, hidden) of any speaker."""
+    """Time each component. `dit` may be of any preset, `voice` (2, hidden) of any speaker."""
     config, full = dit.config, CHUNK_BLOCKS[-1]
     frame = vocoder.config.samples_per_frame / vocoder.config.sample_rate
     frames = TRIAL_BLOCKS * config.block_frames
@@ -71,7 +72,7 @@ def trial(
     drawing = best(lambda: _draw(talker, TRIAL_CODES))
     guided = best(lambda: MelStream(once, voice, noise).chunk(codes, TRIAL_BLOCKS))
     sounding = best(lambda: vocoder.synthesize(mel, 0, 0))
-    # A large chunk computes a block of look-ahead, and the vocoder its context on both sides.
+    # A large chunk also computes a block of look-ahead, and the vocoder context on both sides.
     ahead, context = 1 / full, 2 * vocoder.config.context_frames / (full * config.block_frames)
     return SynthesisSpeed(
         codes=drawing / (TRIAL_CODES * config.frames_per_code * frame),

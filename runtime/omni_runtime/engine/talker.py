@@ -1,9 +1,9 @@
 """The Talker: rows of the Thinker to codec codes, one code for every 20 ms of speech.
 
-Its KV cache follows the conversation like the Thinker's. A reply starts with the voice's own
-text bos, then takes one reply row for each code; after the last row one text eos, then text pad
-for ever. When the reply is over the cache is cut back to the conversation, and the reply's rows
-join it as ordinary prompt rows: what the reference computes anew for each turn is kept.
+Its KV cache follows the conversation like the Thinker's. A reply starts with the voice's text bos,
+then consumes one reply row per code; after the last row one text eos, then text pad until the end.
+After the reply the codec rows are truncated, and the reply's rows are appended like prompt rows.
+The reference recomputes the whole conversation each turn; here it stays cached.
 """
 
 from collections.abc import Generator
@@ -20,13 +20,13 @@ from omni_runtime.engine.sampling import Sampling, sample, suppress
 
 
 def own_sampling(config: TalkerConfig) -> Sampling:
-    """How the checkpoint wants codes to be drawn."""
+    """Return the sampling settings of the checkpoint."""
     return Sampling(config.temperature, config.top_k, config.top_p, config.repetition_penalty)
 
 
 @dataclass(frozen=True)
 class TalkerSettings:
-    """How codes are drawn, and how many at most."""
+    """How codes are sampled, and the maximum number of them."""
 
     sampling: Sampling
     max_codes: int
@@ -44,7 +44,7 @@ class Talker:
         text_table: Table,
         codes: int,
     ) -> None:
-        """`codes` is how many codes the DiT has a row for; no other code is ever drawn."""
+        """`codes` is the number of codes that the DiT knows; no other code is ever sampled."""
         self.config = config
         self._decoder = decoder
         self._codec_table = codec_table
@@ -70,7 +70,7 @@ class Talker:
         position: int,
         settings: TalkerSettings,
     ) -> "CodecStream":
-        """Begin to speak a reply whose first row is `first_row` (input_size,)."""
+        """Start the speech of a reply whose first row is `first_row` (input_size,)."""
         return CodecStream(self, cache, text_bos, first_row, position, settings)
 
     def codec(self, code: int) -> FloatArray:
@@ -82,18 +82,18 @@ class Talker:
         return self._text_table[np.array([token])][0]
 
     def logits(self, cache: KVCache, rows: FloatArray, position: int) -> FloatArray:
-        """Append rows at running text positions; codec logits after the last."""
+        """Append rows (n, input_size) from `position` on; return the last codec logits."""
         positions = np.arange(position, position + len(rows), dtype=np.int64)
         return self._decoder.extend(cache, rows, np.tile(positions, (3, 1)))["logits"]
 
     def sample_code(self, logits: FloatArray, seen: set[int], settings: TalkerSettings) -> int:
-        """One code that the DiT knows, or an end code."""
+        """Sample a code that the DiT knows, or an end code."""
         allowed = suppress(logits, self._banned)
         return sample(allowed, settings.sampling, seen, settings.random)
 
 
 class CodecStream:
-    """The codes of one reply, drawn one by one as the reply's rows come in."""
+    """The codes of one reply, decoded one by one as the reply's rows arrive."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class CodecStream:
         self._rows: list[FloatArray] = []
         self._text_ended = False
         self._eos_said = False
-        # The reference counts repetitions over the prompt's placeholder codes too.
+        # The reference's repetition penalty includes the placeholder codes of the prompt.
         self._seen = {config.codec_pad, config.codec_bos}
         if cache.length:
             self._seen.add(config.codec_mask)
@@ -129,11 +129,11 @@ class CodecStream:
         self.complete = False
 
     def feed(self, row: FloatArray) -> None:
-        """The next row of the reply, (input_size,)."""
+        """Add the next row of the reply, (input_size,)."""
         self._rows.append(row)
 
     def end_text(self) -> None:
-        """No more rows will come."""
+        """Signal that no more rows will come."""
         self._text_ended = True
 
     @property
@@ -142,7 +142,7 @@ class CodecStream:
         return not self.ended and (not self.codes or bool(self._rows) or self._text_ended)
 
     def step(self) -> int | None:
-        """Draw the next code; None when the speech is over."""
+        """Decode the next code; None when the speech has ended."""
         if self.codes:
             self._next_rows = (self._talker.codec(self.codes[-1]) + self._reply_row())[None]
         self.logits = self._talker.logits(self._cache, self._next_rows, self._position)

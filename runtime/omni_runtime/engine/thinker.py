@@ -1,7 +1,7 @@
 """The Thinker: token ids and media to hidden states and text logits.
 
-Beside logits it hands out one row a token for the Talker: the hidden state plus the embedding
-that went in, where the embedding of a medium's rows counts as zero.
+It also returns one row per token for the Talker: the hidden state plus the input embedding, where
+the embedding of media rows counts as zero.
 """
 
 from collections.abc import Callable, Generator
@@ -22,14 +22,14 @@ from omni_runtime.inputs.prompt import Prompt
 
 @dataclass(frozen=True)
 class ThinkerOutput:
-    """`logits` (vocabulary,) after the last token; `talker_rows` (n, hidden), one a token."""
+    """`logits` (vocabulary,) after the last token; `talker_rows` (n, hidden), one per token."""
 
     logits: FloatArray
     talker_rows: FloatArray
 
 
 class Thinker:
-    """Runs the Thinker's graph. Encoders are made when the first medium comes."""
+    """Runs the Thinker's graph. Encoders are loaded when the first medium is encoded."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Thinker:
         return self._decoder.new_cache(self.config.decoder, limit)
 
     def embed(self, tokens: npt.NDArray[np.int64]) -> FloatArray:
-        """Rows of the embedding table, float32 (n, hidden)."""
+        """Return rows of the embedding table, float32 (n, hidden), for ids (n,)."""
         return self._table[tokens]
 
     def prefill(self, cache: KVCache, prompt: Prompt) -> ThinkerOutput:
@@ -57,7 +57,7 @@ class Thinker:
         return complete(self.prefill_steps(cache, prompt))
 
     def prefill_steps(self, cache: KVCache, prompt: Prompt) -> Generator[None, None, ThinkerOutput]:
-        """The same in steps: one for each medium, then one for each piece of the prompt."""
+        """Like `prefill`, in steps: one per medium, then one per piece of the prompt."""
         cache.check_room(len(prompt.ids))
         rows = self.embed(prompt.ids)
         embeddings_for_talker = rows.copy()

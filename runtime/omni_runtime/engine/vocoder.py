@@ -1,9 +1,9 @@
 """Mel to waveform, chunk by chunk: BigVGAN over windows with context on both sides.
 
-BigVGAN is not causal: a sample depends on mel frames to its right. A chunk gets what is known of
-them (the provisional frames of the DiT's look-ahead); given `context_frames` of final frames the
-result is exactly that of the whole utterance. Where two chunks meet, one mel frame is
-cross-faded, so a provisional context that turned out a little different makes no click.
+BigVGAN is not causal: a sample depends on mel frames to its right. The right
+context of a chunk is the provisional look-ahead of the DiT; with `context_frames` of final frames
+the result equals one-shot synthesis. One mel frame is cross-faded between chunks, because the
+provisional context can differ slightly from the final one.
 """
 
 import numpy as np
@@ -24,9 +24,9 @@ class Vocoder:
         self._graph = graph
 
     def synthesize(self, mel: FloatArray, left: int, right: int) -> FloatArray:
-        """Waveform of mel (frames, mel_dim) without `left` and `right` frames of context.
+        """Return the waveform of mel (frames, mel_dim) less `left` and `right` frames of context.
 
-        Context that is shorter than `context_frames` is taken for the true end of the utterance.
+        Context shorter than `context_frames` is taken for the start or end of the utterance.
         """
         outputs = self._graph.run(
             {"mel": np.ascontiguousarray(mel.T)[None], "crops": self.crops(left, right)},
@@ -34,7 +34,7 @@ class Vocoder:
         return np.asarray(outputs[0], np.float32)
 
     def crops(self, left: int, right: int) -> npt.NDArray[np.int64]:
-        """Samples to drop after each stage, int64 (stages + 1, 2): what no later stage needs."""
+        """Samples to crop after each stage, int64 (stages + 1, 2): what no later stage needs."""
         rows: list[list[int]] = []
         kept = [left, right]
         for rate, margin in zip(self.config.stage_rates, self.config.margins, strict=True):
@@ -46,7 +46,7 @@ class Vocoder:
 
 
 class WaveStream:
-    """The waveform of one utterance, made chunk by chunk."""
+    """Produces the waveform of one utterance chunk by chunk."""
 
     def __init__(self, vocoder: Vocoder, mel_dim: int) -> None:
         self._vocoder = vocoder
@@ -54,13 +54,13 @@ class WaveStream:
         self._seam = np.zeros(0, np.float32)
 
     def push(self, mel: FloatArray, ahead: FloatArray, *, last: bool) -> FloatArray:
-        """Samples of the new frames `mel`, (frames, mel_dim); `ahead` is what is known after them.
+        """Return the samples of the new frames `mel` (frames, mel_dim); `ahead` follows them.
 
-        All but the last chunk must be followed by at least one frame in `ahead`.
+        Every chunk but the last needs at least one frame in `ahead`.
         """
         config = self._vocoder.config
         ahead = ahead[: 0 if last else config.context_frames + SEAM_FRAMES]
-        beyond = 0 if last else SEAM_FRAMES  # frames computed twice, to fade over the seam
+        beyond = 0 if last else SEAM_FRAMES  # frames computed twice, for the cross-fade
         window = np.concatenate([self._context, mel, ahead])
         wave = self._vocoder.synthesize(window, len(self._context), len(ahead) - beyond)
         fade = len(self._seam)

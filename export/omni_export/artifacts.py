@@ -15,7 +15,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from omni_runtime.bundle.manifest import FileEntry, GraphEntry, TableEntry, sha256_of
+from omni_runtime.bundle.manifest import FileEntry, GraphEntry, TableEntry
+from omni_runtime.checksums import sha256_of
 
 SMALL = 2**24
 """Files of a checkpoint up to this size are told apart by their content, larger ones by their

@@ -114,8 +114,8 @@ def _run(options: argparse.Namespace) -> int:
             drawing.end()
     total = sum(entry.bytes for entry in manifest.files.values())
     sys.stdout.write(f"\n{cost_table(manifest)}\n\n")
-    if manifest.untried is not None:
-        sys.stdout.write(f"not tried: {manifest.untried}\n")
+    if manifest.not_measured is not None:
+        sys.stdout.write(f"not measured: {manifest.not_measured}\n")
     sys.stdout.write(
         f"{destination}  {ui.size(total)} in {perf_counter() - started:.0f} s, "
         f"peak {ui.size(machine.peak_memory())}\n"

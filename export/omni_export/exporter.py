@@ -39,6 +39,7 @@ from omni_export.source import read_config
 from omni_quantize.recipe import Recipe
 from omni_runtime.atomic_folder import StagedFolder, strangers
 from omni_runtime.bundle.manifest import (
+    DIGEST_NAME,
     FILE_NAME,
     FORMAT,
     FileEntry,
@@ -107,8 +108,8 @@ def export(request: ExportRequest, report: Report) -> Manifest:
             manifest = int8_cache.add(store.bundle, manifest)
             write_manifest(manifest, store.bundle)
         meter.begin("first reply")
-        measured, untried = smoke_test.attempt(store.bundle, manifest)
-        manifest = msgspec.structs.replace(manifest, measured=measured, untried=untried)
+        measured, reason = smoke_test.attempt(store.bundle, manifest)
+        manifest = msgspec.structs.replace(manifest, measured=measured, not_measured=reason)
         write_manifest(manifest, store.bundle)
         _check_replaceable(destination)
         staged.commit()
@@ -151,7 +152,7 @@ def _manifest(
     artifacts: dict[str, Finished],
     bundle: Path,
 ) -> Manifest:
-    """The manifest of a bundle that has not been tried yet; it is sealed when it is written."""
+    """The manifest of a bundle that has not been tried yet."""
     checkpoint, config = request.checkpoint, planned.config
     capabilities = ["text"]
     capabilities += ["audio"] if config.audio else []
@@ -172,8 +173,7 @@ def _manifest(
         files=_files(bundle, artifacts),
         measured=None,
         quality=quality.measured(checkpoint.folder, request.recipe),
-        untried=None,
-        digest="",
+        not_measured=None,
     )
 
 
@@ -216,7 +216,7 @@ def _check_replaceable(destination: Path) -> None:
         listed = msgspec.json.decode((destination / FILE_NAME).read_bytes(), type=_Listed).files
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         raise UsageError(f"{destination} exists and is no bundle", fix=fix) from None
-    if stranger := next(strangers(destination, {FILE_NAME, *listed}), None):
+    if stranger := next(strangers(destination, {FILE_NAME, DIGEST_NAME, *listed}), None):
         raise UsageError(f"{stranger} is not part of the bundle that is there", fix=fix)
 
 

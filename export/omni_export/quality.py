@@ -12,7 +12,8 @@ import msgspec
 from msgspec import Struct
 
 from omni_quantize.recipe import Recipe
-from omni_runtime.bundle.manifest import Quality, sha256_of
+from omni_runtime.bundle.manifest import Quality
+from omni_runtime.checksums import sha256_of
 from omni_runtime.errors import OmniError
 
 FILE = "quality.json"

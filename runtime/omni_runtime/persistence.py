@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from omni_runtime.atomic_folder import AWAY, StagedFolder, recover, strangers
-from omni_runtime.bundle.manifest import sha256_of
+from omni_runtime.checksums import digest_file, matches_digest, sha256_of, write_with_digest
 from omni_runtime.context import Context
 from omni_runtime.errors import OmniError, UsageError
 from omni_runtime.inputs.messages import (
@@ -33,7 +33,7 @@ from omni_runtime.inputs.messages import (
 from omni_runtime.model import Model
 from omni_runtime.turns import Turn
 
-FORMAT = 2
+FORMAT = 3
 RECORD = "conversation.json"
 START_ANEW = "start a new conversation"
 
@@ -69,7 +69,6 @@ class _Record(Struct, frozen=True, forbid_unknown_fields=True):
     context: int | None
     last_tokens: list[int]
     files: dict[str, str]
-    digest: str
 
 
 class _Version(Struct):
@@ -92,10 +91,9 @@ def write(folder: Path, saved: Saved, context: Context, model: Model) -> None:
             context=saved.context,
             last_tokens=saved.last_tokens,
             files={path.name: sha256_of(path) for path in sorted(hidden.iterdir())},
-            digest="",
         )
-        record = msgspec.structs.replace(record, digest=_digest(record))
-        (hidden / RECORD).write_bytes(msgspec.json.format(msgspec.json.encode(record)) + b"\n")
+        text = msgspec.json.format(msgspec.json.encode(record)) + b"\n"
+        write_with_digest(hidden / RECORD, text)
 
 
 def read(folder: Path, model: Model) -> tuple[Saved, Callable[[int | None], Context]]:
@@ -143,20 +141,15 @@ def _read_record(folder: Path) -> _Record:
                 f"{folder} is of format {version}, this runtime reads {FORMAT}",
                 fix="update pocket-omni" if version > FORMAT else START_ANEW,
             )
-        record = msgspec.json.decode(text, type=_Record)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        if not matches_digest(folder / RECORD, text):
+            raise _damaged(folder / RECORD)
+        return msgspec.json.decode(text, type=_Record)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         raise _damaged(folder / RECORD) from None
-    if _digest(msgspec.structs.replace(record, digest="")) != record.digest:
-        raise _damaged(folder / RECORD)
-    return record
 
 
 def _damaged(path: Path) -> OmniError:
     return OmniError(f"{path} is missing, or not as it was saved", fix=START_ANEW)
-
-
-def _digest(record: _Record) -> str:
-    return hashlib.sha256(msgspec.json.encode(record)).hexdigest()
 
 
 def _fingerprint(model: Model) -> str:
@@ -230,5 +223,5 @@ def _check_replaceable(folder: Path) -> None:
         raise UsageError(
             f"{folder} exists and is no saved conversation", fix="give another name"
         ) from None
-    if stranger := next(strangers(folder, {RECORD, *listed}), None):
+    if stranger := next(strangers(folder, {RECORD, digest_file(RECORD), *listed}), None):
         raise UsageError(f"{stranger} is not part of the saved conversation", fix=AWAY)

@@ -2,16 +2,25 @@
 
 import builtins
 import errno
+import hashlib
 import io
 import json
 import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from omni_runtime.bundle.manifest import FILE_NAME, FORMAT, read_manifest, write_manifest
+from omni_runtime.bundle.manifest import (
+    DIGEST_NAME,
+    FILE_NAME,
+    FORMAT,
+    read_manifest,
+    write_manifest,
+)
 
 QUESTION = ("Hello", "--no-speech", "--max-tokens", "2")
 
@@ -90,6 +99,49 @@ def test_manifests(omni, copied: Path) -> None:
             omni(*command).refused(words, 1)
     path.write_bytes(b"\xff\xfe\x00")
     omni("show", copied).refused("is damaged", 1)
+
+
+def test_any_byte_of_the_manifest_counts(omni, copied: Path) -> None:
+    """Also one that means nothing in JSON: the digest is that of the file's bytes."""
+    path, digest = copied / FILE_NAME, copied / DIGEST_NAME
+    text, line = path.read_bytes(), digest.read_bytes()
+    assert line == f"{hashlib.sha256(text).hexdigest()}  {FILE_NAME}\n".encode()
+    other = text.replace(b"Ethan", b"ethan", 1)
+    for changed in (text + b"\n", text.replace(b": ", b":", 1), other):
+        path.write_bytes(changed)
+        omni("show", copied).refused("was changed after the export", 1)
+    path.write_bytes(text)
+    first = b"1" if line.startswith(b"0") else b"0"
+    for changed in (b"", b"\xff", line[1:], line.replace(b"manifest", b"other"), first + line[1:]):
+        digest.write_bytes(changed)
+        omni("verify", copied).refused("was changed after the export", 1)
+    digest.write_bytes(line.replace(b"  ", b" *").replace(b"\n", b"\r\n"))  # as on Windows
+    assert omni("verify", copied).code == 0
+    digest.unlink()
+    omni("show", copied).refused("lacks manifest.sha256 (export it again", 1)
+
+
+@pytest.mark.skipif(not shutil.which("sha256sum"), reason="there is no sha256sum")
+def test_sha256sum_checks_a_manifest(copied: Path) -> None:
+    def check() -> int:
+        words = ["sha256sum", "--check", "--status", DIGEST_NAME]
+        return subprocess.run(words, cwd=copied, check=False).returncode
+
+    assert check() == 0
+    change(copied / FILE_NAME)
+    assert check() == 1
+
+
+def test_a_bundle_of_an_older_format(omni, copied: Path) -> None:
+    """Its manifest holds a digest of its own, and no file beside it does."""
+    path = copied / FILE_NAME
+    older = json.loads(path.read_text()) | {"format": 4, "untried": None, "digest": "0" * 64}
+    del older["not_measured"]
+    path.write_text(json.dumps(older))
+    (copied / DIGEST_NAME).unlink()
+    for command in (("show", copied), ("verify", copied), ("run", copied, *QUESTION)):
+        words = f"is of the older format 4, this runtime reads {FORMAT} (export it again"
+        omni(*command).refused(words, 1)
 
 
 def test_a_manifest_that_promises_another_graph(omni, copied: Path) -> None:

@@ -182,10 +182,14 @@ def test_what_is_no_save_of_this_bundle(
             bad = shutil.copytree(good, tmp_path / f"bad-{name}-{number}")
             spoil(bad / name)
             refused(bad, "holds no saved" if spoil is Path.unlink and "json" in name else name)
+    for number, spoil in enumerate((Path.unlink, cut, change)):
+        bad = shutil.copytree(good, tmp_path / f"bad-digest-{number}")
+        spoil(bad / "conversation.sha256")
+        refused(bad, "conversation.json is missing, or not as it was saved")
     newer = shutil.copytree(good, tmp_path / "newer")
     record = json.loads((newer / "conversation.json").read_text())
     (newer / "conversation.json").write_text(json.dumps(record | {"format": 99, "more": 1}))
-    refused(newer, "is of format 99, this runtime reads 2")
+    refused(newer, "is of format 99, this runtime reads 3")
     other = Model(
         export_to(make_twin("default").folder, tmp_path / "other", "int4"), SessionOptions(1)
     )

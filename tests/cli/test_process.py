@@ -31,7 +31,7 @@ def test_help_loads_nothing_heavy() -> None:
         "heavy = {'numpy', 'onnxruntime', 'av', 'msgspec', 'psutil', 'jinja2', 'tokenizers'}; "
         "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else code)"
     )
-    for words in (["--help"], ["run", "--help"], ["doctor", "--help"]):
+    for words in (["--help"], ["run", "--help"], ["doctor", "--help"], ["golden", "--help"]):
         done = subprocess.run(
             [sys.executable, "-c", code, *words],
             capture_output=True, text=True, check=False, env=ENVIRONMENT, timeout=60,

@@ -104,13 +104,14 @@ def test_where_it_was_not_calibrated(default_twin: Twin, tmp_path: Path) -> None
     for path in default_twin.bundle.iterdir():
         (folder / path.name).symlink_to(path)
     (folder / "manifest.json").unlink()
+    (folder / "manifest.sha256").unlink()
     manifest = read_manifest(default_twin.bundle)
     graphs = {
         name: msgspec.structs.replace(entry, int8_cache=None)
         for name, entry in manifest.graphs.items()
     }
-    untried = "a reply may need 9 GB of memory, 1 GB were free"
-    write_manifest(msgspec.structs.replace(manifest, graphs=graphs, untried=untried), folder)
+    reason = "a reply may need 9 GB of memory, 1 GB were free"
+    write_manifest(msgspec.structs.replace(manifest, graphs=graphs, not_measured=reason), folder)
     model = Model(folder, SessionOptions(kv_cache="int8"))
     with pytest.raises(UsageError, match="no thinker with a cache of int8: a reply may need 9 GB"):
         Conversation(model)

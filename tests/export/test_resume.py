@@ -28,7 +28,7 @@ RUN = Path(__file__).parents[2] / "export" / "run.py"
 
 
 @pytest.fixture(autouse=True)
-def untried(monkeypatch: pytest.MonkeyPatch) -> None:
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporter.smoke_test, "first_reply", lambda bundle: None)
     monkeypatch.setattr(int8_cache, "calibrated", int8_cache.absmax)
 
@@ -209,9 +209,9 @@ def test_a_bundle_that_does_not_fit_is_not_tried(
     run = Export(default_twin.folder, tmp_path / "bundle")
     run.run()
     manifest = Bundle(tmp_path / "bundle").manifest
-    assert manifest.measured is None and manifest.untried is not None
-    assert "256.0 MB were free" in manifest.untried
-    assert f"not tried {manifest.untried}" in describe(manifest)
+    assert manifest.measured is None and manifest.not_measured is not None
+    assert "256.0 MB were free" in manifest.not_measured
+    assert f"measured  no: {manifest.not_measured}" in describe(manifest)
 
 
 def test_a_first_reply_without_text_leaves_a_bundle_that_can_be_read(

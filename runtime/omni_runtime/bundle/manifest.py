@@ -1,10 +1,9 @@
 """The manifest: what a bundle is, where it comes from, what its files are and what it costs.
 
-It is the only file that describes the others. Its own content is guarded by `digest`, that of
-the others by their sha256, so a changed byte anywhere is found.
+It is the only file that describes the others. `manifest.sha256` holds the digest of its bytes, and
+it holds those of all other files, so a changed byte anywhere is found.
 """
 
-import hashlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,12 +13,14 @@ from msgspec import Struct
 from omni_runtime.atomic_folder import recover
 from omni_runtime.bundle.config import ModelConfig
 from omni_runtime.bundle.contracts import GraphContract
+from omni_runtime.checksums import digest_file, matches_digest, write_with_digest
 from omni_runtime.errors import BundleError
 
-FORMAT = 4
+FORMAT = 5
 """Raised whenever an older runtime could misread a newer bundle, or the other way round."""
 
 FILE_NAME = "manifest.json"
+DIGEST_NAME = digest_file(FILE_NAME)
 EXPORT_AGAIN = "export it again: python export/run.py --model CHECKPOINT"
 
 
@@ -108,8 +109,8 @@ Quality = dict[str, dict[str, float]]
 class Manifest(_Record, frozen=True):
     """Everything about a bundle.
 
-    `measured` is what the first reply took at the export; where none was tried, `untried` says
-    why.
+    `measured` is what the first reply took at the export; where none was tried, `not_measured`
+    says why.
     """
 
     format: int
@@ -126,30 +127,17 @@ class Manifest(_Record, frozen=True):
     files: dict[str, FileEntry]
     measured: Measured | None
     quality: Quality | None
-    untried: str | None
-    digest: str
+    not_measured: str | None
 
 
 class _Version(Struct):
     format: int
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def seal(manifest: Manifest) -> Manifest:
-    """The same manifest with the digest of its content."""
-    blank = msgspec.structs.replace(manifest, digest="")
-    return msgspec.structs.replace(manifest, digest=_digest(blank))
-
-
 def write_manifest(manifest: Manifest, folder: Path) -> None:
-    """Write a sealed manifest, readable by people."""
-    text = msgspec.json.format(msgspec.json.encode(seal(manifest)), indent=2)
-    (folder / FILE_NAME).write_bytes(text + b"\n")
+    """Write a manifest, readable by people, and its digest."""
+    text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+    write_with_digest(folder / FILE_NAME, text + b"\n")
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -184,16 +172,17 @@ def read_manifest(folder: Path) -> Manifest:
                 f"{folder} is of the older format {version}, this runtime reads {FORMAT}",
                 fix=EXPORT_AGAIN,
             )
-        manifest = msgspec.json.decode(text, type=Manifest)
+        _check_digest(folder, text)
+        return msgspec.json.decode(text, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BundleError(f"{path} is damaged: {error}", fix=EXPORT_AGAIN) from None
-    if _digest(msgspec.structs.replace(manifest, digest="")) != manifest.digest:
+
+
+def _check_digest(folder: Path, text: bytes) -> None:
+    path = folder / FILE_NAME
+    try:
+        unchanged = matches_digest(path, text)
+    except OSError:
+        raise BundleError(f"{folder} lacks {DIGEST_NAME}", fix=EXPORT_AGAIN) from None
+    if not unchanged:
         raise BundleError(f"{path} was changed after the export", fix=EXPORT_AGAIN)
-    return manifest
-
-
-def _digest(manifest: Manifest) -> str:
-    # Raw fields keep their spelling, so the recipe is laid out anew before it is hashed.
-    rules = msgspec.json.encode(msgspec.json.decode(manifest.recipe_rules))
-    plain = msgspec.structs.replace(manifest, recipe_rules=msgspec.Raw(rules))
-    return hashlib.sha256(msgspec.json.encode(plain)).hexdigest()

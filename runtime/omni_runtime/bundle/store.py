@@ -8,8 +8,9 @@ import numpy as np
 from omni_runtime.arrays import FloatArray
 from omni_runtime.bundle.config import SolverPreset
 from omni_runtime.bundle.contracts import CacheType
-from omni_runtime.bundle.manifest import EXPORT_AGAIN, Manifest, read_manifest, sha256_of
+from omni_runtime.bundle.manifest import EXPORT_AGAIN, Manifest, read_manifest
 from omni_runtime.bundle.tables import Table
+from omni_runtime.checksums import sha256_of
 from omni_runtime.errors import BundleError, UsageError
 
 TOKENIZER = "tokenizer.json"
@@ -59,7 +60,7 @@ class Bundle:
         if cache == "float32":
             return self.folder / entry.file
         if entry.int8_cache is None:
-            why = self.manifest.untried or "there was no room to calibrate it"
+            why = self.manifest.not_measured or "there was no room to calibrate it"
             raise UsageError(
                 f"{self.folder} has no {name} with a cache of {cache}: {why}",
                 fix="leave out --kv-cache, or export it again where there is room for a reply",

@@ -23,6 +23,7 @@ COMMANDS = {
     "verify": "read every file of a bundle and compare its checksum",
     "doctor": "check this machine, and a bundle on it",
     "bench": "measure how fast a bundle is on this machine",
+    "golden": "write vectors to test another runtime with, or check a bundle against them",
     "export": "turn a checkpoint into a bundle (the same as python export/run.py)",
 }
 
@@ -152,6 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     made["doctor"].add_argument("bundle", nargs="?", help="folder of a bundle to try here")
     _memory_flag(made["doctor"])
     _bench_flags(made["bench"])
+    _golden_flags(made["golden"])
     return parser
 
 
@@ -254,6 +256,13 @@ def _bench_flags(bench: argparse.ArgumentParser) -> None:
     pictures = bench.add_argument_group("pictures instead of the table")
     pictures.add_argument("--timeline", metavar="FILE", help="one spoken reply on a clock")
     pictures.add_argument("--roofline", metavar="FILE", help="each part against the machine")
+
+
+def _golden_flags(golden: argparse.ArgumentParser) -> None:
+    golden.add_argument("bundle", help="folder of the bundle")
+    either = golden.add_mutually_exclusive_group()
+    either.add_argument("--output", metavar="FOLDER", help="a new folder; NAME-golden by default")
+    either.add_argument("--check", metavar="FOLDER", help="vectors to compare the bundle with")
 
 
 class Attach(argparse.Action):

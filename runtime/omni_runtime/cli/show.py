@@ -52,8 +52,8 @@ def describe(manifest: Manifest) -> str:
             f"{measured.machine}, "
             f"ONNX Runtime {measured.onnxruntime}"
         )
-    elif manifest.untried is not None:
-        lines.append(f"not tried {manifest.untried}")
+    elif manifest.not_measured is not None:
+        lines.append(f"measured  no: {manifest.not_measured}")
     lines += ["", cost_table(manifest)]
     if manifest.quality is not None:
         lines += ["", quality_table(manifest.quality)]

@@ -123,6 +123,8 @@ class CodecStream:
             ]
         )
         self.codes: list[int] = []
+        self.logits = np.zeros(0, np.float32)
+        """Of the last step (codec vocabulary,), before suppression and penalty."""
         self.ended = False
         self.complete = False
 
@@ -143,9 +145,9 @@ class CodecStream:
         """Decode the next code; None when the speech has ended."""
         if self.codes:
             self._next_rows = (self._talker.codec(self.codes[-1]) + self._reply_row())[None]
-        logits = self._talker.logits(self._cache, self._next_rows, self._position)
+        self.logits = self._talker.logits(self._cache, self._next_rows, self._position)
         self._position += len(self._next_rows)
-        code = self._talker.sample_code(logits, self._seen, self._settings)
+        code = self._talker.sample_code(self.logits, self._seen, self._settings)
         if code in self._talker.config.codec_eos:
             self.ended = self.complete = True
             return None

@@ -29,12 +29,12 @@ class Vocoder:
         Context shorter than `context_frames` is taken for the start or end of the utterance.
         """
         outputs = self._graph.run(
-            {"mel": np.ascontiguousarray(mel.T)[None], "crops": self._crops(left, right)},
+            {"mel": np.ascontiguousarray(mel.T)[None], "crops": self.crops(left, right)},
         )
         return np.asarray(outputs[0], np.float32)
 
-    def _crops(self, left: int, right: int) -> npt.NDArray[np.int64]:
-        """Samples to crop after each stage: all context that later stages do not need."""
+    def crops(self, left: int, right: int) -> npt.NDArray[np.int64]:
+        """Samples to crop after each stage, int64 (stages + 1, 2): what no later stage needs."""
         rows: list[list[int]] = []
         kept = [left, right]
         for rate, margin in zip(self.config.stage_rates, self.config.margins, strict=True):

@@ -1,0 +1,190 @@
+"""The folder of golden vectors: its files, and the comparison with what a bundle gives.
+
+Not what is in the vectors (`text_cases.py`, `graph_cases.py`). The one idea: everything that is not
+an array of floats or bytes is plain JSON, and every array is a file of raw numbers, little-endian
+and row-major, so that no language needs a library for it. docs/bundle.md describes the form.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from omni_runtime.errors import OmniError, UsageError
+
+FORMAT = 1
+INDEX = "golden.json"
+MAKE_AGAIN = "make it again: omni golden BUNDLE --output FOLDER"
+
+Values = dict[str, Any]
+"""Names to JSON values, Tensors and Files, nested in any way. Arrays of integers are lists."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An array of float32, float64 or uint8.
+
+    `tolerance` is how far a value may be off, as a share of the largest one.
+    """
+
+    values: npt.NDArray[Any]
+    tolerance: float = 0.0
+
+
+@dataclass(frozen=True)
+class File:
+    """A sound or a picture, as a file of its own format."""
+
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Case:
+    """What goes into one part of the model, and what comes out of it."""
+
+    inputs: Values
+    outputs: Values
+
+
+class _Index(msgspec.Struct):
+    format: int
+    cases: dict[str, dict[str, Any]]
+
+
+def write(folder: Path, bundle: Mapping[str, str], cases: Mapping[str, Case]) -> None:
+    """Write vectors into a folder, the index last.
+
+    Raises UsageError unless the folder is missing or empty, OmniError when it cannot be written.
+    """
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UsageError(f"{folder} exists and is not empty", fix="give another --output")
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = [
+            f"{json.dumps(name)}: "
+            + _compact(
+                {
+                    "inputs": _stored(case.inputs, f"{name}.inputs", folder),
+                    "outputs": _stored(case.outputs, f"{name}.outputs", folder),
+                }
+            )
+            for name, case in cases.items()
+        ]
+        head = f'{{"format": {FORMAT}, "bundle": {_compact(dict(bundle))}, "cases": {{\n'
+        (folder / INDEX).write_text(head + ",\n".join(lines) + "\n}}\n", "utf-8", newline="\n")
+    except OSError as error:
+        raise OmniError(
+            f"{folder} cannot be written: {error.strerror}", fix="give another --output"
+        ) from None
+
+
+def read(folder: Path) -> dict[str, Case]:
+    """Read what `write` wrote. Raises OmniError when that is not there, or damaged."""
+    try:
+        index = msgspec.json.decode((folder / INDEX).read_bytes(), type=_Index)
+        if index.format != FORMAT:
+            raise OmniError(
+                f"{folder} is of format {index.format}, this runtime reads {FORMAT}", fix=MAKE_AGAIN
+            )
+        return {
+            name: Case(_loaded(case["inputs"], folder), _loaded(case["outputs"], folder))
+            for name, case in index.cases.items()
+        }
+    except FileNotFoundError as error:
+        missing = Path(str(error.filename)).name
+        raise OmniError(f"{folder} has no {missing}", fix=MAKE_AGAIN) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise OmniError(f"{folder} holds no golden vectors: {reason}", fix=MAKE_AGAIN) from None
+
+
+def differences(name: str, recorded: Any, found: Any) -> Iterator[str]:
+    """Yield a line for each value that differs, and one for each tensor with all that it has."""
+    if isinstance(recorded, Tensor):
+        yield from _tensor_difference(name, recorded, found)
+    elif isinstance(recorded, dict) and isinstance(found, dict):
+        for key in {**recorded, **found}:
+            if key in recorded and key in found:
+                yield from differences(f"{name}.{key}", recorded[key], found[key])
+            else:
+                where = "the vectors" if key in recorded else "this bundle"
+                yield f"{name}.{key} is only in {where}"
+    elif isinstance(recorded, list) and isinstance(found, list) and len(recorded) == len(found):
+        for place, (one, other) in enumerate(zip(recorded, found, strict=True)):
+            yield from differences(f"{name}[{place}]", one, other)
+    elif isinstance(recorded, list) and isinstance(found, list):
+        yield f"{name} has {len(found)} values instead of {len(recorded)}"
+    elif recorded != found:
+        yield f"{name} is {_short(found)} instead of {_short(recorded)}"
+
+
+def _tensor_difference(name: str, recorded: Tensor, found: Any) -> Iterator[str]:
+    wanted = recorded.values
+    values = np.asarray(found.values if isinstance(found, Tensor) else found)
+    if values.shape != wanted.shape or values.dtype != wanted.dtype:
+        yield f"{name} is {values.dtype} {values.shape} instead of {wanted.dtype} {wanted.shape}"
+        return
+    finite = np.abs(wanted[np.isfinite(wanted)].astype(np.float64))
+    allowed = recorded.tolerance * (finite.max() if finite.size else 0.0)
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        error = np.abs(values.astype(np.float64) - wanted.astype(np.float64))
+    error[values == wanted] = 0.0
+    wrong = ~(error <= allowed)  # so that NaN is wrong, too
+    if wrong.any():
+        error[np.isnan(error)] = np.inf
+        place = np.unravel_index(int(error.argmax()), error.shape)
+        where = ", ".join(map(str, place))
+        yield (
+            f"{name}[{where}] is {values[place]:.6g} instead of {wanted[place]:.6g} "
+            f"({int(wrong.sum())} of {wrong.size} are off by more than {allowed:.2g})"
+        )
+
+
+def _stored(value: Any, path: str, folder: Path) -> Any:
+    """The value as JSON; tensors and files are written."""
+    if isinstance(value, Tensor):
+        name = f"{path}.bin"
+        array = np.ascontiguousarray(value.values)
+        (folder / name).write_bytes(array.astype(array.dtype.newbyteorder("<")).tobytes())
+        return {
+            "file": name,
+            "dtype": array.dtype.name,
+            "shape": list(array.shape),
+            "tolerance": value.tolerance,
+        }
+    if isinstance(value, File):
+        (folder / value.name).write_bytes(value.data)
+        return {"file": value.name}
+    if isinstance(value, dict):
+        return {key: _stored(one, f"{path}.{key}", folder) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_stored(one, f"{path}.{place}", folder) for place, one in enumerate(value)]
+    return value
+
+
+def _loaded(value: Any, folder: Path) -> Any:
+    if isinstance(value, dict) and "file" in value:
+        data = (folder / Path(value["file"]).name).read_bytes()
+        if "dtype" not in value:
+            return File(value["file"], data)
+        dtype = np.dtype(value["dtype"])
+        array = np.frombuffer(data, dtype.newbyteorder("<")).astype(dtype)
+        return Tensor(array.reshape(value["shape"]), float(value["tolerance"]))
+    if isinstance(value, dict):
+        return {key: _loaded(one, folder) for key, one in value.items()}
+    return [_loaded(one, folder) for one in value] if isinstance(value, list) else value
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(", ", ": "), allow_nan=False)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=lambda other: type(other).__name__)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -63,16 +63,16 @@ class Conversation:
         self.sights: list[Sight] = []
         self.sounds: list[torch.Tensor] = []
         """Log mels (128, frames)."""
-        self._runs: list[positions.Run] = []
+        self._runs: list[positions.TokenRun] = []
         self.add(f"<|im_start|>system\n{vocabulary.SYSTEM}<|im_end|>\n")
 
     def add(self, text: str, *, learned: bool = False) -> None:
         ids = vocabulary.load().encode(text).ids
-        self._put(ids, positions.Sequential(len(ids)))
+        self._put(ids, positions.SequentialRun(len(ids)))
         if learned:
             self.labels[-len(ids) :] = ids
 
-    def _put(self, ids: list[int], run: positions.Run) -> None:
+    def _put(self, ids: list[int], run: positions.TokenRun) -> None:
         self.ids += ids
         self.labels += [IGNORED] * len(ids)
         self._runs.append(run)
@@ -80,14 +80,14 @@ class Conversation:
     def hear(self, mel: torch.Tensor) -> None:
         count = audio_tokens(mel.shape[1])
         self.add("<|audio_bos|>")
-        self._put([vocabulary.special().audio] * count, positions.Sequential(count))
+        self._put([vocabulary.special().audio] * count, positions.SequentialRun(count))
         self.add("<|audio_eos|>")
         self.sounds.append(mel)
 
     def see(self, sight: Sight, mel: torch.Tensor | None = None) -> None:
         """A picture or film; `mel` is the sound of a film, which stands between its squares."""
         special = vocabulary.special()
-        picture = positions.Picture(sight.tokens, SECONDS)
+        picture = positions.VisionRun(sight.tokens, SECONDS)
         self.sights.append(sight)
         if mel is None:
             self.add("<|vision_bos|>")
@@ -95,16 +95,16 @@ class Conversation:
             self.add("<|vision_eos|>")
             return
         self.sounds.append(mel)
-        both = positions.PictureWithSound(picture, audio_tokens(mel.shape[1]))
+        both = positions.VideoWithAudioRun(picture, audio_tokens(mel.shape[1]))
         tokens = {"video": special.video, "audio": special.audio}
         ids = [
             tokens[track]
             for track, start, stop in positions.interleave(both, RULES)
             for _ in range(start, stop)
         ]
-        self._put([special.vision_bos, special.audio_bos], positions.Shared(2))
+        self._put([special.vision_bos, special.audio_bos], positions.SharedRun(2))
         self._put(ids, both)
-        self._put([special.audio_eos, special.vision_eos], positions.Shared(2))
+        self._put([special.audio_eos, special.vision_eos], positions.SharedRun(2))
 
     def turn(
         self,
@@ -131,8 +131,8 @@ class Conversation:
 
     @property
     def positions(self) -> torch.Tensor:
-        """TMRoPE, (3, tokens), by the runtime's own walk."""
-        return torch.from_numpy(positions.walk(self._runs, RULES)[0].copy())
+        """TMRoPE, (3, tokens), as the runtime computes them."""
+        return torch.from_numpy(positions.token_positions(self._runs, RULES)[0].copy())
 
 
 @dataclass(frozen=True)

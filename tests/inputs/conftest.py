@@ -1,4 +1,4 @@
-"""What several of these tests need once: the tiny tokenizer's file."""
+"""Session fixture: the file of the tiny tokenizer."""
 
 from pathlib import Path
 

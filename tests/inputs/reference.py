@@ -76,7 +76,7 @@ _CORPUS = [
 
 
 def write_tokenizer(path: Path) -> None:
-    """A byte-level BPE with Qwen's pieces and Omni's special tokens behind 500 ordinary ones."""
+    """Return a byte-level BPE with Qwen's pre-tokenizer: 500 tokens, then Omni's special tokens."""
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     pieces = pre_tokenizers.Split(Regex(_PIECES), "isolated")
@@ -165,7 +165,7 @@ def image_processor() -> Qwen2VLImageProcessor:
 
 
 class SlowVideoProcessor:
-    """The image processor's deprecated way with videos, behind the video processor's door."""
+    """The deprecated video path of the image processor, with the video processor's interface."""
 
     merge_size = VISION.merge_size
     temporal_patch_size = VISION.temporal_patch_size
@@ -179,7 +179,7 @@ class SlowVideoProcessor:
 
 
 def processor(path: Path) -> Any:
-    """Qwen2_5OmniProcessor without the checks of its constructor, which want torchvision."""
+    """Qwen2_5OmniProcessor without the constructor's checks, which require torchvision."""
     made: Any = object.__new__(Qwen2_5OmniProcessor)
     made.image_processor = image_processor()
     made.video_processor = SlowVideoProcessor()
@@ -202,7 +202,7 @@ def rope_index(
     seconds: list[float] = (),
     sound_in_video: bool = False,
 ) -> tuple[np.ndarray, int]:
-    """The reference's positions (3, n), and the position at which its decoding goes on."""
+    """Return the reference's positions (3, n), and the next position of its decoding."""
     cls = modeling.Qwen2_5OmniPreTrainedModelForConditionalGeneration
     fake = SimpleNamespace(
         spatial_merge_size=VISION.merge_size,
@@ -233,7 +233,7 @@ def rope_index(
 
 
 def sample_frames(total: int, fps: float) -> np.ndarray:
-    """Qwen2VLVideoProcessor.sample_frames at the configuration of these tests."""
+    """Call Qwen2VLVideoProcessor.sample_frames with the configuration of these tests."""
     names = ["torchvision", "torchvision.transforms", "torchvision.transforms.v2"]
     for name in [n for n in names if n not in sys.modules]:
         sys.modules[name] = ModuleType(name)

@@ -1,4 +1,4 @@
-"""Sound, pictures and video made on the spot, and files of registry packages where installed."""
+"""Synthetic audio, images and video, and media files of installed packages."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import pytest
 
 
 def sweep(seconds: float, rate: int = 16000, seed: int = 0) -> np.ndarray:
-    """A rising tone with a little noise and a silent middle, float32."""
+    """Return a rising tone with a little noise and a silent middle, float32."""
     t = np.arange(round(seconds * rate)) / rate
     tone = 0.4 * np.sin(2 * np.pi * (150 + 300 * t / max(seconds, 1)) * t)
     tone += 0.01 * np.random.default_rng(seed).standard_normal(len(t))
@@ -20,7 +20,7 @@ def sweep(seconds: float, rate: int = 16000, seed: int = 0) -> np.ndarray:
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Waves and noise, uint8 (h, w, 3)."""
+    """Return an image of waves and noise, uint8 (h, w, 3)."""
     y, x = np.mgrid[:height, :width] / max(height, width)
     noise = np.random.default_rng(seed).integers(0, 60, (height, width, 3))
     waves = np.stack([np.sin(9 * x + seed), np.cos(7 * y * x), np.sin(5 * y + 3 * x)], -1)
@@ -28,7 +28,7 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def frame(index: int, height: int = 48, width: int = 64) -> np.ndarray:
-    """A picture whose brightness tells which frame it is."""
+    """Return an image whose brightness identifies the frame."""
     return np.full((height, width, 3), 3 * index % 256, np.uint8)
 
 
@@ -83,11 +83,11 @@ def _encode_sound(container, stream, planes: np.ndarray, rate: int, layout: str)
 
 
 def packaged(package: str, name: str) -> Path:
-    """A file shipped by a registry package; skips the test where it isn't installed."""
+    """Return a file of an installed package, or skip the test."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         pytest.skip(f"package {package} with {name} is not installed")
     found = list(Path(next(iter(spec.submodule_search_locations))).rglob(name))
     if not found:
-        pytest.skip(f"package {package} doesn't ship {name}")
+        pytest.skip(f"package {package} does not ship {name}")
     return found[0]

@@ -1,4 +1,4 @@
-"""An AudioStream ends with the features of the whole clip, and says which blocks were revised."""
+"""A finished AudioStream has the features of the whole clip; changed blocks have a new revision."""
 
 import threading
 
@@ -14,11 +14,11 @@ from omni_runtime.inputs.media import load_audio
 from omni_runtime.inputs.mel_features import MelFeatures, log_mel
 
 SHORT = replace(AUDIO, padded_samples=3 * 16000)
-"""The same edge as that of 300 s, sooner."""
+"""Padding shorter than 300 s, to test its boundary quickly."""
 
 
 def streamed(samples: np.ndarray, rate: int, pieces: list[int], config=AUDIO) -> MelFeatures:
-    """Push pieces of these sizes, again and again, reading in between."""
+    """Push chunks of these sizes in a cycle, and read the features after each push."""
     stream = AudioStream(config)
     place = 0
     while place < samples.shape[-1]:
@@ -41,14 +41,14 @@ def check(samples: np.ndarray, rate: int, pieces: list[int], config=AUDIO) -> No
 
 @pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050, 44100, 48000])
 @pytest.mark.parametrize("pieces", [[160], [441, 1, 0, 4000], [7777], [10**6]])
-def test_equals_the_whole_clip(rate: int, pieces: list[int]) -> None:
+def test_streaming_equals_one_shot(rate: int, pieces: list[int]) -> None:
     check(sweep(4.7, rate), rate, pieces)
     for length in (1, 37, 200, 201, 202, 479, 1601, 4 * rate, 4 * rate + 1):
         check(sweep(5, rate)[:length], rate, pieces)
 
 
 @pytest.mark.parametrize("length", [*range(31600, 32601, 200), *range(47600, 48801, 100)])
-def test_lengths_at_the_edges_of_a_block_and_of_the_padding(length: int) -> None:
+def test_clip_lengths_around_block_and_padding_boundaries(length: int) -> None:
     check(sweep(4)[:length], 16000, [1600], SHORT)
 
 
@@ -56,7 +56,7 @@ def test_a_clip_longer_than_the_padding() -> None:
     check(sweep(301, 8000), 8000, [8000])
 
 
-def test_kinds_of_samples() -> None:
+def test_sample_dtypes_and_layouts() -> None:
     mono = sweep(2.5, 44100)
     integers = (mono * 2**15).astype(np.int16)
     for samples in (integers, np.stack([mono, mono[::-1]]), mono.astype(np.float64)):
@@ -64,7 +64,7 @@ def test_kinds_of_samples() -> None:
     check(np.zeros(70000, np.float32), 44100, [4410])
 
 
-def test_a_loud_end_revises_the_blocks_that_it_changes() -> None:
+def test_a_higher_floor_revises_only_changed_blocks() -> None:
     quiet = np.random.default_rng(0).normal(0, 1e-3, 4 * 16000 + 400).astype(np.float32)
     loud = np.random.default_rng(1).normal(0, 0.3, 2 * 16000).astype(np.float32)
     gap = quiet.copy()
@@ -84,7 +84,7 @@ def test_a_loud_end_revises_the_blocks_that_it_changes() -> None:
     check(np.concatenate([gap, 0.05 * loud, 1e4 * loud]), 16000, [1600])
 
 
-def test_revisions_agree_with_values() -> None:
+def test_revision_changes_exactly_when_values_change() -> None:
     samples = np.random.default_rng(0).normal(0, 1, 16 * 16000).astype(np.float32)
     samples *= np.repeat([1e-3, 3e-4, 0, 1e-2, 1e-2, 30, 1e-4, 1e3], 32000).astype(np.float32)
     stream = AudioStream(AUDIO, 16000)
@@ -117,7 +117,7 @@ def test_blocks_of_other_clips_are_compared_by_value() -> None:
     np.testing.assert_array_equal(np.concatenate([head, tail], axis=1), np.asarray(clip))
 
 
-def test_pushing_while_reading() -> None:
+def test_concurrent_push_and_read() -> None:
     samples = sweep(20)
     stream = AudioStream(AUDIO, 16000)
 
@@ -136,11 +136,11 @@ def test_pushing_while_reading() -> None:
     np.testing.assert_array_equal(np.asarray(stream.features()), log_mel(samples, AUDIO))
 
 
-def test_refusals() -> None:
+def test_invalid_pushes_raise_errors() -> None:
     stream = AudioStream(AUDIO)
     with pytest.raises(UsageError, match="no sample rate"):
         stream.push(np.zeros(3))
-    with pytest.raises(MediaError, match="is not sound"):
+    with pytest.raises(MediaError, match="is not audio"):
         stream.push(np.zeros((1, 2, 3)), 16000)
     with pytest.raises(MediaError, match="NaN"):
         stream.push(np.array([0, np.nan]), 16000)
@@ -155,5 +155,5 @@ def test_refusals() -> None:
     empty = AudioStream(AUDIO)
     empty.finish()
     for _ in range(2):
-        with pytest.raises(MediaError, match="no sound"):
+        with pytest.raises(MediaError, match="holds no audio"):
             empty.features()

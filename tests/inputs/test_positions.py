@@ -1,4 +1,4 @@
-"""TMRoPE equals get_rope_index, its quirks included, in one walk or in several."""
+"""TMRoPE equals get_rope_index, its quirks included, in one call or in several."""
 
 import numpy as np
 import pytest
@@ -7,13 +7,13 @@ from inputs.reference import POSITIONS, rope_index
 from omni_runtime.bundle.config import SpecialTokens
 from omni_runtime.inputs.mel import audio_tokens
 from omni_runtime.inputs.positions import (
-    Picture,
-    PictureWithSound,
-    Run,
-    Sequential,
-    Shared,
+    SequentialRun,
+    SharedRun,
+    TokenRun,
+    VideoWithAudioRun,
+    VisionRun,
     interleave,
-    walk,
+    token_positions,
 )
 
 TOKENS = SpecialTokens(
@@ -23,11 +23,11 @@ TEXT = 9
 
 
 class Layout:
-    """One prompt, as ids with grids for the reference and as runs for ours."""
+    """One prompt: ids and grids for the reference, runs for `token_positions`."""
 
     def __init__(self) -> None:
         self.ids: list[int] = []
-        self.runs: list[Run] = []
+        self.runs: list[TokenRun] = []
         self.images: list[tuple[int, int, int]] = []
         self.videos: list[tuple[int, int, int]] = []
         self.frames: list[int] = []
@@ -35,30 +35,30 @@ class Layout:
 
     def text(self, count: int) -> None:
         self.ids += [TEXT] * count
-        self.runs.append(Sequential(count))
+        self.runs.append(SequentialRun(count))
 
     def audio(self, frames: int) -> None:
         count = audio_tokens(frames)
         self.ids += [TOKENS.audio_bos] + [TOKENS.audio] * count + [TOKENS.audio_eos]
-        self.runs += [Sequential(1), Sequential(count), Sequential(1)]
+        self.runs += [SequentialRun(1), SequentialRun(count), SequentialRun(1)]
         self.frames.append(frames)
 
     def picture(self, grid: tuple[int, int, int], seconds: float | None = None) -> None:
         token = TOKENS.image if seconds is None else TOKENS.video
-        run = Picture((grid[0], grid[1] // 2, grid[2] // 2), seconds or 0.0)
+        run = VisionRun((grid[0], grid[1] // 2, grid[2] // 2), seconds or 0.0)
         self.ids += [TOKENS.vision_bos] + [token] * run.tokens + [TOKENS.vision_eos]
-        self.runs += [Sequential(1), run, Sequential(1)]
+        self.runs += [SequentialRun(1), run, SequentialRun(1)]
         (self.images if seconds is None else self.videos).append(grid)
         self.seconds += [] if seconds is None else [seconds]
 
     def video_with_sound(self, grid: tuple[int, int, int], seconds: float, frames: int) -> None:
-        picture = Picture((grid[0], grid[1] // 2, grid[2] // 2), seconds)
-        run = PictureWithSound(picture, audio_tokens(frames))
+        picture = VisionRun((grid[0], grid[1] // 2, grid[2] // 2), seconds)
+        run = VideoWithAudioRun(picture, audio_tokens(frames))
         self.ids += [TOKENS.vision_bos, TOKENS.audio_bos]
         for track, start, stop in interleave(run, POSITIONS):
             self.ids += [TOKENS.video if track == "video" else TOKENS.audio] * (stop - start)
         self.ids += [TOKENS.audio_eos, TOKENS.vision_eos]
-        self.runs += [Shared(2), run, Shared(2)]
+        self.runs += [SharedRun(2), run, SharedRun(2)]
         self.videos.append(grid)
         self.seconds.append(seconds)
         self.frames.append(frames)
@@ -73,7 +73,7 @@ class Layout:
             seconds=self.seconds,
             sound_in_video=sound_in_video,
         )
-        positions, ours = walk(self.runs, POSITIONS)
+        positions, ours = token_positions(self.runs, POSITIONS)
         assert positions.dtype == np.int64
         np.testing.assert_array_equal(positions, expected)
         assert ours == following
@@ -111,32 +111,32 @@ def test_random_prompts_equal_the_reference(sound_in_video: bool) -> None:
         layout.check(sound_in_video=sound_in_video)
 
 
-def test_a_video_that_outlasts_its_sound() -> None:
-    """The walk goes on from the last piece; decoding goes on from the maximum of all."""
+def test_video_longer_than_its_audio() -> None:
+    """The next run follows the last slice; decoding continues after the maximum of all."""
     layout = Layout()
     layout.text(2)
     layout.video_with_sound((8, 4, 4), 1.0, 620)
     layout.text(3)
     layout.check(sound_in_video=True)
-    positions, following = walk(layout.runs, POSITIONS)
+    positions, following = token_positions(layout.runs, POSITIONS)
     assert following > positions[0, -1] + 1
 
 
-def test_two_walks_equal_one() -> None:
+def test_two_calls_equal_one() -> None:
     layout = Layout()
     layout.text(4)
     layout.audio(300)
     layout.picture((3, 6, 8), 1.0)
     layout.text(6)
-    whole, following = walk(layout.runs, POSITIONS)
+    whole, following = token_positions(layout.runs, POSITIONS)
     for cut in range(len(layout.runs) + 1):
-        first, place = walk(layout.runs[:cut], POSITIONS)
-        second, end = walk(layout.runs[cut:], POSITIONS, place)
+        first, place = token_positions(layout.runs[:cut], POSITIONS)
+        second, end = token_positions(layout.runs[cut:], POSITIONS, place)
         np.testing.assert_array_equal(np.concatenate([first, second], axis=1), whole)
         assert end == following
 
 
-def test_nothing_stays_where_it_is() -> None:
-    positions, following = walk([], POSITIONS, 17)
+def test_no_runs_give_no_positions() -> None:
+    positions, following = token_positions([], POSITIONS, 17)
     assert positions.shape == (3, 0)
     assert following == 17

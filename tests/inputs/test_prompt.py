@@ -74,7 +74,7 @@ def system(config: ModelConfig) -> Message:
 
 
 class Reference:
-    """What transformers makes of the same messages, with media as our loaders decode them."""
+    """Process the same messages with transformers; the media are decoded by our loaders."""
 
     def __init__(self, path: Path, config: ModelConfig, messages: Sequence[Message]) -> None:
         parts = [part for message in messages for part in message.parts]
@@ -164,7 +164,7 @@ class Reference:
 
 
 def turns(media: dict[str, Path]) -> dict[str, list[Message]]:
-    """User messages of one-turn prompts, by what is in them."""
+    """User messages of one-turn prompts, by content."""
     parts = {
         "text": [Text("What do you see? Grüße, 你好 🎉\n\n  indented")],
         "several texts": [Text("one "), Text("two"), Text(""), Text(" three")],
@@ -175,8 +175,8 @@ def turns(media: dict[str, Path]) -> dict[str, list[Message]]:
         "video": [Video(media["silent"]), Text("Describe the video.")],
         "muted video": [Text("Watch"), Video(media["talking"], use_audio=False)],
         "video with sound": [Text("Watch"), Video(media["talking"]), Text("What?")],
-        "video that outlasts its sound": [Video(media["brief_sound"])],
-        "sound that outlasts its video": [Video(media["long_sound"]), Text("?")],
+        "video longer than its audio": [Video(media["brief_sound"])],
+        "audio longer than its video": [Video(media["long_sound"]), Text("?")],
         "several": [
             *(Image(media["wide"]), Audio(media["short"]), Text("both"), Image(media["tall"])),
             *(Audio(media["long"]), Text("and"), Video(media["silent"])),
@@ -252,7 +252,7 @@ def test_turn_by_turn_equals_all_at_once(
         np.testing.assert_array_equal(made, expected.rows)
 
 
-def test_earlier_media_are_not_read_again(builder: PromptBuilder, tokenizer: Tokenizer) -> None:
+def test_earlier_media_are_not_loaded_again(builder: PromptBuilder, tokenizer: Tokenizer) -> None:
     messages = [
         Message("user", [Image("gone.png"), Audio("gone.wav"), Video("gone.mp4")]),
         Message("assistant", [Text("I saw it.")]),
@@ -285,16 +285,16 @@ def test_typed_special_tokens_stay_text(
 
 
 @pytest.mark.parametrize("text", ["", "\0", "a\ud83d", "\ue0000\ue001", "\ufffd" * 3, "{% raw %}"])
-def test_strange_text_is_taken(builder: PromptBuilder, tokenizer: Tokenizer, text: str) -> None:
+def test_unusual_text(builder: PromptBuilder, tokenizer: Tokenizer, text: str) -> None:
     prompt = builder.build([Message("user", [Text(text)])])
     shown = text.replace("\ud83d", "\ufffd")
     assert tokenizer.decode(prompt.ids.tolist()).endswith(f"user\n{shown}\nassistant\n")
 
 
-def test_videos_with_and_without_sound_in_one_prompt(
+def test_videos_with_and_without_audio_in_one_prompt(
     builder: PromptBuilder, config: ModelConfig, media: dict[str, Path]
 ) -> None:
-    """The reference takes all or none; ours is each one's own walk, one after the other."""
+    """The reference uses the audio of all videos or of none; positions are computed per video."""
     parts = [Video(media["talking"]), Text("then"), Video(media["silent"])]
     prompt = builder.build([Message("user", parts)])
     assert [slot.kind for slot in prompt.media] == ["video", "audio", "video"]
@@ -307,36 +307,40 @@ def test_videos_with_and_without_sound_in_one_prompt(
     assert prompt.positions[0, first] == prompt.positions[0, first - 1] + 1
 
 
-def test_a_model_without_ears_or_eyes(
+def test_media_without_an_encoder(
     tokenizer: Tokenizer, config: ModelConfig, media: dict[str, Path]
 ) -> None:
-    deaf = PromptBuilder(tokenizer, reference.TEMPLATE, replace(config, audio=None))
-    with pytest.raises(UsageError, match="can't hear"):
-        deaf.build([Message("user", [Audio(media["short"])])])
-    video = deaf.build([Message("user", [Video(media["talking"])])])
+    without_audio = PromptBuilder(tokenizer, reference.TEMPLATE, replace(config, audio=None))
+    with pytest.raises(UsageError, match="no encoder for audio"):
+        without_audio.build([Message("user", [Audio(media["short"])])])
+    video = without_audio.build([Message("user", [Video(media["talking"])])])
     assert [slot.kind for slot in video.media] == ["video"]
-    blind = PromptBuilder(tokenizer, reference.TEMPLATE, replace(config, vision=None))
+    without_vision = PromptBuilder(tokenizer, reference.TEMPLATE, replace(config, vision=None))
     for part in (Image(media["wide"]), Video(media["silent"])):
-        with pytest.raises(UsageError, match="can't see"):
-            blind.build([Message("user", [part])])
-    assert blind.build([Message("user", [Audio(media["short"])])]).media
+        with pytest.raises(UsageError, match=r"no encoder for (images|video)"):
+            without_vision.build([Message("user", [part])])
+    assert without_vision.build([Message("user", [Audio(media["short"])])]).media
 
 
 @pytest.mark.parametrize(
     ("template", "error", "words"),
     [
-        ("{% for %}", BundleError, "is broken"),
-        ("{{ raise_exception('only one system') }}", UsageError, "refuses .* only one system"),
+        ("{% for %}", BundleError, "is invalid"),
+        ("{{ raise_exception('only one system') }}", UsageError, "rejects .* only one system"),
         ("{% for m in messages %}{{ m.role }}{% endfor %}", BundleError, "loses or reorders text"),
-        ("{{ messages[0].content[0].text }}{{ messages[1].content[0].text }}", BundleError, "pict"),
+        (
+            "{{ messages[0].content[0].text }}{{ messages[1].content[0].text }}",
+            BundleError,
+            "for images",
+        ),
         (
             "{{ messages[0].content[0].text }}{{ messages[1].content[0].text }}<|AUDIO|>",
             BundleError,
-            "no place, or a wrong one, for pictures",
+            "no marker, or a wrong one, for images",
         ),
     ],
 )
-def test_templates_that_lose_something(
+def test_invalid_templates(
     tokenizer: Tokenizer, config: ModelConfig, template: str, error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words):
@@ -345,12 +349,12 @@ def test_templates_that_lose_something(
         )
 
 
-def test_an_unknown_role_is_named(builder: PromptBuilder) -> None:
+def test_unknown_role(builder: PromptBuilder) -> None:
     with pytest.raises(UsageError, match="no role 'tool'"):
         builder.build([Message("tool", [Text("hello")])])
 
 
-def test_a_template_needs_markers_around_video_with_sound(
+def test_template_without_markers_around_video_with_audio(
     tokenizer: Tokenizer, config: ModelConfig, media: dict[str, Path]
 ) -> None:
     template = reference.TEMPLATE.replace("<|vision_bos|><|VIDEO|>", "<|VIDEO|>")
@@ -360,7 +364,7 @@ def test_a_template_needs_markers_around_video_with_sound(
         )
 
 
-def test_media_beyond_the_context_are_refused(
+def test_media_larger_than_the_context(
     tokenizer: Tokenizer, config: ModelConfig, media: dict[str, Path]
 ) -> None:
     decoder = replace(config.thinker.decoder, max_context=20)
@@ -368,7 +372,7 @@ def test_media_beyond_the_context_are_refused(
     builder = PromptBuilder(tokenizer, reference.TEMPLATE, small)
     with pytest.raises(MediaError, match="longer than"):
         builder.build([Message("user", [Audio(media["long"])])])
-    with pytest.raises(MediaError, match="would make"):
+    with pytest.raises(MediaError, match="needs"):
         builder.build([Message("user", [Video(media["silent"])])])
 
 
@@ -391,13 +395,13 @@ def test_the_template_environment_equals_transformers(
     assert tokenizer.decode(built.ids.tolist()) == expected[0]
 
 
-def test_sound_given_as_samples(builder: PromptBuilder) -> None:
+def test_audio_from_samples(builder: PromptBuilder) -> None:
     prompt = builder.build([Message("user", [Audio((sweep(1.0), 16000))])])
     assert np.shape(prompt.media[0].features) == (AUDIO.n_mels, 100)
     assert len(prompt.media[0].rows) == audio_tokens(100) == 25
 
 
-def test_a_running_audio_stream_gives_its_final_blocks(builder: PromptBuilder) -> None:
+def test_partial_prompt_ends_with_final_blocks(builder: PromptBuilder) -> None:
     samples = sweep(6.0)
     stream = AudioStream(AUDIO, 16000)
     messages = [Message("user", [Text("Hear:"), Audio(stream)])]
@@ -424,11 +428,11 @@ def test_a_running_audio_stream_gives_its_final_blocks(builder: PromptBuilder) -
     assert stable_length(prompt) == stable_length(whole) == start + 100
 
 
-def test_audio_streams_that_do_not_fit(builder: PromptBuilder) -> None:
+def test_audio_stream_errors(builder: PromptBuilder) -> None:
     other = AudioStream(replace(AUDIO, n_mels=80), 16000)
     with pytest.raises(UsageError, match="another model"):
         builder.build([Message("user", [Audio(other)])], partial=True)
     long = AudioStream(AUDIO, 1)
     long.push(np.zeros(2000))
-    with pytest.raises(MediaError, match="the audio stream lasts longer than"):
+    with pytest.raises(MediaError, match="the audio stream is longer than"):
         builder.build([Message("user", [Audio(long)])], partial=True)

@@ -1,4 +1,4 @@
-"""Ids equal transformers'; typed special tokens stay text; a streamed text equals the whole."""
+"""Ids equal those of transformers; typed special tokens stay text; streaming equals decoding."""
 
 import json
 from pathlib import Path
@@ -64,7 +64,7 @@ def test_lone_surrogates_become_replacement_characters(tokenizer: Tokenizer) -> 
     assert tokenizer.decode(tokenizer.encode("\ud83c\udf89")) == "🎉"
 
 
-def test_a_stream_equals_the_whole(tokenizer: Tokenizer) -> None:
+def test_streamed_text_equals_decode(tokenizer: Tokenizer) -> None:
     rng = np.random.default_rng(0)
     streams = [tokenizer.encode(text) for text in [*TEXTS, "ends in \ufffd", "\ufffd\ufffd x"]]
     streams += [rng.integers(0, 520, 60).tolist() for _ in range(100)]
@@ -75,7 +75,7 @@ def test_a_stream_equals_the_whole(tokenizer: Tokenizer) -> None:
         assert "".join(pieces) + decoder.finish() == tokenizer.decode(ids)
 
 
-def test_a_stream_holds_back_half_a_character(tokenizer: Tokenizer) -> None:
+def test_stream_buffers_incomplete_characters(tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode("ok 🦉!")
     decoder = StreamDecoder(tokenizer)
     pieces = [decoder.push(token) for token in ids]
@@ -83,9 +83,7 @@ def test_a_stream_holds_back_half_a_character(tokenizer: Tokenizer) -> None:
     assert "".join(pieces) == "ok 🦉!"
 
 
-def test_control_tokens_are_special_even_if_the_file_says_otherwise(
-    tokenizer_file: Path, tmp_path: Path
-) -> None:
+def test_control_tokens_are_always_special(tokenizer_file: Path, tmp_path: Path) -> None:
     content = json.loads(tokenizer_file.read_text())
     for token in content["added_tokens"]:
         token["special"] = False
@@ -97,9 +95,7 @@ def test_control_tokens_are_special_even_if_the_file_says_otherwise(
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"added_tokens": []}', None])
-def test_a_broken_file_is_a_bundle_error(
-    tokenizer_file: Path, tmp_path: Path, content: str | None
-) -> None:
+def test_invalid_tokenizer_file(tokenizer_file: Path, tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "tokenizer.json"
     if content is not None:
         path.write_text(content)
@@ -107,6 +103,6 @@ def test_a_broken_file_is_a_bundle_error(
         Tokenizer(path, special_tokens(tokenizer_file))
 
 
-def test_a_token_that_the_file_lacks_is_named(tokenizer_file: Path) -> None:
+def test_missing_token_is_named(tokenizer_file: Path) -> None:
     with pytest.raises(BundleError, match="lacks the tokens 9999"):
         Tokenizer(tokenizer_file, replace(special_tokens(tokenizer_file), audio=9999))

@@ -158,7 +158,7 @@ def read_manifest(folder: Path) -> Manifest:
         ) from None
     except OSError as error:
         raise BundleError(
-            f"{path} can't be read: {error.strerror}", fix="check its permissions"
+            f"{path} cannot be read: {error.strerror}", fix="check its permissions"
         ) from None
     try:
         version = msgspec.json.decode(text, type=_Version).format

@@ -90,7 +90,7 @@ class Bundle:
             return (self.folder / name).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise BundleError(
-                f"{self.folder / name} can't be read: {error}", fix=EXPORT_AGAIN
+                f"{self.folder / name} cannot be read: {error}", fix=EXPORT_AGAIN
             ) from None
 
     def _array(self, name: str) -> FloatArray:
@@ -98,5 +98,5 @@ class Bundle:
             return np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise BundleError(
-                f"{self.folder / name} can't be read: {error}", fix=EXPORT_AGAIN
+                f"{self.folder / name} cannot be read: {error}", fix=EXPORT_AGAIN
             ) from None

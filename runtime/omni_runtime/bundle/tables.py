@@ -47,7 +47,7 @@ def _map(path: Path, shape: tuple[int, ...], dtype: str) -> npt.NDArray[Any]:
     try:
         data: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise BundleError(f"{path} can't be read: {error}", fix=EXPORT_AGAIN) from None
+        raise BundleError(f"{path} cannot be read: {error}", fix=EXPORT_AGAIN) from None
     if data.shape != shape or data.dtype != np.dtype(dtype):
         raise BundleError(
             f"{path} holds {data.dtype} {data.shape}, the manifest says {dtype} {shape}",

@@ -1,4 +1,4 @@
-"""From files and messages to arrays: media decoding, mel, pixels, token ids, TMRoPE positions.
+"""Preprocessing: media decoding, log-mel, pixels, token ids and TMRoPE positions.
 
-Everything here is numpy and equals the reference preprocessing; nothing here runs a graph.
+Pure numpy, equal to the reference preprocessing. Nothing here runs a graph.
 """

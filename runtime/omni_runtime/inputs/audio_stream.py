@@ -1,8 +1,8 @@
-"""Live audio input: samples arrive while the model already reads them.
+"""Live audio input: samples are pushed while the model prefills the earlier ones.
 
-Not a recorder (`cli/microphone.py`) and not a decoder. The one idea: resampler and log-mel keep
-their state, so each sample is transformed once, and only blocks that later samples cannot change
-are handed out while the stream is running.
+Not a recorder (`cli/microphone.py`) and not a decoder. The resampler and the log-mel transform keep
+their state, so each sample is transformed once. While the stream is running, `features` returns
+only blocks that later samples cannot change.
 """
 
 from threading import Lock
@@ -16,9 +16,9 @@ from omni_runtime.errors import MediaError, UsageError
 from omni_runtime.inputs.media import (
     RESAMPLING_QUALITY,
     FloatArray,
+    empty_audio,
     from_array,
-    no_sound,
-    refuse_infinite,
+    require_finite,
     resampled_length,
 )
 from omni_runtime.inputs.mel_features import LogMelStream, MelFeatures
@@ -27,14 +27,14 @@ NAME = "the audio stream"
 
 
 class AudioStream:
-    """Sound that is still being recorded, for `Audio(stream)`.
+    """Audio that is still being recorded, for `Audio(stream)`.
 
-    One thread may push while others read: `push` only queues the samples, `features` resamples and
+    One thread may push while others read: `push` only queues the samples. `features` resamples and
     transforms them.
     """
 
     def __init__(self, config: AudioConfig, rate: int | None = None) -> None:
-        """`config` is the model's; `rate` in hertz is that of the first push if left out."""
+        """`config` is the model's. `rate` is in hertz; None takes the rate of the first push."""
         self.config = config
         self._rate = rate
         self._queue: list[FloatArray] = []
@@ -48,48 +48,47 @@ class AudioStream:
 
     @property
     def running(self) -> bool:
-        """Whether more may be pushed."""
+        """Whether more samples may be pushed."""
         return self._running
 
     @property
     def seconds(self) -> float:
-        """Duration of what was pushed."""
+        """Duration of the pushed samples, in seconds."""
         with self._queue_lock:
             return self._pushed / self._rate if self._rate else 0.0
 
     def push(self, samples: NDArray[np.generic], rate: int | None = None) -> None:
-        """Append samples, (n,) or (channels, n), float within [-1, 1] or integers of full scale.
+        """Append samples, (n,) or (channels, n): floats within [-1, 1] or full-scale integers.
 
-        Raises MediaError for samples that are not sound or are not finite, and for another rate
-        than before; UsageError after `finish`.
+        Raises MediaError for an invalid shape, dtype or rate, for values that are not finite, and
+        when the rate changes. Raises UsageError after `finish`.
         """
         rate = rate if rate is not None else self._rate
         if rate is None:
-            raise UsageError(f"{NAME} has no sample rate", fix="push(samples, rate)")
+            raise UsageError(f"{NAME} has no sample rate", fix="call push(samples, rate)")
         mono, rate = from_array(samples, rate)
-        refuse_infinite(mono, NAME)
+        require_finite(mono, NAME)
         with self._queue_lock:
             if not self._running:
-                raise UsageError(f"{NAME} is finished", fix="make another AudioStream")
+                raise UsageError(f"{NAME} is finished", fix="create a new AudioStream")
             if self._rate not in {None, rate}:
                 raise MediaError(
                     f"{NAME} changes its sample rate from {self._rate} to {rate} Hz",
-                    fix="make another AudioStream for another rate",
+                    fix="create a new AudioStream for each sample rate",
                 )
             self._rate = rate
             self._queue.append(mono)
             self._pushed += len(mono)
 
     def finish(self) -> None:
-        """End the stream: its last samples now count, too. A second call has no effect."""
+        """End the stream, so that `features` includes its last samples. May be called twice."""
         with self._queue_lock:
             self._running = False
 
     def snapshot(self) -> "AudioStream":
-        """Return a finished copy of what was pushed so far; this stream goes on.
+        """Return a finished copy of the stream so far. This stream continues.
 
-        Raises UsageError for a stream at another rate than the model's: the state of a resampler
-        cannot be copied.
+        Raises UsageError when the stream is resampled: the state of a resampler cannot be copied.
         """
         with self._mel_lock, self._queue_lock:
             if self._rate != self.config.sample_rate:
@@ -104,17 +103,17 @@ class AudioStream:
             return copy
 
     def features(self) -> MelFeatures:
-        """Return the final blocks of a running stream, or all of a finished one.
+        """Return the final blocks of a running stream, or all blocks of a finished one.
 
-        Later calls may raise the revision of a block (see `mel_features.py`), and never change
-        what an earlier call returned. Raises MediaError for a finished stream without samples.
+        A later call may raise the revision of a block (see `mel_features.py`). It does not change
+        the result of an earlier call. Raises MediaError for a finished stream without samples.
         """
         with self._mel_lock:
             with self._queue_lock:
                 queue, self._queue = self._queue, []
                 running, rate, pushed = self._running, self._rate, self._pushed
             if not running and not pushed:
-                raise no_sound(NAME)
+                raise empty_audio(NAME)
             if rate is not None and not self._mel_finished:
                 self._resampler = self._resampler or _Resampler(rate, self.config.sample_rate)
                 self._mel.push(self._resampler.push(queue))
@@ -126,7 +125,7 @@ class AudioStream:
 
 
 class _Resampler:
-    """soxr as a stream, with the length of librosa.resample: ceil(n * sample_rate / rate)."""
+    """Streaming soxr, with the length of librosa.resample: ceil(n * sample_rate / rate)."""
 
     def __init__(self, rate: int, sample_rate: int) -> None:
         self._rates = rate, sample_rate

@@ -1,9 +1,9 @@
-"""Log mel power of a clip whose samples arrive in pieces.
+"""Streaming log-mel power of a clip.
 
-Not a decoder of files (`media.py`), and not yet the encoder's input: `mel_features.py` applies the
-clip's floor. The one idea: the reference pads every clip with zeros to 300 s before its short-time
-Fourier transform. The result of those zeros is known, so only frames that the clip's own samples
-reach are computed, one block of the encoder at a time.
+Not a file decoder (`media.py`), and not yet the encoder's input: `mel_features.py` applies the
+floor of the clip. The reference pads every clip with zeros to 300 s before its short-time Fourier
+transform. Frames of zeros only are constant, so they are not computed. The other frames are
+computed one encoder block at a time.
 
 Sources: transformers' WhisperFeatureExtractor (transform, mel scale), as Qwen2_5OmniProcessor calls
 it (padding="max_length", frames by attention mask), and Qwen2_5OmniAudioEncoder (blocks, tokens).
@@ -19,11 +19,11 @@ from omni_runtime.bundle.config import AudioConfig
 FloatArray = NDArray[np.float32]
 
 MIN_FRAMES = 3
-"""The shortest clip that gives one token: two frames after the convolutions, averaged."""
+"""Mel frames of the shortest clip that gives a token: two after the convolutions, averaged."""
 
 
 def audio_tokens(frames: int) -> int:
-    """How many tokens a clip of `frames` mel frames becomes: a stride of 2, then pairs averaged.
+    """Return the number of tokens of a clip of `frames` mel frames: stride 2, then pairs averaged.
 
     Pairs are counted over the whole clip; an odd last frame is dropped.
     """
@@ -33,20 +33,20 @@ def audio_tokens(frames: int) -> int:
 class LogPowerStream:
     """Stateful short-time Fourier transform and mel filters: samples to log-power frames.
 
-    Frames come in blocks of `config.block_frames`, as soon as no later sample can change them. A
-    block is always transformed as a whole, so its values do not depend on how the samples arrive.
+    Frames are returned in blocks of `config.block_frames`, as soon as no later sample can change
+    them. A block is transformed in one call, so its values do not depend on the size of pushes.
     """
 
     def __init__(self, config: AudioConfig) -> None:
         self._config = config
         self._signal = np.zeros(0, np.float32)
-        """What the next frames are computed from; begins with the window of frame `_frames`."""
+        """Samples of the next frames; begins with the window of frame `_frames`."""
         self._padded = False
         self._samples = 0
         self._frames = 0
 
     def push(self, samples: FloatArray) -> list[FloatArray]:
-        """Append float32 mono (n,); return the blocks, float32 (n_mels, block_frames), it ends."""
+        """Append float32 mono (n,); return the completed blocks, float32 (n_mels, block_frames)."""
         self._samples += len(samples)
         self._signal = np.concatenate([self._signal, samples])
         self._pad_start()
@@ -57,14 +57,14 @@ class LogPowerStream:
         return blocks
 
     def finish(self) -> tuple[list[FloatArray], FloatArray]:
-        """Return the last blocks of the clip, and the frames behind its end that its sound reaches.
+        """Return the last blocks of the clip, and the later frames whose windows overlap it.
 
         The clip has ceil(n / hop) frames, at least `MIN_FRAMES`; its last block may be shorter.
         """
         size, hop, n_fft = self._config.block_frames, self._config.hop_length, self._config.n_fft
         frames = max(-(-self._samples // hop), MIN_FRAMES)
         total = max(self._config.padded_samples, frames * hop)
-        # Behind the clip, n_fft zeros are as good as all of them: no frame reaches further.
+        # n_fft zeros after the clip suffice: no window that overlaps the clip is longer.
         length = min(total, frames * hop + n_fft)
         self._signal = np.pad(self._signal, (0, length - self._samples))
         self._pad_start()
@@ -90,7 +90,7 @@ class LogPowerStream:
 
 
 def _log_power(windows: FloatArray, config: AudioConfig) -> FloatArray:
-    """log10 of the mel power of each window: (frames, n_fft) -> (n_mels, frames)."""
+    """Return log10 of the mel power of each window: (frames, n_fft) -> (n_mels, frames)."""
     spectrum = np.fft.rfft(windows.astype(np.float64) * _hann(config.n_fft))
     power = spectrum.real**2 + spectrum.imag**2
     filters = _mel_filters(config.n_fft, config.n_mels, config.sample_rate)
@@ -99,13 +99,13 @@ def _log_power(windows: FloatArray, config: AudioConfig) -> FloatArray:
 
 @lru_cache
 def _hann(length: int) -> NDArray[np.float64]:
-    """The periodic Hann window, as torch.hann_window makes it."""
+    """Return the periodic Hann window, as torch.hann_window."""
     return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)
 
 
 @lru_cache
 def _mel_filters(n_fft: int, n_mels: int, sample_rate: int) -> NDArray[np.float64]:
-    """Triangles on Slaney's mel scale, normalised by area: (n_fft // 2 + 1, n_mels)."""
+    """Return area-normalized filters on Slaney's mel scale, (n_fft // 2 + 1, n_mels)."""
     nyquist = sample_rate / 2
     bins = np.linspace(0, nyquist, n_fft // 2 + 1)
     edges = _mel_to_hertz(np.linspace(0, _hertz_to_mel(nyquist), n_mels + 2))
@@ -115,7 +115,7 @@ def _mel_filters(n_fft: int, n_mels: int, sample_rate: int) -> NDArray[np.float6
     return triangles * (2 / (edges[2:] - edges[:-2]))
 
 
-_LINEAR_TO = 1000.0  # hertz; below it the scale is linear, 3 mels in 200 Hz
+_LINEAR_TO = 1000.0  # hertz; below it the scale is linear, 3 mels per 200 Hz
 _LINEAR_MELS = 15.0
 _LOG_STEP = 27 / np.log(6.4)
 

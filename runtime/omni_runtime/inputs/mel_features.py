@@ -1,9 +1,9 @@
-"""Log-mel features of a clip, in the audio encoder's independent blocks.
+"""Log-mel features of a clip, in the independent blocks of the audio encoder.
 
-Not the transform (`mel.py`). The one idea: the reference raises every value to at least 8 below
-the clip's maximum, so a later, louder moment may change blocks that were computed long before.
-Blocks therefore keep their raw log power, the floor is applied when a block is read, and an integer
-revision says whether a higher floor has changed the block's values.
+Not the transform (`mel.py`). The reference clamps every value to at least 8 below the maximum of
+the clip, so a later, louder sound may change earlier blocks. Blocks therefore keep their raw log
+power, and the floor is applied when a block is read. The revision of a block counts how many floors
+have changed its values.
 
 Source: transformers' WhisperFeatureExtractor (floor and scale).
 """
@@ -21,17 +21,17 @@ from omni_runtime.inputs.mel import MIN_FRAMES, LogPowerStream, audio_tokens
 FloatArray = NDArray[np.float32]
 
 _RANGE = np.float32(8)
-"""Decades of power below the clip's maximum; what is weaker is raised to that floor."""
+"""Dynamic range in decades of power; values further below the clip's maximum are clamped."""
 
 
 def log_mel(samples: FloatArray, config: AudioConfig) -> "MelFeatures":
-    """Return the features of one whole clip: ceil(n / hop) frames.
+    """Return the features of a complete clip: ceil(n / hop) frames.
 
     `samples` is float32 mono (n,) at `config.sample_rate`, nominally within [-1, 1].
 
-    Two departures from the reference, both where its result is useless. A clip below `MIN_FRAMES`
-    is padded with zeros to that length (the reference gives no token at all). A clip longer than
-    `padded_samples` is used whole (the reference silently drops the rest).
+    There are two differences from the reference. A clip below `MIN_FRAMES` is padded with zeros to
+    that length; the reference returns no token. A clip longer than `padded_samples` is used
+    completely; the reference silently truncates it.
     """
     stream = LogMelStream(config)
     stream.push(samples)
@@ -40,14 +40,14 @@ def log_mel(samples: FloatArray, config: AudioConfig) -> "MelFeatures":
 
 
 class LogMelStream:
-    """Stateful log-mel: samples are pushed, features are read. Not thread-safe for writers."""
+    """Stateful log-mel: samples are pushed, features are read. Only one thread may push."""
 
     def __init__(self, config: AudioConfig) -> None:
         self.config = config
         self.frames = 0
         """Frames of all blocks so far."""
         self.stable_blocks = 0
-        """Blocks that do not depend on where the clip ends."""
+        """Blocks that later samples change only by a higher floor."""
         self._power = LogPowerStream(config)
         self._blocks: list[FloatArray] = []
         self._minima: list[np.float32] = []
@@ -60,17 +60,17 @@ class LogMelStream:
         self.stable_blocks = len(self._blocks)
 
     def finish(self) -> None:
-        """End the clip: compute the frames that its end completes."""
-        blocks, behind = self._power.finish()
-        # Frames behind the end are not used, but the reference includes them in the maximum.
-        self._append(blocks, behind)
+        """End the clip and compute its last frames."""
+        blocks, trailing = self._power.finish()
+        # Frames after the end are not used, but the reference includes them in the maximum.
+        self._append(blocks, trailing)
 
     def features(self) -> "MelFeatures":
-        """Return all blocks so far, as they are now: what is pushed later does not change them."""
+        """Return a view of all blocks so far. Later pushes do not change it."""
         return MelFeatures(self, 0, self.frames, len(self._floors))
 
     def copy(self) -> "LogMelStream":
-        """Return a stream that goes on from here on its own; blocks so far are shared."""
+        """Return an independent stream with the same state. The blocks so far are shared."""
         copy = LogMelStream(self.config)
         copy.frames, copy.stable_blocks = self.frames, self.stable_blocks
         copy._power = copy_of(self._power)  # its arrays are never written to
@@ -79,52 +79,52 @@ class LogMelStream:
         return copy
 
     def revision(self, block: int, floors: int) -> int:
-        """Return how many of the clip's first `floors` floors have changed values of a block."""
+        """Return how many of the first `floors` floors change values of a block."""
         return max(0, floors - bisect_right(self._floors, self._minima[block]))
 
     def values(self, block: int, floors: int) -> FloatArray:
-        """Return a block with the last of the clip's first `floors` floors: (n_mels, frames)."""
+        """Return a block, float32 (n_mels, frames), clamped to floor number `floors` - 1."""
         raised = np.maximum(self._blocks[block], self._floors[floors - 1])
         return (raised + np.float32(4)) / np.float32(4)
 
-    def _append(self, blocks: list[FloatArray], *behind: FloatArray) -> None:
+    def _append(self, blocks: list[FloatArray], *trailing: FloatArray) -> None:
         self._blocks += blocks
         self._minima += [block.min() for block in blocks]
         self.frames += sum(block.shape[1] for block in blocks)
-        floors = [part.max() - _RANGE for part in (*blocks, *behind) if part.size]
+        floors = [part.max() - _RANGE for part in (*blocks, *trailing) if part.size]
         if floors and (not self._floors or max(floors) > self._floors[-1]):
             self._floors.append(max(floors))
 
 
 @dataclass(frozen=True)
 class MelFeatures:
-    """A view of consecutive blocks of a clip. It copies nothing; blocks are computed when read.
+    """A view of consecutive blocks of a clip. Nothing is copied; the floor is applied when read.
 
-    `np.asarray` gives float32 (n_mels, frames): log10 of the power, at least 8 below the clip's
-    maximum, plus 4, divided by 4. Every block but the last has `config.block_frames` frames. A last
-    block too short for a token is a part of the frames, but not of `blocks`.
+    `np.asarray` returns float32 (n_mels, frames): log10 of the power, clamped to at least 8 below
+    the clip's maximum, plus 4, divided by 4. Every block but the last has `config.block_frames`
+    frames. A last block that is too short for a token counts in `frames` but not in `blocks`.
     """
 
     stream: LogMelStream
     start: int
     frames: int
     floors: int
-    """How many floors the clip had when the view was made."""
+    """Number of floors of the clip when the view was created."""
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(n_mels, frames)."""
+        """Shape of the array: (n_mels, frames)."""
         return self.stream.config.n_mels, self.frames
 
     @property
     def blocks(self) -> int:
-        """How many blocks give at least one token."""
+        """Number of blocks that give at least one token."""
         size = self.stream.config.block_frames
         return self.frames // size + (self.frames % size >= MIN_FRAMES)
 
     @property
     def stable_blocks(self) -> int:
-        """How many blocks would be the same if the clip went on, except for a higher floor."""
+        """Number of blocks that later samples could change only by a higher floor."""
         return max(0, min(self.blocks, self.stream.stable_blocks - self.start))
 
     @property
@@ -135,19 +135,19 @@ class MelFeatures:
     def batch(self, start: int, stop: int) -> tuple[FloatArray, NDArray[np.int64]]:
         """Return blocks [start, stop) for the encoder, and their lengths in frames, int64 (n,).
 
-        The blocks are float32 (n, n_mels, longest), with zeros behind a shorter one. The tokens of
-        all blocks together are `audio_tokens(frames)`, since a full block has an even number of
-        frames after the encoder's convolutions (`block_frames` is a multiple of 4).
+        The blocks are float32 (n, n_mels, longest), zero-padded. All blocks together give
+        `audio_tokens(frames)` tokens: `block_frames` is a multiple of 4, so a full block has an
+        even number of frames after the encoder's convolutions.
         """
-        found = [self._values(block) for block in range(start, min(stop, self.blocks))]
-        lengths = np.array([block.shape[1] for block in found], np.int64)
-        padded = np.zeros((len(found), self.shape[0], lengths.max()), np.float32)
-        for row, block in zip(padded, found, strict=True):
+        blocks = [self._values(block) for block in range(start, min(stop, self.blocks))]
+        lengths = np.array([block.shape[1] for block in blocks], np.int64)
+        padded = np.zeros((len(blocks), self.shape[0], lengths.max()), np.float32)
+        for row, block in zip(padded, blocks, strict=True):
             row[:, : block.shape[1]] = block
         return padded, lengths
 
     def split(self, block: int) -> tuple["MelFeatures", "MelFeatures"]:
-        """Return the views of the blocks before `block` and of the others."""
+        """Return two views: the blocks before `block`, and the blocks from `block` on."""
         frames = block * self.stream.config.block_frames
         return (
             MelFeatures(self.stream, self.start, frames, self.floors),
@@ -155,7 +155,7 @@ class MelFeatures:
         )
 
     def common_blocks(self, other: "MelFeatures") -> int:
-        """Return how many blocks both begin with: equal revisions, or equal values."""
+        """Return the number of leading blocks that are equal, by revision or by value."""
         both = min(self.blocks, other.blocks)
         return next((k for k in range(both) if not self._equal(other, k)), both)
 
@@ -172,6 +172,6 @@ class MelFeatures:
 
     def __array__(self, dtype: type | None = None, copy: bool | None = None) -> FloatArray:
         size = self.stream.config.block_frames
-        found = [self._values(block) for block in range(-(-self.frames // size))]
+        blocks = [self._values(block) for block in range(-(-self.frames // size))]
         empty = np.zeros((self.shape[0], 0), np.float32)
-        return np.concatenate([empty, *found], axis=1).astype(dtype or np.float32, copy=False)
+        return np.concatenate([empty, *blocks], axis=1).astype(dtype or np.float32, copy=False)

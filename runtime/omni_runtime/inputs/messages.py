@@ -1,6 +1,6 @@
-"""What a person says to the model: turns made of text, pictures, sound and video.
+"""Messages of a conversation: text, images, audio and video.
 
-Not decoded and not rendered here: plain records that name their sources.
+Plain records that name their sources. Nothing is decoded or rendered here.
 """
 
 from collections.abc import Sequence
@@ -17,28 +17,28 @@ Kind = Literal["audio", "image", "video"]
 
 @dataclass(frozen=True)
 class Text:
-    """Something written. Special tokens in it are ordinary text."""
+    """Text. Special tokens in it are encoded as ordinary text."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Image:
-    """A picture: a path, bytes or file."""
+    """An image: a path, bytes or a binary file."""
 
     source: Source
 
 
 @dataclass(frozen=True)
 class Audio:
-    """Sound: a path, bytes, file, samples with their rate, or a live stream."""
+    """Audio: a path, bytes, a binary file, samples with their rate, or a live stream."""
 
     source: Source | Samples | AudioStream
 
 
 @dataclass(frozen=True)
 class Video:
-    """A video; with `use_audio` its sound track, if it has one and the model hears, is used too."""
+    """A video. `use_audio` adds its audio track, if it has one and the model takes audio."""
 
     source: Source
     use_audio: bool = True
@@ -57,7 +57,7 @@ class Message:
 
 
 def without_streams(message: Message) -> Message:
-    """Return the message with empty sources in place of audio streams, which hold memory."""
+    """Return a copy of the message without its audio streams, to free their memory."""
     parts = [
         Audio(b"") if isinstance(part, Audio) and isinstance(part.source, AudioStream) else part
         for part in message.parts
@@ -66,7 +66,7 @@ def without_streams(message: Message) -> Message:
 
 
 def kind_of(part: MediaPart) -> Kind:
-    """Which of the three kinds of media a part is."""
+    """Return the kind of a media part."""
     match part:
         case Image():
             return "image"

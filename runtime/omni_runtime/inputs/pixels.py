@@ -1,8 +1,7 @@
-"""From pictures to the vision encoder's input: patches, and the geometry the graph needs.
+"""Inputs of the vision encoder: normalized patches, window indices and rotary angles.
 
-Not a decoder of files (that is `media.py`) and not the encoder. The one idea: which window a patch
-falls into and how its rotary angles turn follows from the grid alone, so it is computed here in
-numpy and handed to the graph as plain arrays, and the graph needs no loops.
+Not a file decoder (`media.py`) and not the encoder. Windows and rotary angles depend on the grid
+alone, so they are computed here and passed to the graph as arrays. The graph needs no loops.
 
 Sources: transformers' Qwen2VLImageProcessor, the Pillow one (resize, normalise, patches), and
 Qwen2_5OmniVisionEncoder.get_window_index / rot_pos_emb (geometry).
@@ -20,17 +19,17 @@ from omni_runtime.bundle.config import VisionConfig
 from omni_runtime.errors import MediaError
 
 Grid = tuple[int, int, int]
-"""Patches in time, height and width, before the encoder merges them in space."""
+"""Number of patches in time, height and width, before the encoder merges them in space."""
 
 _CHANNELS = 3
 
 
 @dataclass(frozen=True)
 class Patches:
-    """One picture or video as the encoder takes it.
+    """The patches of one image or video.
 
-    `values` is float32 (t * h * w, 3 * temporal_patch_size * patch_size**2), normalised, ordered
-    so that the patches which are merged into one token are neighbours; `grid` is (t, h, w).
+    `values` is float32 (t * h * w, 3 * temporal_patch_size * patch_size**2), normalized. Patches
+    that are merged into one token are adjacent. `grid` is (t, h, w).
     """
 
     values: NDArray[np.float32]
@@ -39,17 +38,17 @@ class Patches:
 
 @dataclass(frozen=True)
 class VisionGeometry:
-    """What the encoder's graph gets beside the patches, for all media of one call, joined.
+    """Geometry of all media of one encoder call, concatenated.
 
-    With n patches and m = n / merge_size**2 merged tokens:
-    `window_index` int64 (m,): the order in which merged tokens stand while they are encoded, window
-    after window; `reverse_index` int64 (m,) undoes it; `patch_index` int64 (n,) is the same order,
-    of patches. All that follows is ALREADY in this order.
-    `window_lengths` int64 (windows,): patches of each attention window, none of them empty;
-    `window_slots` int64 (windows, widest): which patches these are, padded by repeating patch 0;
-    `unpad` int64 (n,): where each patch is in the flattened `window_slots`.
-    `frame_bounds` int64 (frames + 1,): where each frame starts, in patches, from 0 to n.
-    `angles` float32 (n, head_dim // 2): rotary angles in radians, of the height first.
+    There are n patches and m = n / merge_size**2 merged tokens.
+    `window_index` int64 (m,): merged tokens in window order; `reverse_index` int64 (m,) is the
+    inverse permutation; `patch_index` int64 (n,) is the same order for patches. The other arrays
+    are in window order.
+    `window_lengths` int64 (windows,): number of patches in each attention window, at least one.
+    `window_slots` int64 (windows, widest): the patches of each window, padded with patch 0.
+    `unpad` int64 (n,): index of each patch in the flattened `window_slots`.
+    `frame_bounds` int64 (frames + 1,): start of each frame in patches, from 0 to n.
+    `angles` float32 (n, head_dim // 2): rotary angles in radians, height first.
     """
 
     window_index: NDArray[np.int64]
@@ -65,13 +64,13 @@ class VisionGeometry:
 def smart_resize(
     height: int, width: int, factor: int, min_pixels: int, max_pixels: int
 ) -> tuple[int, int]:
-    """The size, in multiples of `factor`, nearest to (height, width) within the bounds of area.
+    """Return the nearest size in multiples of `factor` whose area is within the pixel limits.
 
     Raises MediaError when one side is more than 200 times the other, as the reference does.
     """
     if max(height, width) > 200 * min(height, width):
         raise MediaError(
-            f"a picture of {width} x {height} pixels is too narrow (at most 200 : 1)",
+            f"an image of {width} x {height} pixels exceeds the aspect ratio of 200 : 1",
             fix="crop it",
         )
     rows, columns = round(height / factor) * factor, round(width / factor) * factor
@@ -87,7 +86,7 @@ def smart_resize(
 
 
 def video_size(height: int, width: int, config: VisionConfig) -> tuple[int, int]:
-    """The (height, width) to which the frames of a video are resized."""
+    """Return the (height, width) to which the frames of a video are resized."""
     factor = config.patch_size * config.merge_size
     return smart_resize(height, width, factor, config.video_min_pixels, config.video_max_pixels)
 
@@ -101,9 +100,9 @@ def resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]
 
 
 def image_patches(image: NDArray[np.uint8], config: VisionConfig) -> Patches:
-    """Resize and cut one picture, uint8 (h, w, 3); its grid is one patch deep in time.
+    """Resize one image, uint8 (h, w, 3), and split it into patches. The grid has t = 1.
 
-    Raises MediaError for a picture that is far too narrow.
+    Raises MediaError when the aspect ratio exceeds 200 : 1.
     """
     factor = config.patch_size * config.merge_size
     h, w = image.shape[:2]
@@ -112,18 +111,18 @@ def image_patches(image: NDArray[np.uint8], config: VisionConfig) -> Patches:
 
 
 def video_patches(frames: NDArray[np.uint8], config: VisionConfig) -> Patches:
-    """Resize and cut the sampled frames of a video, uint8 (t, h, w, 3).
+    """Resize the sampled frames of a video, uint8 (t, h, w, 3), and split them into patches.
 
-    Raises MediaError for frames that are far too narrow.
+    Raises MediaError when the aspect ratio exceeds 200 : 1.
     """
     size = video_size(frames.shape[1], frames.shape[2], config)
     return patches(np.stack([resize(frame, size) for frame in frames]), config)
 
 
 def patches(frames: NDArray[np.uint8], config: VisionConfig) -> Patches:
-    """Normalise and cut frames that have their final size, uint8 (t, h, w, 3).
+    """Normalize frames of the final size, uint8 (t, h, w, 3), and split them into patches.
 
-    The last frame is repeated until time divides by `temporal_patch_size`.
+    The last frame is repeated until `temporal_patch_size` divides t.
     """
     depth, size, merge = config.temporal_patch_size, config.patch_size, config.merge_size
     frames = np.concatenate([frames, np.repeat(frames[-1:], -len(frames) % depth, axis=0)])
@@ -137,7 +136,7 @@ def patches(frames: NDArray[np.uint8], config: VisionConfig) -> Patches:
 
 
 def vision_geometry(grids: Sequence[Grid], config: VisionConfig) -> VisionGeometry:
-    """The geometry of the media with these grids, in this order, encoded in one call."""
+    """Return the geometry of media with these grids, in this order, for one encoder call."""
     merge, unit = config.merge_size, config.merge_size**2
     order: list[NDArray[np.int64]] = []
     window_sizes: list[NDArray[np.int64]] = []
@@ -146,7 +145,7 @@ def vision_geometry(grids: Sequence[Grid], config: VisionConfig) -> VisionGeomet
     tokens = 0
     for t, h, w in grids:
         index, sizes = _windows(t, h // merge, w // merge, config)
-        by_token = np.tile(_angles(h, w, config), (t, 1)).reshape(len(index), unit, -1)
+        by_token = np.tile(_rotary_angles(h, w, config), (t, 1)).reshape(len(index), unit, -1)
         angles.append(by_token[index].reshape(t * h * w, -1))
         order.append(index + tokens)
         window_sizes.append(sizes * unit)
@@ -169,9 +168,9 @@ def vision_geometry(grids: Sequence[Grid], config: VisionConfig) -> VisionGeomet
 
 
 def _normalisation(config: VisionConfig) -> NDArray[np.float32]:
-    """What each of the 256 values of each channel becomes: float32 (3, 256).
+    """Return the normalized value of each byte and channel, float32 (3, 256).
 
-    Rescaled in float64, then normalised in float32, as the reference does.
+    As in the reference, bytes are rescaled in float64 and normalized in float32.
     """
     scaled = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(np.float32)
     mean = np.asarray(config.image_mean, np.float32)[:, None]
@@ -181,7 +180,7 @@ def _normalisation(config: VisionConfig) -> NDArray[np.float32]:
 def _windows(
     t: int, rows: int, columns: int, config: VisionConfig
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Merged tokens of a (t, rows, columns) grid in window order, and how many each window has."""
+    """Return merged tokens of a (t, rows, columns) grid in window order, and the window lengths."""
     side = config.window_size // config.merge_size // config.patch_size
     down, across = -(-rows // side), -(-columns // side)
     index = np.full((t, down * side, across * side), -1, np.int64)
@@ -192,12 +191,12 @@ def _windows(
     return windows[inside], inside.sum(axis=1)
 
 
-def _angles(h: int, w: int, config: VisionConfig) -> NDArray[np.float32]:
-    """Rotary angles of one frame, float32 (h * w, head_dim // 2), in the order of its patches."""
+def _rotary_angles(h: int, w: int, config: VisionConfig) -> NDArray[np.float32]:
+    """Return rotary angles of one frame, float32 (h * w, head_dim // 2), in patch order."""
     merge, half = config.merge_size, config.head_dim // 2
     exponents = np.arange(0, half, 2, dtype=np.float32) / np.float32(half)
     frequencies = np.float32(1) / np.float32(config.rope_theta) ** exponents
-    places = np.stack(list(np.indices((h, w))), axis=-1)
-    places = places.reshape(h // merge, merge, w // merge, merge, 2).transpose(0, 2, 1, 3, 4)
-    angles = places.reshape(h * w, 2, 1) * frequencies.astype(np.float64)
+    coordinates = np.stack(list(np.indices((h, w))), axis=-1)
+    blocks = coordinates.reshape(h // merge, merge, w // merge, merge, 2).transpose(0, 2, 1, 3, 4)
+    angles = blocks.reshape(h * w, 2, 1) * frequencies.astype(np.float64)
     return angles.reshape(h * w, -1).astype(np.float32)

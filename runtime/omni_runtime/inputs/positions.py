@@ -1,13 +1,12 @@
-"""TMRoPE: the (time, height, width) position of every token, by one walk over runs of tokens.
+"""TMRoPE: the (time, height, width) position of every token.
 
-Not a tokenizer: who lays out a prompt (`prompt.py`) says which runs it has, and a later turn goes
-on where the walk stopped. The one idea: a run starts one after the maximum of the piece before it,
-and inside itself depends on nothing else.
+Not a tokenizer: `prompt.py` lists the runs of tokens. Positions inside a run do not depend on other
+runs. A run starts one after the maximum of the previous slice, also across turns.
 
-Source: Qwen2_5OmniPreTrainedModelForConditionalGeneration.get_rope_index. Its quirks are kept: the
-two opening markers of a video with sound share one position, so do the two closing ones; video
-times are truncated after a product in float32; and after a video with sound the walk goes on from
-the maximum of its LAST piece, even where a longer track before it reached further.
+Source: Qwen2_5OmniPreTrainedModelForConditionalGeneration.get_rope_index. Its quirks are kept. The
+two opening markers of a video with audio share one position, as do the two closing ones. Video
+times are truncated after a float32 product. A video with audio is a sequence of slices, and the
+next run follows the maximum of its LAST slice, even if an earlier slice has higher positions.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,24 +22,24 @@ Positions = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Sequential:
-    """Text, sound and single markers: the next position for each token, the same in all rows."""
+class SequentialRun:
+    """Text, audio and single markers: consecutive positions, equal in time, height and width."""
 
     length: int
 
 
 @dataclass(frozen=True)
-class Shared:
-    """Tokens that stand at one and the same position."""
+class SharedRun:
+    """Tokens that share one position."""
 
     length: int
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture or the frames of a video: merged tokens (t, h, w), `seconds` from t to t + 1.
+class VisionRun:
+    """An image or the frames of a video: a grid of merged tokens (t, h, w).
 
-    For a still picture t is 1 and `seconds` has no effect.
+    `seconds` is the time from t to t + 1. For an image t is 1 and `seconds` has no effect.
     """
 
     grid: tuple[int, int, int]
@@ -48,64 +47,65 @@ class Picture:
 
     @property
     def tokens(self) -> int:
-        """How many tokens there are."""
+        """Number of merged tokens."""
         return self.grid[0] * self.grid[1] * self.grid[2]
 
 
 @dataclass(frozen=True)
-class PictureWithSound:
-    """The frames of a video and `audio_tokens` of its sound, interleaved in chunks of time."""
+class VideoWithAudioRun:
+    """The frames of a video and its `audio_tokens` audio tokens, interleaved in chunks of time."""
 
-    picture: Picture
+    video: VisionRun
     audio_tokens: int
 
 
-Run = Sequential | Shared | Picture | PictureWithSound
-Piece = tuple[Literal["video", "audio"], int, int]
-"""Tokens [start, stop) of one track of a video with sound."""
+TokenRun = SequentialRun | SharedRun | VisionRun | VideoWithAudioRun
+TrackSlice = tuple[Literal["video", "audio"], int, int]
+"""Tokens [start, stop) of one track of a video with audio."""
 
 
-def walk(runs: Sequence[Run], config: PositionConfig, start: int = 0) -> tuple[Positions, int]:
-    """Positions of all tokens of `runs`, int64 (3, n), and the position of the token after them.
+def token_positions(
+    runs: Sequence[TokenRun], config: PositionConfig, start: int = 0
+) -> tuple[Positions, int]:
+    """Return the positions of all tokens of `runs`, int64 (3, n), and the next position.
 
-    `start` is the position of the first token: 0, or where the conversation so far stopped. The
-    position after the last token is one more than the maximum of all, which is where the
-    reference's decoding goes on.
+    `start` is the position of the first token: 0, or the next position of the previous turn. The
+    next position is one more than the maximum of all, as in the reference's decoding.
     """
-    pieces: list[Positions] = []
-    place = start
+    slices: list[Positions] = []
+    following = start
     for run in runs:
-        made = [piece + place for piece in _pieces(run, config) if piece.size]
-        pieces += made
-        if made:
-            place = int(made[-1].max()) + 1
-    if not pieces:
+        shifted = [part + following for part in _relative_positions(run, config) if part.size]
+        slices += shifted
+        if shifted:
+            following = int(shifted[-1].max()) + 1
+    if not slices:
         return np.zeros((3, 0), np.int64), start
-    positions = np.concatenate(pieces, axis=1)
+    positions = np.concatenate(slices, axis=1)
     return positions, int(positions.max()) + 1
 
 
-def interleave(run: PictureWithSound, config: PositionConfig) -> list[Piece]:
-    """The order of the two tracks: of each chunk of time first the frames, then the sound.
+def interleave(run: VideoWithAudioRun, config: PositionConfig) -> list[TrackSlice]:
+    """Return the order of the two tracks: for each chunk of time the frames, then the audio.
 
-    Source: Qwen2_5OmniProcessor.get_chunked_index, on times that aren't truncated.
+    Source: Qwen2_5OmniProcessor.get_chunked_index, on times that are not truncated.
     """
     per_chunk = int(config.ids_per_second * config.seconds_per_chunk)
-    t, h, w = run.picture.grid
-    times = np.repeat(np.arange(t), h * w) * run.picture.seconds * config.ids_per_second
+    t, h, w = run.video.grid
+    times = np.repeat(np.arange(t), h * w) * run.video.seconds * config.ids_per_second
     video = list(_chunks(times.tolist(), per_chunk))
     audio = list(_chunks(range(run.audio_tokens), per_chunk))
-    pieces: list[Piece] = []
+    slices: list[TrackSlice] = []
     for j in range(max(len(video), len(audio))):
         if j < len(video):
-            pieces.append(("video", *video[j]))
+            slices.append(("video", *video[j]))
         if j < len(audio):
-            pieces.append(("audio", *audio[j]))
-    return pieces
+            slices.append(("audio", *audio[j]))
+    return slices
 
 
 def _chunks(times: Sequence[float], per_chunk: int) -> Iterator[tuple[int, int]]:
-    """Cut `times` where it first reaches 1, 2, 3... times `per_chunk`, one cut at most a token."""
+    """Split `times` where it first reaches 1, 2, 3... times `per_chunk`, at most once per token."""
     start, chunk = 0, 1
     for i, time in enumerate(times):
         if time >= chunk * per_chunk:
@@ -115,26 +115,29 @@ def _chunks(times: Sequence[float], per_chunk: int) -> Iterator[tuple[int, int]]
     yield start, len(times)
 
 
-def _pieces(run: Run, config: PositionConfig) -> list[Positions]:
-    """Positions of a run that starts at 0, in the pieces after whose last one the walk goes on."""
+def _relative_positions(run: TokenRun, config: PositionConfig) -> list[Positions]:
+    """Return the slices of a run that starts at position 0."""
     match run:
-        case Sequential(length):
-            return [_along(np.arange(length))]
-        case Shared(length):
-            return [_along(np.zeros(length, np.int64))]
-        case Picture():
-            return [_picture(run, config)]
-        case PictureWithSound(picture, audio_tokens):
-            tracks = {"video": _picture(picture, config), "audio": _along(np.arange(audio_tokens))}
+        case SequentialRun(length):
+            return [_broadcast(np.arange(length))]
+        case SharedRun(length):
+            return [_broadcast(np.zeros(length, np.int64))]
+        case VisionRun():
+            return [_vision_positions(run, config)]
+        case VideoWithAudioRun(video, audio_tokens):
+            tracks = {
+                "video": _vision_positions(video, config),
+                "audio": _broadcast(np.arange(audio_tokens)),
+            }
             order = interleave(run, config)
             return [tracks[track][:, start:stop] for track, start, stop in order]
 
 
-def _along(times: NDArray[np.int64]) -> Positions:
+def _broadcast(times: NDArray[np.int64]) -> Positions:
     return np.broadcast_to(times, (3, len(times)))
 
 
-def _picture(run: Picture, config: PositionConfig) -> Positions:
+def _vision_positions(run: VisionRun, config: PositionConfig) -> Positions:
     seconds, rate = np.float32(run.seconds), np.float32(config.ids_per_second)
     t, h, w = run.grid
     times = (np.arange(t, dtype=np.float32) * seconds * rate).astype(np.int64)

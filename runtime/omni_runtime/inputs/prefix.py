@@ -1,8 +1,8 @@
 """Prompt prefixes: the longest common prefix of two prompts, and how to split a prompt.
 
-Not a cache and not an encoder. The one idea: the audio encoder's blocks are independent, so a
-prompt may be split between two blocks of a clip, and blocks of a running recording stay valid when
-it goes on. Pictures and videos are never split.
+Not a cache and not an encoder. The blocks of the audio encoder are independent. A prompt may
+therefore be split between two blocks of a clip, and the blocks of a running recording stay valid
+while it continues. Images and videos are never split.
 """
 
 import numpy as np
@@ -12,38 +12,41 @@ from omni_runtime.inputs.pixels import Patches
 from omni_runtime.inputs.prompt import MediaSlot, Prompt
 
 
-def common_prefix(read: Prompt, wanted: Prompt) -> int:
-    """Return how many tokens both begin with, media included, where `split` may cut `wanted`."""
-    length = min(len(read.ids), len(wanted.ids))
-    same = read.ids[:length] == wanted.ids[:length]
-    same &= (read.positions[:, :length] == wanted.positions[:, :length]).all(axis=0)
+def common_prefix(cached: Prompt, prompt: Prompt) -> int:
+    """Return the length in tokens of the longest common prefix at which `split` may cut `prompt`.
+
+    Media are compared by their features.
+    """
+    length = min(len(cached.ids), len(prompt.ids))
+    same = cached.ids[:length] == prompt.ids[:length]
+    same &= (cached.positions[:, :length] == prompt.positions[:, :length]).all(axis=0)
     count = length if same.all() else int(same.argmin())
-    for index, slot in enumerate(wanted.media):
+    for index, slot in enumerate(prompt.media):
         if slot.rows[0] < count:
-            other = read.media[index] if index < len(read.media) else None
-            count = min(count, _common(slot, other, count))
-    return _allowed(wanted, count)
+            other = cached.media[index] if index < len(cached.media) else None
+            count = min(count, _first_difference(slot, other, count))
+    return _split_point(prompt, count)
 
 
 def stable_length(prompt: Prompt) -> int:
-    """Return how many tokens stay the same if the recording at the end of the message goes on.
+    """Return the number of tokens that cannot change while the recording at the end continues.
 
-    Tokens of its last block, and all that follow, may change.
+    The tokens of its last block, and all later ones, may change.
     """
     slot = prompt.media[-1] if prompt.media else None
     if slot is None or isinstance(slot.features, Patches):
         return len(prompt.ids)
     stable = slot.features.stable_blocks * slot.features.block_tokens
     end = slot.rows[stable] if stable < len(slot.rows) else slot.rows[-1] + 1
-    return _allowed(prompt, int(end))
+    return _split_point(prompt, int(end))
 
 
 def split(prompt: Prompt, count: int) -> tuple[Prompt, Prompt]:
-    """Return the first `count` tokens, at least one, and the others.
+    """Return two prompts: the first `count` tokens, at least one, and the others.
 
     `count` must be a result of `common_prefix` or `stable_length`.
     """
-    media = [_parted(slot, count) for slot in prompt.media]
+    media = [_split_slot(slot, count) for slot in prompt.media]
     head = [first for first, _ in media if first is not None]
     tail = [second for _, second in media if second is not None]
     ids, positions = prompt.ids, prompt.positions
@@ -54,7 +57,7 @@ def split(prompt: Prompt, count: int) -> tuple[Prompt, Prompt]:
     )
 
 
-def _parted(slot: MediaSlot, count: int) -> tuple[MediaSlot | None, MediaSlot | None]:
+def _split_slot(slot: MediaSlot, count: int) -> tuple[MediaSlot | None, MediaSlot | None]:
     inside = int((slot.rows < count).sum())
     if inside == len(slot.rows):
         return slot, None
@@ -66,8 +69,8 @@ def _parted(slot: MediaSlot, count: int) -> tuple[MediaSlot | None, MediaSlot | 
     return MediaSlot(slot.kind, slot.rows[:inside], head), MediaSlot(slot.kind, moved, tail)
 
 
-def _allowed(prompt: Prompt, count: int) -> int:
-    """Return the last place up to `count` that splits no picture and no block of audio."""
+def _split_point(prompt: Prompt, count: int) -> int:
+    """Return the largest length up to `count` that splits neither vision media nor audio blocks."""
     while True:
         before = count
         for slot in prompt.media:
@@ -81,8 +84,8 @@ def _allowed(prompt: Prompt, count: int) -> int:
             return count
 
 
-def _common(slot: MediaSlot, other: MediaSlot | None, count: int) -> int:
-    """Return the first token that `other` fills otherwise; `count` if there is none before it."""
+def _first_difference(slot: MediaSlot, other: MediaSlot | None, count: int) -> int:
+    """Return the first token of `slot` whose features differ in `other`, at most `count`."""
     start = int(slot.rows[0])
     if other is None or other.kind != slot.kind or other.rows[0] != start:
         return start

@@ -1,8 +1,8 @@
-"""From messages to a prompt: token ids, TMRoPE positions and the media that fill some of its rows.
+"""Build prompts from messages: token ids, TMRoPE positions, and media with their rows.
 
-Not a conversation: which turns there are, and what is in a KV cache, is known elsewhere. The one
-idea: a prompt is a flat list of tokens and media, from which ids, positions and rows are laid out
-in one pass; what follows the last reply is just a cut of that list.
+Not a conversation: turns and KV caches are managed in `conversation.py`. A prompt is first a flat
+list of tokens and media. Ids, positions and rows are computed from that list in one pass. A prompt
+that continues after the last reply is the end of the same list.
 
 Source: Qwen2_5OmniProcessor.replace_multimodal_special_tokens, without its search in user text.
 """
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from omni_runtime.bundle.config import AudioConfig, ModelConfig, VisionConfig
 from omni_runtime.errors import BundleError, UsageError
 from omni_runtime.inputs.audio_stream import AudioStream
-from omni_runtime.inputs.media import load_audio, load_image, too_long
+from omni_runtime.inputs.media import audio_too_long, load_audio, load_image
 from omni_runtime.inputs.mel import audio_tokens
 from omni_runtime.inputs.mel_features import MelFeatures, log_mel
 from omni_runtime.inputs.messages import (
@@ -33,13 +33,13 @@ from omni_runtime.inputs.messages import (
 )
 from omni_runtime.inputs.pixels import Patches, image_patches, patches
 from omni_runtime.inputs.positions import (
-    Picture,
-    PictureWithSound,
-    Run,
-    Sequential,
-    Shared,
+    SequentialRun,
+    SharedRun,
+    TokenRun,
+    VideoWithAudioRun,
+    VisionRun,
     interleave,
-    walk,
+    token_positions,
 )
 from omni_runtime.inputs.source import Source
 from omni_runtime.inputs.template import RE_EXPORT, ChatTemplate, Segment, last_reply
@@ -58,16 +58,16 @@ __all__ = [
     "Video",
 ]
 
-_NOUNS: dict[Kind, str] = {"audio": "sound", "image": "pictures", "video": "video"}
+_NOUNS: dict[Kind, str] = {"audio": "audio", "image": "images", "video": "video"}
 _Config = TypeVar("_Config", AudioConfig, VisionConfig)
 
 
 @dataclass(frozen=True)
 class MediaSlot:
-    """Rows of a prompt whose embeddings come from an encoder.
+    """Tokens of a prompt whose embeddings come from an encoder.
 
-    `rows` int64 (k,) index the prompt's tokens, in the order of the encoder's output. `features`
-    is the log-mel of a clip, or the Patches of a picture or video.
+    `rows` int64 (k,) are their indices in the prompt, in the order of the encoder's output.
+    `features` is the log-mel of a clip, or the patches of an image or video.
     """
 
     kind: Kind
@@ -77,10 +77,10 @@ class MediaSlot:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the Thinker is fed with: `ids` int64 (n,) and `positions` int64 (3, n).
+    """Input of the Thinker: `ids` int64 (n,) and `positions` int64 (3, n).
 
-    `media` fill rows of it, in their order of appearance (of a video with sound first the
-    picture). `next_position` is the position of the first token that follows.
+    `media` are in order of appearance; the frames of a video come before its audio.
+    `next_position` is the position of the first token of the reply.
     """
 
     ids: NDArray[np.int64]
@@ -90,28 +90,28 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class _Sound:
+class _LoadedAudio:
     mel: MelFeatures
     running: bool
 
 
 @dataclass(frozen=True)
-class _Sight:
+class _LoadedVision:
     kind: Kind
     patches: Patches
     seconds: float
     mel: MelFeatures | None
 
 
-_Item = int | tuple[int, int] | _Sound | _Sight
-"""A token, two tokens that share a position, or a medium."""
+_Item = int | tuple[int, int] | _LoadedAudio | _LoadedVision
+"""A token, two tokens that share a position, or loaded media."""
 
 
 class PromptBuilder:
-    """Builds prompts for one bundle."""
+    """Builds the prompts of one bundle."""
 
     def __init__(self, tokenizer: Tokenizer, chat_template: str, config: ModelConfig) -> None:
-        """`chat_template` is the checkpoint's own Jinja text; BundleError when it's broken."""
+        """`chat_template` is the Jinja text of the checkpoint. Raises BundleError when invalid."""
         self._tokenizer = tokenizer
         self._template = ChatTemplate(chat_template)
         self._config = config
@@ -125,16 +125,19 @@ class PromptBuilder:
         since_last_reply: bool = False,
         partial: bool = False,
     ) -> Prompt:
-        """The prompt for a reply to `messages`, the default system message put in front if need be.
+        """Build the prompt for a reply to `messages`.
 
-        With `since_last_reply` only what follows the text of the last assistant message is built
-        (from the template's own end of that turn), for a KV cache that holds everything before;
-        `start_position` is then where the cache stopped. Media before it aren't read again.
+        The default system message is added if the first message has another role.
 
-        A running AudioStream is allowed with `partial` only: the prompt ends with its final blocks.
+        With `since_last_reply` the prompt starts after the text of the last assistant message, with
+        the template's end of that turn. The KV cache must hold everything before, and
+        `start_position` is its next position. Earlier media are not loaded.
 
-        Raises UsageError for a request that the model can't meet, MediaError for a medium that
-        can't be read, BundleError for a template that loses a part of a message.
+        `partial` allows a running AudioStream; the prompt then ends with its final blocks.
+
+        Raises UsageError for media without an encoder, for a stream of another model or one that is
+        still running; MediaError for media that cannot be read; BundleError when the chat template
+        drops a part of a message.
         """
         if not messages or messages[0].role != "system":
             messages = [Message("system", [Text(self._config.system_prompt)]), *messages]
@@ -148,7 +151,7 @@ class PromptBuilder:
     def _flatten(
         self, segments: Sequence[Segment], parts: Sequence[ContentPart], after: int | None
     ) -> list[int | str | MediaPart]:
-        """Special tokens, plain text and media in order; only what follows part `after`, if given.
+        """Return special tokens, plain text and media in order; only those after part `after`.
 
         The nth media marker in template text stands for the nth media part.
         """
@@ -161,17 +164,17 @@ class PromptBuilder:
             if isinstance(segment, str):
                 for piece in self._tokenizer.split(segment):
                     kind = markers.get(piece) if isinstance(piece, int) else None
-                    pieces.append(_taken(media, kind) if kind else piece)
+                    pieces.append(_next_media(media, kind) if kind else piece)
             elif segment == after:
                 pieces.clear()
             elif isinstance(part := parts[segment], Text):
                 pieces.append(part.text)
         if (left := next(media, None)) is not None:
-            raise _no_place(left)
+            raise _no_marker(left)
         return pieces
 
     def _items(self, pieces: Sequence[int | str | MediaPart], *, partial: bool) -> Iterator[_Item]:
-        """Tokens and loaded media; text between special tokens is joined before it is encoded."""
+        """Yield tokens and loaded media. Text between special tokens is joined, then encoded."""
         plain = ""
         for piece in pieces:
             if isinstance(piece, str):
@@ -180,7 +183,7 @@ class PromptBuilder:
             yield from self._tokenizer.encode(plain)
             plain = ""
             item = piece if isinstance(piece, int) else self._load(piece)
-            running = isinstance(item, _Sound) and item.running
+            running = isinstance(item, _LoadedAudio) and item.running
             if running and not partial:
                 raise UsageError("the audio stream is still running", fix="call its finish() first")
             yield item
@@ -188,43 +191,45 @@ class PromptBuilder:
                 return
         yield from self._tokenizer.encode(plain)
 
-    def _load(self, part: MediaPart) -> _Sound | _Sight:
+    def _load(self, part: MediaPart) -> _LoadedAudio | _LoadedVision:
         audio, vision = self._config.audio, self._config.vision
         context = self._config.thinker.decoder.max_context
         match part:
             case Audio(source):
-                audio = _able(audio, "audio")
+                audio = _require_encoder(audio, "audio")
                 if isinstance(source, AudioStream):
-                    return _read(source, audio, _seconds(context, audio))
-                seconds = _seconds(context, audio)
+                    return _load_stream(source, audio, _max_audio_seconds(context, audio))
+                seconds = _max_audio_seconds(context, audio)
                 samples = load_audio(source, audio.sample_rate, max_seconds=seconds)
-                return _Sound(log_mel(samples, audio), running=False)
+                return _LoadedAudio(log_mel(samples, audio), running=False)
             case Image(source):
-                vision = _able(vision, "image")
-                return _Sight("image", image_patches(load_image(source), vision), 0.0, None)
+                vision = _require_encoder(vision, "image")
+                return _LoadedVision("image", image_patches(load_image(source), vision), 0.0, None)
             case Video(source, use_audio):
-                return self._load_video(source, use_audio, _able(vision, "video"), context)
+                return self._load_video(
+                    source, use_audio, _require_encoder(vision, "video"), context
+                )
 
     def _load_video(
         self, source: Source, use_audio: bool, vision: VisionConfig, context: int
-    ) -> _Sight:
+    ) -> _LoadedVision:
         audio = self._config.audio if use_audio else None
         clip = load_video(
             source,
             vision,
             sample_rate=audio.sample_rate if audio else None,
             max_tokens=context,
-            max_seconds=_seconds(context, audio) if audio else 0.0,
+            max_seconds=_max_audio_seconds(context, audio) if audio else 0.0,
         )
         mel = log_mel(clip.audio, audio) if audio and clip.audio is not None else None
         seconds = vision.temporal_patch_size / clip.fps
-        return _Sight("video", patches(clip.frames, vision), seconds, mel)
+        return _LoadedVision("video", patches(clip.frames, vision), seconds, mel)
 
     def _pair_markers(self, items: list[_Item]) -> None:
-        """Double the markers around each video with sound: vision outside, sound inside."""
+        """Double the markers around each video with audio: vision outside, audio inside."""
         tokens = self._tokens
         for i, item in enumerate(items):
-            if not isinstance(item, _Sight) or item.mel is None:
+            if not isinstance(item, _LoadedVision) or item.mel is None:
                 continue
             if items[i - 1 : i] + items[i + 1 : i + 2] != [tokens.vision_bos, tokens.vision_eos]:
                 raise BundleError("the chat template has no markers around video", fix=RE_EXPORT)
@@ -236,111 +241,113 @@ class PromptBuilder:
         for item in items:
             match item:
                 case int():
-                    layout.token(item)
+                    layout.add_token(item)
                 case tuple():
-                    layout.pair(item)
-                case _Sound(mel):
-                    layout.sound(mel)
-                case _Sight():
-                    layout.sight(item)
-        positions, following = walk(layout.runs, self._config.thinker.positions, start)
+                    layout.add_pair(item)
+                case _LoadedAudio(mel):
+                    layout.add_audio(mel)
+                case _LoadedVision():
+                    layout.add_vision(item)
+        positions, following = token_positions(layout.runs, self._config.thinker.positions, start)
         return Prompt(np.array(layout.ids, np.int64), positions, layout.media, following)
 
 
 class _Layout:
-    """A prompt as it grows: ids, runs for the positions, rows of media."""
+    """A prompt under construction: ids, runs of tokens, and media with their rows."""
 
     def __init__(self, config: ModelConfig) -> None:
         self._tokens = config.thinker.tokens
         self._positions = config.thinker.positions
         self._merge = config.vision.merge_size if config.vision else 1
         self.ids: list[int] = []
-        self.runs: list[Run] = []
+        self.runs: list[TokenRun] = []
         self.media: list[MediaSlot] = []
 
-    def token(self, token: int) -> None:
-        self._fill(token, 1)
-        self._along(1)
+    def add_token(self, token: int) -> None:
+        self._add_rows(token, 1)
+        self._add_sequential(1)
 
-    def pair(self, tokens: tuple[int, int]) -> None:
+    def add_pair(self, tokens: tuple[int, int]) -> None:
         self.ids += tokens
-        self.runs.append(Shared(2))
+        self.runs.append(SharedRun(2))
 
-    def sound(self, mel: MelFeatures) -> None:
+    def add_audio(self, mel: MelFeatures) -> None:
         count = audio_tokens(mel.frames)
         if count:
-            self._along(count)
-            self.media.append(MediaSlot("audio", self._fill(self._tokens.audio, count), mel))
+            self._add_sequential(count)
+            self.media.append(MediaSlot("audio", self._add_rows(self._tokens.audio, count), mel))
 
-    def sight(self, sight: _Sight) -> None:
-        t, h, w = sight.patches.grid
-        picture = Picture((t, h // self._merge, w // self._merge), sight.seconds)
-        if sight.mel is not None:
-            self._sight_with_sound(sight.patches, sight.mel, picture)
+    def add_vision(self, vision: _LoadedVision) -> None:
+        t, h, w = vision.patches.grid
+        run = VisionRun((t, h // self._merge, w // self._merge), vision.seconds)
+        if vision.mel is not None:
+            self._add_video_with_audio(vision.patches, vision.mel, run)
             return
-        token = self._tokens.image if sight.kind == "image" else self._tokens.video
-        self.runs.append(picture)
-        self.media.append(MediaSlot(sight.kind, self._fill(token, picture.tokens), sight.patches))
+        token = self._tokens.image if vision.kind == "image" else self._tokens.video
+        self.runs.append(run)
+        self.media.append(MediaSlot(vision.kind, self._add_rows(token, run.tokens), vision.patches))
 
-    def _sight_with_sound(self, frames: Patches, mel: MelFeatures, picture: Picture) -> None:
-        run = PictureWithSound(picture, audio_tokens(mel.frames))
+    def _add_video_with_audio(self, frames: Patches, mel: MelFeatures, video: VisionRun) -> None:
+        run = VideoWithAudioRun(video, audio_tokens(mel.frames))
         self.runs.append(run)
         rows: dict[str, list[NDArray[np.int64]]] = {"video": [], "audio": []}
         for track, start, stop in interleave(run, self._positions):
             token = self._tokens.video if track == "video" else self._tokens.audio
-            rows[track].append(self._fill(token, stop - start))
+            rows[track].append(self._add_rows(token, stop - start))
         self.media.append(MediaSlot("video", np.concatenate(rows["video"]), frames))
         self.media.append(MediaSlot("audio", np.concatenate(rows["audio"]), mel))
 
-    def _along(self, count: int) -> None:
-        """Go on by `count` positions; neighbouring runs of this sort become one."""
+    def _add_sequential(self, count: int) -> None:
+        """Append `count` sequential positions; adjacent sequential runs are merged."""
         before = self.runs[-1] if self.runs else None
-        if isinstance(before, Sequential):
+        if isinstance(before, SequentialRun):
             self.runs.pop()
             count += before.length
-        self.runs.append(Sequential(count))
+        self.runs.append(SequentialRun(count))
 
-    def _fill(self, token: int, count: int) -> NDArray[np.int64]:
+    def _add_rows(self, token: int, count: int) -> NDArray[np.int64]:
         rows = np.arange(len(self.ids), len(self.ids) + count)
         self.ids += [token] * count
         return rows
 
 
-def _able(config: _Config | None, kind: Kind) -> _Config:
+def _require_encoder(config: _Config | None, kind: Kind) -> _Config:
     if config is None:
-        verb = "hear" if kind == "audio" else "see"
         raise UsageError(
-            f"this bundle can't {verb}: it has no encoder for {_NOUNS[kind]}",
-            fix="use one exported from a checkpoint that has it",
+            f"this bundle has no encoder for {_NOUNS[kind]}",
+            fix="use a bundle of a checkpoint that has one",
         )
     return config
 
 
-def _read(stream: AudioStream, config: AudioConfig, max_seconds: float) -> _Sound:
+def _load_stream(stream: AudioStream, config: AudioConfig, max_seconds: float) -> _LoadedAudio:
     if stream.config != config:
         raise UsageError(
-            "the audio stream was made for another model", fix="AudioStream(model.config.audio)"
+            "the audio stream belongs to another model",
+            fix="create it with AudioStream(model.config.audio)",
         )
     if stream.seconds > max_seconds:
-        raise too_long("the audio stream", max_seconds)
-    # Asked first: a stream that is finished in between counts as running, which is safe.
+        raise audio_too_long("the audio stream", max_seconds)
+    # Read first: a stream that finishes in between counts as running, which is safe.
     running = stream.running
-    return _Sound(stream.features(), running)
+    return _LoadedAudio(stream.features(), running)
 
 
-def _taken(media: Iterator[MediaPart], kind: Kind) -> MediaPart:
-    """The next medium, for which the template has a marker of this kind."""
+def _next_media(media: Iterator[MediaPart], kind: Kind) -> MediaPart:
+    """Return the next media part. Raises BundleError when the marker is of another kind."""
     part = next(media, None)
     if part is None or kind_of(part) != kind:
-        raise _no_place(part)
+        raise _no_marker(part)
     return part
 
 
-def _no_place(part: MediaPart | None) -> BundleError:
-    noun = _NOUNS[kind_of(part)] if part else "media that nobody gave"
-    return BundleError(f"the chat template has no place, or a wrong one, for {noun}", fix=RE_EXPORT)
+def _no_marker(part: MediaPart | None) -> BundleError:
+    noun = _NOUNS[kind_of(part)] if part else "media that are not in the message"
+    return BundleError(
+        f"the chat template has no marker, or a wrong one, for {noun}", fix=RE_EXPORT
+    )
 
 
-def _seconds(context: int, audio: AudioConfig) -> float:
-    """How much sound would fill the whole context; a token is four mel frames."""
+def _max_audio_seconds(context: int, audio: AudioConfig) -> float:
+    """Return the seconds of audio that fill the context; a token is four mel frames."""
     return context * 4 * audio.hop_length / audio.sample_rate

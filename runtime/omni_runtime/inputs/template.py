@@ -1,8 +1,7 @@
-"""The checkpoint's own Jinja chat template, rendered without letting user text into it.
+"""The Jinja chat template of the checkpoint, rendered without the user's text.
 
-Not a tokenizer. The one idea: in place of everything a person wrote the template gets a private
-mark, so what it renders falls apart into its own text, whose special tokens are real, and the
-places where user text goes, whose special tokens aren't.
+Not a tokenizer. The template renders a private mark in place of each text. Its output is then split
+at the marks, so special tokens of the template are encoded and those in user text are not.
 """
 
 import json
@@ -18,7 +17,7 @@ from omni_runtime.errors import BundleError, UsageError
 from omni_runtime.inputs.messages import Message, Role, Text, kind_of
 
 Segment = str | int
-"""Template text, or the number (among all parts of all messages) of the text that goes here."""
+"""Template text, or the index of a text among all parts of all messages."""
 
 RE_EXPORT = "export the bundle again"
 
@@ -30,17 +29,17 @@ class ChatTemplate:
     """A compiled chat template."""
 
     def __init__(self, source: str) -> None:
-        """Compile Jinja text. Raises BundleError when it is broken."""
+        """Compile a Jinja template. Raises BundleError for a syntax error."""
         try:
             self._template = _environment().from_string(source)
         except jinja2.TemplateSyntaxError as error:
-            raise BundleError(f"the chat template is broken: {error}", fix=RE_EXPORT) from error
+            raise BundleError(f"the chat template is invalid: {error}", fix=RE_EXPORT) from error
 
     def render(self, messages: Sequence[Message]) -> list[Segment]:
-        """The whole conversation, up to where the model's reply begins.
+        """Render a conversation up to the start of the model's reply.
 
-        Raises UsageError for messages that the template refuses, BundleError when it doesn't
-        bring every text exactly once and in order.
+        Raises UsageError for an unknown role or when the template raises. Raises BundleError when
+        the template does not render every text exactly once and in order.
         """
         texts: list[int] = []
         turns: list[dict[str, object]] = []
@@ -48,7 +47,8 @@ class ChatTemplate:
         for message in messages:
             if message.role not in get_args(Role):
                 raise UsageError(
-                    f"there is no role {message.role!r}", fix=", ".join(get_args(Role))
+                    f"there is no role {message.role!r}",
+                    fix=f"choose one of {', '.join(get_args(Role))}",
                 )
             content: list[dict[str, str]] = []
             for part in message.parts:
@@ -62,7 +62,7 @@ class ChatTemplate:
         try:
             rendered = self._template.render(messages=turns, add_generation_prompt=True)
         except jinja2.TemplateError as error:
-            raise UsageError(f"the chat template refuses these messages: {error}") from error
+            raise UsageError(f"the chat template rejects these messages: {error}") from error
         pieces = _MARK.split(rendered)
         if list(map(int, pieces[1::2])) != texts:
             raise BundleError("the chat template loses or reorders text", fix=RE_EXPORT)
@@ -70,7 +70,7 @@ class ChatTemplate:
 
 
 def last_reply(messages: Sequence[Message]) -> int:
-    """The number, among all parts, of the last text of the last assistant message.
+    """Return the index, among all parts, of the last text of the last assistant message.
 
     Raises UsageError when there is none.
     """
@@ -81,12 +81,12 @@ def last_reply(messages: Sequence[Message]) -> int:
                 last = count
             count += 1
     if last < 0:
-        raise UsageError("there is no reply yet after which a prompt could go on")
+        raise UsageError("there is no reply yet", fix="send a message first")
     return last
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
-    """Jinja as transformers sets it up for chat templates."""
+    """Return a Jinja environment configured as transformers does for chat templates."""
 
     def refuse(message: str) -> NoReturn:
         raise jinja2.TemplateError(message)

@@ -1,8 +1,7 @@
-"""Decode the frames of a video that the model looks at, and its sound.
+"""Decode the sampled frames of a video, and its audio.
 
-Not the model's preprocessing: `pixels.py` and `mel.py` take what comes out here. The one idea: a
-video may be far larger than what the model can take, so only the frames that are used are kept,
-already at the size the encoder sees.
+Not the model's preprocessing (`pixels.py`, `mel.py`). A video may be far larger than the model's
+context, so only the sampled frames are kept, resized for the encoder.
 
 Every failure is a MediaError of one line. Source: Qwen2VLVideoProcessor.sample_frames.
 """
@@ -25,25 +24,25 @@ from omni_runtime.errors import MediaError
 from omni_runtime.inputs.media import MAX_SECONDS, FloatArray, load_audio
 from omni_runtime.inputs.pixels import resize, video_size
 from omni_runtime.inputs.source import (
-    STATES_LENGTH,
+    EXACT_DURATION_FORMATS,
     Source,
-    cut_off,
-    demuxed,
-    opened,
-    refuse_unknown_codec,
+    open_container,
+    open_source,
+    require_decoder,
+    truncated_error,
 )
 
 _MAX_FRAME_PIXELS = 8192 * 4320
-"""The largest video frames there are; more is a broken header."""
+"""Pixels of an 8K frame; a header that states more is damaged."""
 
 
 @dataclass(frozen=True)
 class VideoClip:
-    """The sampled frames of a video and its sound.
+    """The sampled frames of a video and its audio.
 
-    `frames` is uint8 (t, h, w, 3), at the size the vision encoder takes; `duration` is that of the
-    whole clip in seconds; `fps` is the rate of `frames` for their positions in time; `audio` is
-    float32 mono (n,), or None without a sound track.
+    `frames` is uint8 (t, h, w, 3) at the encoder's resolution. `duration` of the clip is in
+    seconds. `fps` is the rate of `frames`, for their positions in time. `audio` is float32 mono
+    (n,), or None without an audio track.
     """
 
     frames: NDArray[np.uint8]
@@ -60,22 +59,24 @@ def load_video(
     max_tokens: int | None = None,
     max_seconds: float = MAX_SECONDS,
 ) -> VideoClip:
-    """Decode the frames of a video that the model looks at, and its sound.
+    """Decode the sampled frames of a video, and its audio.
 
-    Frames are picked by their number, at `config.video_fps`, and turned upright. With `sample_rate`
-    None the sound is left out. Raises MediaError when the file can't be read, has no picture, is
-    cut off, would make more than `max_tokens` tokens, or has sound longer than `max_seconds`.
+    Frames are sampled by index at `config.video_fps` and rotated upright. `sample_rate` None skips
+    the audio. Raises MediaError when the file cannot be read or is truncated, has no video track,
+    needs more than `max_tokens` tokens, or has audio longer than `max_seconds`.
     """
-    with opened(source) as (file, _):
-        with demuxed(file, "video") as (container, name):
+    with open_source(source) as (file, _):
+        with open_container(file, "video") as (container, name):
             stream = _picture_stream(container, name)
             total, rate = _count_frames(container, stream, name)
             indices, fps = sample_frames(total, rate, config)
-            _refuse_huge(stream, len(indices), config, max_tokens, name)
+            _require_supported_size(stream, len(indices), config, max_tokens, name)
             container.seek(0)
             frames = list(_decode_frames(container, stream, indices, config))
             if len(frames) < 0.9 * len(indices):
-                raise cut_off(name, f"{len(frames)} of {len(indices)} sampled frames are there")
+                raise truncated_error(
+                    name, f"it has {len(frames)} of {len(indices)} sampled frames"
+                )
             has_sound = bool(container.streams.audio)
         audio = None
         if sample_rate is not None and has_sound:
@@ -84,15 +85,17 @@ def load_video(
 
 
 def sample_frames(total: int, rate: float, config: VisionConfig) -> tuple[NDArray[np.int64], float]:
-    """Which of `total` frames at `rate` frames a second are used, int64 (n,), and their own rate.
+    """Return the indices of the sampled frames, int64 (n,), and their rate in frames per second.
 
-    The indices are those of Qwen2VLVideoProcessor.sample_frames; its float32 arange depends on the
-    vector width of the CPU, so that in 1 of 2000 clips one index may be off by one. A video of one
-    frame, which the reference can't take, gives that frame.
+    `total` and `rate` are the number of frames of the video and its frame rate.
 
-    The rate is the one that was asked for, as the reference's processor assumes, except where
-    `video_max_frames` or the video itself doesn't have that many frames: there it is the true one,
-    or picture and sound would drift apart for minutes.
+    The indices equal Qwen2VLVideoProcessor.sample_frames. Its float32 arange depends on the vector
+    width of the CPU, so one index may be off by one in 1 of 2000 clips. A video of one frame, which
+    the reference rejects, returns that frame.
+
+    The returned rate is `config.video_fps`, as the reference assumes. If `video_max_frames` or the
+    length of the video allows fewer frames, it is the true rate; otherwise video and audio would
+    drift apart by minutes.
     """
     depth = config.temporal_patch_size
     limit = min(config.video_max_frames, total) // depth * depth
@@ -108,15 +111,15 @@ def sample_frames(total: int, rate: float, config: VisionConfig) -> tuple[NDArra
 
 def _picture_stream(container: InputContainer, name: str) -> VideoStream:
     for stream in container.streams.video:
-        if not stream.disposition & Disposition.attached_pic:  # the cover of a song is no video
-            refuse_unknown_codec(stream, name)
+        if not stream.disposition & Disposition.attached_pic:  # cover art is not a video
+            require_decoder(stream, name)
             stream.thread_type = "AUTO"
             return stream
-    raise MediaError(f"{name} has no moving picture", fix="give it as sound or as a picture")
+    raise MediaError(f"{name} has no video track", fix="attach it as audio or as an image")
 
 
 def _count_frames(container: InputContainer, stream: VideoStream, name: str) -> tuple[int, float]:
-    """The number of frames and their mean rate; where the header has no number, packets count."""
+    """Return the number of frames and their mean rate. Packets are counted if it is not stated."""
     rate = stream.average_rate or stream.guessed_rate or stream.base_rate
     total = stream.frames
     if not total:
@@ -126,29 +129,29 @@ def _count_frames(container: InputContainer, stream: VideoStream, name: str) -> 
             if packet.pts is not None and packet.time_base:
                 end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
         stated = (container.duration or 0) / av.time_base
-        if end < 0.9 * stated - 0.5 and container.format.name.startswith(STATES_LENGTH):
-            raise cut_off(name, f"{end:.1f} of {stated:.1f} s are there")
+        if end < 0.9 * stated - 0.5 and container.format.name.startswith(EXACT_DURATION_FORMATS):
+            raise truncated_error(name, f"it has {end:.1f} of {stated:.1f} s")
     if not total or not rate:
         raise MediaError(f"{name} has no frames", fix="convert it to mp4")
     return total, float(rate)
 
 
-def _refuse_huge(
+def _require_supported_size(
     stream: VideoStream, frames: int, config: VisionConfig, max_tokens: int | None, name: str
 ) -> None:
     if not stream.width or not stream.height:
-        raise MediaError(f"{name} doesn't say how large its frames are", fix="convert it to mp4")
+        raise MediaError(f"{name} does not state the size of its frames", fix="convert it to mp4")
     if stream.width * stream.height > _MAX_FRAME_PIXELS:
         raise MediaError(
-            f"{name} has frames of {stream.width} x {stream.height} pixels", fix="make it smaller"
+            f"{name} has frames of {stream.width} x {stream.height} pixels", fix="scale it down"
         )
     height, width = video_size(stream.height, stream.width, config)
     side = config.patch_size * config.merge_size
     tokens = -(-frames // config.temporal_patch_size) * (height // side) * (width // side)
     if max_tokens is not None and tokens > max_tokens:
         raise MediaError(
-            f"{name} would make {tokens:,} tokens; the model's context holds {max_tokens:,}",
-            fix="cut a shorter clip",
+            f"{name} needs {tokens:,} tokens; the model's context holds {max_tokens:,}",
+            fix="use a shorter clip",
         )
 
 
@@ -158,19 +161,19 @@ def _decode_frames(
     indices: NDArray[np.int64],
     config: VisionConfig,
 ) -> Iterator[NDArray[np.uint8]]:
-    """Decode up to the last index, and yield the frames at `indices`, upright and resized."""
+    """Decode up to the last index; yield the frames at `indices`, upright and resized."""
     wanted: set[int] = set(indices.tolist())
     size: tuple[int, int] | None = None
     for i, frame in enumerate(container.decode(stream)):
         if i in wanted:
-            picture = _upright(frame)
-            size = size or video_size(picture.shape[0], picture.shape[1], config)
-            yield resize(picture, size)
+            image = _upright(frame)
+            size = size or video_size(image.shape[0], image.shape[1], config)
+            yield resize(image, size)
         if i >= indices[-1]:
             return
 
 
 def _upright(frame: VideoFrame) -> NDArray[np.uint8]:
-    """The frame as uint8 (h, w, 3), turned as the display matrix of the file says."""
-    picture = cast(NDArray[np.uint8], frame.to_ndarray(format="rgb24"))
-    return np.ascontiguousarray(np.rot90(picture, round(frame.rotation / 90)))
+    """Return a frame as uint8 (h, w, 3), rotated by the display matrix of the file."""
+    image = cast(NDArray[np.uint8], frame.to_ndarray(format="rgb24"))
+    return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))

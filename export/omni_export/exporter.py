@@ -37,7 +37,7 @@ from omni_export.plan import Plan
 from omni_export.progress import ProgressMeter, Report
 from omni_export.source import read_config
 from omni_quantize.recipe import Recipe
-from omni_runtime.atomic_folder import StagedFolder, strangers
+from omni_runtime.atomic_folder import StagedFolder, unlisted_files
 from omni_runtime.bundle.manifest import (
     DIGEST_NAME,
     FILE_NAME,
@@ -216,8 +216,8 @@ def _check_replaceable(destination: Path) -> None:
         listed = msgspec.json.decode((destination / FILE_NAME).read_bytes(), type=_Listed).files
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         raise UsageError(f"{destination} exists and is no bundle", fix=fix) from None
-    if stranger := next(strangers(destination, {FILE_NAME, DIGEST_NAME, *listed}), None):
-        raise UsageError(f"{stranger} is not part of the bundle that is there", fix=fix)
+    if unlisted := next(unlisted_files(destination, {FILE_NAME, DIGEST_NAME, *listed}), None):
+        raise UsageError(f"{unlisted} is not part of the bundle that is there", fix=fix)
 
 
 @contextmanager

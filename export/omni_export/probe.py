@@ -15,7 +15,7 @@ from omni_quantize.error import ErrorMeter
 from omni_quantize.weight_stream import FloatArray
 from omni_runtime.bundle.config import ModelConfig
 from omni_runtime.bundle.contracts import GraphContract
-from omni_runtime.bundle.manifest import GraphError
+from omni_runtime.bundle.manifest import QuantizationError
 from omni_runtime.engine.kv_cache import RotaryTable
 from omni_runtime.engine.session import SessionOptions, open_session
 from omni_runtime.inputs.pixels import vision_geometry
@@ -33,7 +33,7 @@ def compare(
     contract: GraphContract,
     config: ModelConfig,
     mel: FloatArray | None = None,
-) -> GraphError:
+) -> QuantizationError:
     """Error of the graph in `near` against the one in `exact`, over all their float outputs.
 
     `mel`: see `inputs`.

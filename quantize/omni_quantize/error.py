@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from omni_runtime.bundle.manifest import GraphError
+from omni_runtime.bundle.manifest import QuantizationError
 
 
 class ErrorMeter:
@@ -16,7 +16,7 @@ class ErrorMeter:
     """
 
     def __init__(self, of: str) -> None:
-        """`of` says what is compared; see `GraphError`."""
+        """`of` says what is compared; see `QuantizationError`."""
         self._of = of
         self._lock = threading.Lock()
         self._dot = self._exact = self._near = 0.0
@@ -34,10 +34,10 @@ class ErrorMeter:
             self._difference = max(self._difference, float(difference))
             self._largest = max(self._largest, float(largest))
 
-    def result(self) -> GraphError:
+    def result(self) -> QuantizationError:
         """Cosine over everything seen, and the largest difference relative to the largest value."""
         norm = (self._exact * self._near) ** 0.5
-        return GraphError(
+        return QuantizationError(
             of=self._of,
             cosine=self._dot / norm if norm else 1.0,
             relative=self._difference / self._largest if self._largest else 0.0,

@@ -21,7 +21,7 @@ from omni_quantize.nbits import BlockMatrix
 from omni_quantize.operators import MICROSOFT
 from omni_quantize.weight_stream import FloatArray, Parts, Watch, WeightStream
 from omni_runtime.bundle.contracts import DOMAIN, OPSET
-from omni_runtime.bundle.manifest import GraphError
+from omni_runtime.bundle.manifest import QuantizationError
 
 ROWS = 16
 OPSETS = [helper.make_opsetid(*one) for one in (("", OPSET), (MICROSOFT, 1), (DOMAIN, 1))]
@@ -49,7 +49,7 @@ class ProductMeter:
 
         return see
 
-    def result(self) -> GraphError:
+    def result(self) -> QuantizationError:
         """The error over all products seen."""
         return self._meter.result()
 

@@ -1,7 +1,7 @@
-"""Run a bundle of Qwen2.5-Omni on a CPU: text, sound, pictures in, text and speech out.
+"""Run Qwen2.5-Omni bundles on a CPU: text, audio, images and video in, text and speech out.
 
-The names listed here are the public interface; each is imported when it is first used. Importing
-this package turns off the telemetry of the libraries below it. It must be imported before them, so
+The names listed here are the public interface. Each is imported on first use. Importing this
+package turns off the telemetry of its dependencies. It must be imported before them, so
 `omni_export`, `omni_quantize` and `tiny` import it first.
 """
 
@@ -10,8 +10,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 NO_TELEMETRY = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-"""ONNX Runtime reads its variable when it is loaded. Its function `disable_telemetry_events` comes
-too late: by then it has stored a device id, and it still sends. Child processes inherit both."""
+"""ONNX Runtime reads its variable when it is loaded. `disable_telemetry_events` is too late: it is
+called after a device id was stored, and does not stop all events. Child processes inherit both."""
 
 os.environ.update(NO_TELEMETRY)
 
@@ -58,7 +58,7 @@ __all__ = list(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: `omni --help` needs none of them."""
+    """Import a public name on first use, so that `omni --help` starts quickly."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,7 +1,6 @@
-"""Write a file that the user named: its name means the old content or the whole new one.
+"""Atomic writes of output files: a path holds the old content or the complete new content.
 
-Links are followed and stay. What is no regular file (a FIFO, a device) cannot be replaced: it is
-written to directly, as a stream.
+Symbolic links are followed. FIFOs and devices cannot be replaced, so they are written as streams.
 """
 
 import os
@@ -14,7 +13,7 @@ from typing import BinaryIO
 
 
 def is_stream(path: Path) -> bool:
-    """Whether a FIFO, a device or a socket has that name."""
+    """Return whether the path is a FIFO, a device or a socket."""
     try:
         mode = path.stat().st_mode
     except OSError:
@@ -23,17 +22,17 @@ def is_stream(path: Path) -> bool:
 
 
 class AtomicFile:
-    """A regular file, written under another name beside it, FILE.partial."""
+    """A regular file that is written as FILE.partial and renamed by `commit`."""
 
     def __init__(self, path: Path) -> None:
-        """Raises OSError when it cannot be written there."""
+        """Create the partial file. Raises OSError."""
         self._target = Path(os.path.realpath(path))
         if self._target.is_dir():
             raise IsADirectoryError(None, "Is a directory", str(path))
         self._partial, self.file = _fresh(self._target)
 
     def commit(self) -> None:
-        """Close the file and give it its name. Raises OSError when that fails."""
+        """Sync and close the file, and replace the target. Raises OSError."""
         self.file.flush()
         os.fsync(self.file.fileno())
         self.file.close()
@@ -42,29 +41,29 @@ class AtomicFile:
         self._partial.replace(self._target)
 
     def discard(self) -> None:
-        """Remove what has no name yet; does nothing after `commit`."""
-        with suppress(OSError):  # what could not be written is not wanted any more
+        """Remove the partial file. Does nothing after `commit`."""
+        with suppress(OSError):  # closing may fail to flush data that is discarded anyway
             self.file.close()
         with suppress(OSError):
             self._partial.unlink()
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file, or into a FIFO or a device. Raises OSError."""
+    """Write a file atomically, or write into a FIFO or a device. Raises OSError."""
     if is_stream(path):
         with path.open("wb") as stream:
             stream.write(data)
         return
-    made = AtomicFile(path)
+    output = AtomicFile(path)
     try:
-        made.file.write(data)
-        made.commit()
+        output.file.write(data)
+        output.commit()
     finally:
-        made.discard()
+        output.discard()
 
 
 def _fresh(target: Path) -> tuple[Path, BinaryIO]:
-    """A file that was not there before: another FILE.partial may be somebody's."""
+    """Create a new file. An existing FILE.partial may belong to the user and is not overwritten."""
     for number in count(1):
         partial = target.with_name(f"{target.name}{'' if number == 1 else f'-{number}'}.partial")
         with suppress(FileExistsError):

@@ -1,9 +1,8 @@
-"""Replace a folder at once: a new version is staged beside it and takes its name when it is whole.
+"""Replace a folder atomically: write the new version to a staging folder, then rename it.
 
-The staging folder `.NAME.partial` holds the new version and, for the moment between two renames,
-the old one. It carries a marker file, the first thing written and the last one removed, so that
-nothing is ever deleted that we did not write. A process may be killed, and the power may fail, at
-any time: afterwards `recover` finds the old version or the new one, whole.
+The staging folder `.NAME.partial` holds the new version and, between two renames, the old one. A
+marker file identifies it: it is written first and removed last, so that files of other programs are
+never deleted. After a crash at any point, `recover` restores the complete old or new version.
 """
 
 import os
@@ -15,11 +14,11 @@ from omni_runtime.errors import UsageError
 
 MARKER = "pocket-omni-staging"
 NEW, OLD = "new", "old"
-AWAY = "move it away, or give another name"
+MOVE_AWAY = "move it away, or give another name"
 
 
 class StagedFolder:
-    """The staging folder of `target`, which is `path` with all links followed."""
+    """The staging folder of `target`, which is `path` with symbolic links resolved."""
 
     def __init__(self, path: Path) -> None:
         self.target = Path(os.path.realpath(path))
@@ -29,41 +28,43 @@ class StagedFolder:
         self._marker = self.folder / MARKER
 
     def check(self) -> None:
-        """Raise UsageError when the target cannot be replaced, or the staging name is taken."""
+        """Raise UsageError when the target or the staging folder cannot be replaced."""
         here = Path.cwd().resolve()
         if self.target == here or self.target in here.parents:
             raise UsageError(
-                f"{self.target} is the current folder or holds it, and cannot be replaced",
+                f"{self.target} contains the current folder, so it cannot be replaced",
                 fix="give the name of a new folder",
             )
         if self.target.is_mount():
             raise UsageError(
-                f"{self.target} is a mount point, and cannot be replaced",
+                f"{self.target} is a mount point, so it cannot be replaced",
                 fix="give the name of a folder inside it",
             )
-        if os.path.lexists(self.folder) and not self._ours():
-            raise UsageError(f"{self.folder} exists and was not written by pocket-omni", fix=AWAY)
+        if os.path.lexists(self.folder) and not self._is_ours():
+            raise UsageError(
+                f"{self.folder} exists and was not written by pocket-omni", fix=MOVE_AWAY
+            )
 
     def prepare(self) -> None:
-        """Create the staging folder, or take over ours. Raises as `check` does."""
+        """Create or reuse the staging folder. Raises UsageError as `check` does."""
         self.check()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._marker.touch()
 
     def open(self) -> None:
-        """Prepare, and recover what a killed process left: `new` may hold its files."""
+        """Prepare the folder and recover after a crash. `new` may hold files of that process."""
         self.prepare()
         self.recover()
         _remove(self._old)
 
     def recover(self) -> None:
-        """Give the old version its name back if a process was killed before the new one had it."""
+        """Restore the old version if a process was killed between the two renames."""
         if not os.path.lexists(self.target) and self._marker.is_file() and self._old.is_dir():
             self._old.rename(self.target)
             _sync(self.target.parent)
 
     def commit(self) -> None:
-        """Put the new version in the place of the target. On failure the target is as it was."""
+        """Replace the target by the new version. On failure the target is unchanged."""
         for folder, _, files in os.walk(self.new):
             for name in files:
                 _sync(Path(folder) / name)
@@ -80,7 +81,7 @@ class StagedFolder:
         _sync(self.target.parent)
 
     def remove(self) -> None:
-        """Remove the staging folder, its marker last. It stays if the old version is only there."""
+        """Recover, then remove the staging folder, its marker last."""
         self.recover()
         for path in self.folder.iterdir():
             if path != self._marker:
@@ -88,22 +89,22 @@ class StagedFolder:
         self._marker.unlink(missing_ok=True)
         self.folder.rmdir()
 
-    def _ours(self) -> bool:
-        """Whether we made the folder. An empty one loses nothing."""
+    def _is_ours(self) -> bool:
+        """Return whether the folder has the marker or is empty."""
         if self.folder.is_symlink() or not self.folder.is_dir():
             return False
         return self._marker.is_file() or not any(self.folder.iterdir())
 
 
 def recover(path: Path) -> None:
-    """Finish what a killed process left of the replacement of a folder; does nothing otherwise."""
+    """Restore a folder after a process was killed while it replaced the folder."""
     StagedFolder(path).recover()
 
 
-def strangers(folder: Path, listed: Collection[str]) -> Iterator[Path]:
-    """Everything in a folder, links not followed, that is no folder and not among the listed names.
+def unlisted_files(folder: Path, listed: Collection[str]) -> Iterator[Path]:
+    """Yield the files and links below a folder that are not listed. Links are not followed.
 
-    Names are relative to the folder, with forward slashes.
+    Listed names are relative to the folder, with forward slashes.
     """
     for root, folders, files in os.walk(folder):
         links = [name for name in folders if (Path(root) / name).is_symlink()]
@@ -121,10 +122,10 @@ def _remove(path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    """Flush a file, or the entries of a folder, to disk."""
     windows = os.name == "nt"
     if windows and path.is_dir():
-        return  # there is no such call for folders
+        return  # Windows cannot sync folders
     handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,7 +1,6 @@
-"""SHA-256 of files, and files that carry their own: NAME.json with NAME.sha256 beside it.
+"""SHA-256 digests of files, and JSON files with a digest file: NAME.json and NAME.sha256.
 
-The digest is that of the file's bytes, in the format of `sha256sum`, so that any language can
-check it, and `sha256sum -c` can, too.
+The digest is that of the file's bytes, in the format of `sha256sum`, so `sha256sum -c` checks it.
 """
 
 import hashlib
@@ -12,27 +11,27 @@ LINE = re.compile(rb"([0-9a-f]{64}) [ *]([^\r\n]+)\r?\n?")
 
 
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file, hexadecimal, read in pieces. Raises OSError."""
+    """Return the hexadecimal SHA-256 of a file. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_file(name: str) -> str:
-    """Return the name of the file with the digest of NAME.json."""
+    """Return the name of the digest file of NAME.json."""
     return f"{name.removesuffix('.json')}.sha256"
 
 
 def write_with_digest(path: Path, data: bytes) -> None:
-    """Write a file, and its digest beside it. Raises OSError."""
+    """Write a file and its digest file. Raises OSError."""
     path.write_bytes(data)
     line = f"{hashlib.sha256(data).hexdigest()}  {path.name}\n"
     path.with_name(digest_file(path.name)).write_bytes(line.encode())
 
 
 def matches_digest(path: Path, data: bytes) -> bool:
-    """Return whether `data`, read from `path`, has the digest that stands beside it.
+    """Return whether `data`, read from `path`, matches the digest file of `path`.
 
-    Raises OSError when the digest cannot be read.
+    Raises OSError when the digest file cannot be read.
     """
     line = LINE.fullmatch(path.with_name(digest_file(path.name)).read_bytes())
     if line is None or line[2] != path.name.encode():

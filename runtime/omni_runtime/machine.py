@@ -1,4 +1,4 @@
-"""What this machine and this process are: processor, memory, peak memory. On any system."""
+"""Properties of the machine and the process: processor, memory, peak memory, cache folder."""
 
 import os
 import platform
@@ -13,113 +13,116 @@ import psutil
 
 from omni_runtime.errors import OmniError
 
-OTHER_CACHES = "set XDG_CACHE_HOME to a folder of your own that nobody else may write to"
+SET_CACHE_HOME = "set XDG_CACHE_HOME to a folder that only you may write to"
 
 
 def peak_memory() -> int:
-    """Bytes of the largest resident set so far; the present size where no peak is kept."""
+    """Return the peak resident set size of this process, in bytes."""
     if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset)  # pyright: ignore
-    if found := _linux_value("/proc/self/status", r"VmHWM:\s*(\d+) kB"):
-        return int(found) * 1024  # unlike ru_maxrss, not inherited from whoever started us
-    import resource  # noqa: PLC0415 - there is none on Windows
+    if kib := _linux_value("/proc/self/status", r"VmHWM:\s*(\d+) kB"):
+        return int(kib) * 1024  # unlike ru_maxrss, not inherited from the parent process
+    import resource  # noqa: PLC0415 - not available on Windows
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def total_memory() -> int:
-    """Bytes of memory in this machine, or in the container that we run in."""
+    """Return the memory of the machine, or the limit of its container, in bytes."""
     total = psutil.virtual_memory().total
     limit = _linux_value("/sys/fs/cgroup/memory.max", r"(\d+)")
     return min(total, int(limit)) if limit else total
 
 
 def available_memory() -> int:
-    """Bytes that could be had without swapping."""
+    """Return the memory available without swapping, in bytes."""
     return min(psutil.virtual_memory().available, total_memory())
 
 
 def processor() -> str:
-    """The processor's name, or its architecture where the system does not tell."""
+    """Return the name of the processor, or its architecture if the name is unknown."""
     name = _linux_value("/proc/cpuinfo", r"model name\s*: (.*)")
     return name or platform.processor() or platform.machine()
 
 
-def started() -> int:
-    """When this machine was started, in seconds since 1970; some systems let it drift a little."""
+def boot_time() -> int:
+    """Return the boot time in seconds since 1970. It drifts slightly on some systems."""
     return int(psutil.boot_time())
 
 
-def caches() -> Path:
-    """Return the folder of what we keep for the user and can make again, created if it is missing.
+def cache_folder() -> Path:
+    """Return the cache folder of the user; create it if it is missing.
 
-    Libraries are loaded from there, so on POSIX nobody else may write to it or replace it: it is
-    ours with mode 0700, and the folder that holds it is ours and writable by nobody else.
+    Native libraries are loaded from this folder, so no other user may write to it. On POSIX the
+    folder must belong to the user with mode 0700. Its parent must belong to the user and not be
+    writable by others.
 
-    Raises OmniError when there is no such folder, or it is not safe.
+    Raises OmniError when the folder cannot be created or is not safe.
     """
     try:
-        # A relative XDG_CACHE_HOME does not count, as the XDG specification says.
+        # The XDG specification requires that a relative XDG_CACHE_HOME is ignored.
         folder = platformdirs.user_cache_path("pocket-omni", appauthor=False)
         if not folder.is_absolute():
             raise RuntimeError("there is no home folder")
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if sys.platform == "win32":  # the profile of a user is closed to others
+        if sys.platform == "win32":  # other users have no access to a profile
             folder.mkdir(exist_ok=True)
         else:
             _make_private(folder)
     except (OSError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise OmniError(
-            f"the folder for caches cannot be used: {reason}", fix=OTHER_CACHES
-        ) from None
+        raise OmniError(f"the cache folder cannot be used: {reason}", fix=SET_CACHE_HOME) from None
     return folder
 
 
 def is_private(path: Path) -> bool:
-    """Whether a file or folder, links not followed, is ours and nobody else may write to it."""
+    """Return whether a path belongs to the user, is not a link, and is writable by nobody else."""
     if sys.platform == "win32":
         return True
-    found = path.lstat()
+    status = path.lstat()
     others = stat.S_IWGRP | stat.S_IWOTH
     return (
-        found.st_uid == os.geteuid()
-        and not stat.S_ISLNK(found.st_mode)
-        and not found.st_mode & others
+        status.st_uid == os.geteuid()
+        and not stat.S_ISLNK(status.st_mode)
+        and not status.st_mode & others
     )
 
 
 def _make_private(folder: Path) -> None:
-    """Create a folder of mode 0700, or tighten our own. Raises OmniError when it is not safe."""
+    """Create a folder of mode 0700, or set that mode. Raises OmniError when it is not safe."""
     user, parent = os.geteuid(), folder.parent
-    found = parent.stat()
-    if found.st_uid != user:
-        raise OmniError(f"{parent} belongs to another user: no caches there", fix=OTHER_CACHES)
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    status = parent.stat()
+    if status.st_uid != user:
         raise OmniError(
-            f"other users may write to {parent}: no caches there", fix=f"chmod go-w {parent}"
+            f"{parent} belongs to another user, so nothing is cached", fix=SET_CACHE_HOME
+        )
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise OmniError(
+            f"other users may write to {parent}, so nothing is cached", fix=f"chmod go-w {parent}"
         )
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode):
-        raise OmniError(f"{folder} is no folder: no caches there", fix=f"remove {folder}")
-    if found.st_uid != user:
-        raise OmniError(f"{folder} belongs to another user: no caches there", fix=OTHER_CACHES)
-    if stat.S_IMODE(found.st_mode) != stat.S_IRWXU:
-        folder.chmod(stat.S_IRWXU)  # `is_private` tells what others put there before
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise OmniError(f"{folder} is not a folder, so nothing is cached", fix=f"remove {folder}")
+    if status.st_uid != user:
+        raise OmniError(
+            f"{folder} belongs to another user, so nothing is cached", fix=SET_CACHE_HOME
+        )
+    if stat.S_IMODE(status.st_mode) != stat.S_IRWXU:
+        folder.chmod(stat.S_IRWXU)  # `is_private` rejects files that others wrote before
 
 
 def describe() -> str:
-    """System, processor and memory in one line."""
+    """Return the system, processor and memory in one line."""
     gib = total_memory() / 2**30
     return f"{platform.system()} {platform.machine()}, {processor()}, {gib:.0f} GiB"
 
 
 def _linux_value(path: str, pattern: str) -> str | None:
     try:
-        found = re.search(pattern, Path(path).read_text("utf-8"))
+        match = re.search(pattern, Path(path).read_text("utf-8"))
     except OSError:
         return None
-    return found.group(1) if found else None
+    return match.group(1) if match else None

@@ -1,8 +1,7 @@
-"""A conversation on disk: its messages as JSON, its KV caches beside them.
+"""Save and load conversations: messages as JSON, KV caches as arrays.
 
-Knows files, not turns: what the fields mean is the conversation's business. A save appears whole
-or not at all, and is read back only for the bundle it was made with, byte for byte as written.
-Media are not kept: the caches hold what the model took from them.
+The fields are interpreted by `conversation.py`. A save is atomic. It loads only with the bundle
+that wrote it, and only if all files are unchanged. Media are not saved: the KV caches contain them.
 """
 
 import hashlib
@@ -16,7 +15,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from omni_runtime.atomic_folder import AWAY, StagedFolder, recover, strangers
+from omni_runtime.atomic_folder import MOVE_AWAY, StagedFolder, recover, unlisted_files
 from omni_runtime.checksums import digest_file, matches_digest, sha256_of, write_with_digest
 from omni_runtime.context import Context
 from omni_runtime.errors import OmniError, UsageError
@@ -40,7 +39,7 @@ START_ANEW = "start a new conversation"
 
 @dataclass(frozen=True)
 class Saved:
-    """A conversation without its model and its context. `context` is the length asked for."""
+    """A conversation without model and caches. `context` is the requested length in tokens."""
 
     messages: list[Message]
     turns: list[Turn]
@@ -49,7 +48,7 @@ class Saved:
 
 
 class _SavedPart(Struct, frozen=True):
-    """A text, or the path of a medium, empty where it had none."""
+    """A text, or the path of media, empty for other sources."""
 
     kind: str
     text: str
@@ -76,12 +75,12 @@ class _Version(Struct):
 
 
 def write(folder: Path, saved: Saved, context: Context, model: Model) -> None:
-    """Write a conversation at rest into `folder`, replacing an older save there.
+    """Write an idle conversation to `folder`, replacing an older save.
 
-    Raises UsageError when the folder is something else, OmniError when it can't be written.
+    Raises UsageError when the folder holds other files, OmniError when it cannot be written.
     """
-    with _replacing(folder) as hidden:
-        context.save(hidden)
+    with _replacing(folder) as staging:
+        context.save(staging)
         record = _Record(
             format=FORMAT,
             bundle=model.bundle.manifest.name,
@@ -90,16 +89,16 @@ def write(folder: Path, saved: Saved, context: Context, model: Model) -> None:
             turns=saved.turns,
             context=saved.context,
             last_tokens=saved.last_tokens,
-            files={path.name: sha256_of(path) for path in sorted(hidden.iterdir())},
+            files={path.name: sha256_of(path) for path in sorted(staging.iterdir())},
         )
         text = msgspec.json.format(msgspec.json.encode(record)) + b"\n"
-        write_with_digest(hidden / RECORD, text)
+        write_with_digest(staging / RECORD, text)
 
 
 def read(folder: Path, model: Model) -> tuple[Saved, Callable[[int | None], Context]]:
-    """Read a conversation: its record, and what loads its context with a limit of tokens.
+    """Read a conversation; return it, and a function that loads its context with a token limit.
 
-    Raises OmniError for another bundle's conversation, a damaged one, or none at all.
+    Raises OmniError when it is missing, damaged, or was saved with another bundle.
     """
     try:
         recover(folder)
@@ -111,7 +110,7 @@ def read(folder: Path, model: Model) -> tuple[Saved, Callable[[int | None], Cont
     if record.fingerprint != _fingerprint(model):
         raise OmniError(
             f"{folder} was saved with another bundle: {record.bundle}",
-            fix=f"omni run with {record.bundle}, or {START_ANEW}",
+            fix=f"load it with {record.bundle}, or {START_ANEW}",
         )
     for name, sha256 in record.files.items():
         path = folder / name
@@ -138,7 +137,7 @@ def _read_record(folder: Path) -> _Record:
         version = msgspec.json.decode(text, type=_Version).format
         if version != FORMAT:
             raise OmniError(
-                f"{folder} is of format {version}, this runtime reads {FORMAT}",
+                f"{folder} has format {version}, but this runtime reads {FORMAT}",
                 fix="update pocket-omni" if version > FORMAT else START_ANEW,
             )
         if not matches_digest(folder / RECORD, text):
@@ -149,11 +148,11 @@ def _read_record(folder: Path) -> _Record:
 
 
 def _damaged(path: Path) -> OmniError:
-    return OmniError(f"{path} is missing, or not as it was saved", fix=START_ANEW)
+    return OmniError(f"{path} is missing or was changed after the save", fix=START_ANEW)
 
 
 def _fingerprint(model: Model) -> str:
-    """Tells bundles apart by the content of their files."""
+    """Return a digest of all files of the bundle."""
     files = sorted((name, entry.sha256) for name, entry in model.bundle.manifest.files.items())
     return hashlib.sha256(msgspec.json.encode(files)).hexdigest()
 
@@ -183,9 +182,9 @@ def _part_in(part: _SavedPart) -> ContentPart:
 
 @contextmanager
 def _replacing(folder: Path) -> Generator[Path]:
-    """Yield an empty folder that replaces `folder` at the end, and is removed after a failure.
+    """Yield an empty staging folder. Replace `folder` on success, remove the staging on failure.
 
-    Raises UsageError when `folder` holds anything but a save.
+    Raises UsageError when `folder` holds files that are not part of a save.
     """
     staged = StagedFolder(folder)
     try:
@@ -207,21 +206,21 @@ def _replacing(folder: Path) -> Generator[Path]:
 
 
 class _Listed(Struct):
-    """What a save of any format tells about its files."""
+    """The list of files of a save, in every format."""
 
     fingerprint: str
     files: dict[str, str]
 
 
 def _check_replaceable(folder: Path) -> None:
-    """Raise UsageError unless a folder is missing, empty, or a save and nothing else."""
+    """Raise UsageError unless a folder is missing, empty, or holds only a save."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     try:
         listed = msgspec.json.decode((folder / RECORD).read_bytes(), type=_Listed).files
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         raise UsageError(
-            f"{folder} exists and is no saved conversation", fix="give another name"
+            f"{folder} exists and is not a saved conversation", fix="give another name"
         ) from None
-    if stranger := next(strangers(folder, {RECORD, digest_file(RECORD), *listed}), None):
-        raise UsageError(f"{stranger} is not part of the saved conversation", fix=AWAY)
+    if unlisted := next(unlisted_files(folder, {RECORD, digest_file(RECORD), *listed}), None):
+        raise UsageError(f"{unlisted} is not part of the saved conversation", fix=MOVE_AWAY)

@@ -1,6 +1,6 @@
-"""Which vector instructions the processor has, asked of the system, without torch.
+"""Detect the vector instructions of the processor from the operating system.
 
-An empty answer means that the system does not tell, not that there are none.
+An empty set means that they are unknown, not that there are none.
 """
 
 import ctypes
@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 RELEVANT = {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "i8mm"}
-"""Those that decide how fast a bundle is, under their Linux names."""
+"""Features that determine the speed of a bundle, by their Linux names."""
 
 TARGETS = {"avx2": "avx2", "avx512_vnni": "avx512_vnni", "arm64": "asimd"}
-"""What an export's --target needs."""
+"""Feature that each --target of the export requires."""
 
 _WINDOWS = {"avx2": 40, "avx512f": 41, "asimd": 19, "asimddp": 43}
 _MACOS = {
@@ -27,11 +27,11 @@ _MACOS = {
 }
 
 
-def found() -> set[str]:
-    """Names of the processor's features, as Linux spells them."""
+def detect() -> set[str]:
+    """Return the features of the processor, by their Linux names."""
     if sys.platform == "win32":
-        asks = ctypes.windll.kernel32.IsProcessorFeaturePresent
-        return {name for name, number in _WINDOWS.items() if asks(number)}
+        is_present = ctypes.windll.kernel32.IsProcessorFeaturePresent
+        return {name for name, number in _WINDOWS.items() if is_present(number)}
     if sys.platform == "darwin":
         return _macos()
     try:
@@ -42,20 +42,20 @@ def found() -> set[str]:
     return set(lines[0].split()) if lines else set()
 
 
-def lacks(target: str) -> bool:
-    """Whether a bundle made for `target` meets a processor that is known to lack it."""
-    features = found()
+def is_missing(target: str) -> bool:
+    """Return whether the processor is known to lack the feature that `target` requires."""
+    features = detect()
     if platform.machine().lower() in ("arm64", "aarch64"):
         return target != "arm64"
     if target == "arm64":
         return True
-    if sys.platform == "win32" and target == "avx512_vnni":  # Windows tells of AVX-512 only
+    if sys.platform == "win32" and target == "avx512_vnni":  # Windows reports AVX-512, not VNNI
         return "avx512f" not in features
     return bool(features) and TARGETS.get(target, target) not in features
 
 
 def _macos() -> set[str]:
-    done = subprocess.run(  # noqa: S603 - a program of the system, by its full path
+    done = subprocess.run(  # noqa: S603 - a system program with its full path
         ["/usr/sbin/sysctl", *_MACOS], capture_output=True, text=True, check=False
     )
     pairs = (line.partition(": ") for line in done.stdout.splitlines())

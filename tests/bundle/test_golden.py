@@ -40,7 +40,7 @@ def vectors(make_twin: Callable[[str], Twin], tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("golden") / "vectors"
     done = omni(make_twin("default").bundle, "--output", folder)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"{folder}: {len(suite.RECIPES)} cases")
+    assert done.stdout.startswith(f"{folder}: {len(suite.CASE_BUILDERS)} cases")
     return folder
 
 
@@ -147,7 +147,7 @@ def test_a_changed_value_is_named(
     assert len(lines) == 3
     assert lines[0].startswith("prompt.video_with_sound.ids[40] is ")
     assert lines[1].startswith("thinker.logits[2, 5] is ")
-    assert f"(1 of {4 * columns} are off by more than " in lines[1]
+    assert f"(1 of {4 * columns} differ by more than " in lines[1]
     assert lines[2].startswith("talker.codes[1] is ")
     words = [default_twin.bundle, "--check", copied]
     refused(words, f"differs from {copied}: {lines[0]}, and 2 more", capsys)
@@ -196,7 +196,7 @@ def test_what_is_no_folder_of_vectors(
     refused([tmp_path / "nowhere"], "there is no bundle at", capsys)
     index = (copied / INDEX).read_text("utf-8")
     (copied / INDEX).write_text(index.replace('"format": 1', '"format": 2'), "utf-8")
-    refused([bundle, "--check", copied], "is of format 2, this runtime reads 1", capsys)
+    refused([bundle, "--check", copied], "has format 2, but this runtime reads 1", capsys)
     for spoilt in (index[:1000], "[]", index.replace('"inputs"', '"input"')):
         (copied / INDEX).write_text(spoilt, "utf-8")
         refused([bundle, "--check", copied], "copied holds no golden vectors", capsys)

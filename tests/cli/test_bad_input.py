@@ -31,7 +31,7 @@ def test_paths_that_are_no_bundle(omni, here: Path) -> None:
     for command in ("show", "verify"):
         omni(command, "nowhere").refused("there is no bundle at nowhere", 1)
     omni("run", "nowhere", *QUESTION).refused("export/run.py", 1)
-    omni("run", "empty", *QUESTION).refused("empty has no manifest.json, so it is no bundle", 1)
+    omni("run", "empty", *QUESTION).refused("empty has no manifest.json, so it is not a bundle", 1)
     omni("run", "file", *QUESTION).refused("there is no bundle at file", 1)
 
 
@@ -88,7 +88,7 @@ def test_manifests(omni, copied: Path) -> None:
     text = path.read_text()
     newer = json.loads(text) | {"format": FORMAT + 1, "news": True}
     for content, words in (
-        (json.dumps(newer), f"is of format {FORMAT + 1}, this runtime reads up to {FORMAT}"),
+        (json.dumps(newer), f"has format {FORMAT + 1}, but this runtime reads up to {FORMAT}"),
         (text.replace("Ethan", "Edgar"), "was changed after the export"),
         (text[: len(text) // 2], "is damaged"),
         ("[]", "is damaged"),
@@ -140,7 +140,7 @@ def test_a_bundle_of_an_older_format(omni, copied: Path) -> None:
     path.write_text(json.dumps(older))
     (copied / DIGEST_NAME).unlink()
     for command in (("show", copied), ("verify", copied), ("run", copied, *QUESTION)):
-        words = f"is of the older format 4, this runtime reads {FORMAT} (export it again"
+        words = f"has the older format 4, but this runtime reads {FORMAT} (export it again"
         omni(*command).refused(words, 1)
 
 

@@ -71,7 +71,7 @@ def test_no_bundle_there(omni, here: Path) -> None:
     ran = omni("doctor", "nowhere")
     assert ran.code == 1
     assert lines_of(ran)["bundle"] == (
-        "fail", "there is no bundle at nowhere  ->  python export/run.py makes one")  # fmt: skip
+        "fail", "there is no bundle at nowhere  ->  export one: python export/run.py")  # fmt: skip
 
 
 def test_broken_parts_are_told_apart(omni, copied: Path) -> None:
@@ -105,15 +105,15 @@ def test_memory_against_the_measured_peak(omni, copied: Path, monkeypatch) -> No
 def test_a_bundle_for_another_processor(omni, copied: Path, monkeypatch) -> None:
     manifest = read_manifest(copied)
     write_manifest(msgspec.structs.replace(manifest, target="avx512_vnni"), copied)
-    monkeypatch.setattr(processor_features, "found", lambda: {"avx2"})
+    monkeypatch.setattr(processor_features, "detect", lambda: {"avx2"})
     monkeypatch.setattr(processor_features.platform, "machine", lambda: "x86_64")
     ran = omni("doctor", copied)
     assert ran.code == 0 and lines_of(ran)["target"][0] == "warn"
-    assert not processor_features.lacks("avx2") and processor_features.lacks("arm64")
-    monkeypatch.setattr(processor_features, "found", set)
-    assert not processor_features.lacks("avx512_vnni")  # the system does not tell
+    assert not processor_features.is_missing("avx2") and processor_features.is_missing("arm64")
+    monkeypatch.setattr(processor_features, "detect", set)
+    assert not processor_features.is_missing("avx512_vnni")  # the system does not tell
     monkeypatch.setattr(processor_features.platform, "machine", lambda: "arm64")
-    assert not processor_features.lacks("arm64") and processor_features.lacks("avx2")
+    assert not processor_features.is_missing("arm64") and processor_features.is_missing("avx2")
 
 
 def test_missing_and_old_packages(omni, monkeypatch) -> None:

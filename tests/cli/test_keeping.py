@@ -185,11 +185,11 @@ def test_what_is_no_save_of_this_bundle(
     for number, spoil in enumerate((Path.unlink, cut, change)):
         bad = shutil.copytree(good, tmp_path / f"bad-digest-{number}")
         spoil(bad / "conversation.sha256")
-        refused(bad, "conversation.json is missing, or not as it was saved")
+        refused(bad, "conversation.json is missing or was changed after the save")
     newer = shutil.copytree(good, tmp_path / "newer")
     record = json.loads((newer / "conversation.json").read_text())
     (newer / "conversation.json").write_text(json.dumps(record | {"format": 99, "more": 1}))
-    refused(newer, "is of format 99, this runtime reads 3")
+    refused(newer, "has format 99, but this runtime reads 3")
     other = Model(
         export_to(make_twin("default").folder, tmp_path / "other", "int4"), SessionOptions(1)
     )
@@ -217,7 +217,7 @@ def test_a_save_that_fails_leaves_the_older_one(
     (tmp_path / "mine" / "conversation.json").write_text('{"messages": []}')
     (tmp_path / "file").write_text("mine")
     for name in ("mine", "file"):
-        with pytest.raises(UsageError, match="exists and is no saved conversation"):
+        with pytest.raises(UsageError, match="exists and is not a saved conversation"):
             talk.save(tmp_path / name)
     say(talk.send("More", SPOKEN))
 

@@ -113,7 +113,7 @@ def test_where_it_was_not_calibrated(default_twin: Twin, tmp_path: Path) -> None
     reason = "a reply may need 9 GB of memory, 1 GB were free"
     write_manifest(msgspec.structs.replace(manifest, graphs=graphs, not_measured=reason), folder)
     model = Model(folder, SessionOptions(kv_cache="int8"))
-    with pytest.raises(UsageError, match="no thinker with a cache of int8: a reply may need 9 GB"):
+    with pytest.raises(UsageError, match="no thinker with an int8 KV cache: a reply may need 9 GB"):
         Conversation(model)
 
 

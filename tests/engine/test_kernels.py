@@ -26,7 +26,7 @@ from omni_runtime.engine.session import SessionOptions
 from omni_runtime.model import Model
 
 compiled = pytest.mark.skipif(not kernel_library().library, reason=kernel_library().problem)
-features = processor_features.found()
+features = processor_features.detect()
 plain = features - door.VNNI.keys()
 integer_kernel = pytest.mark.skipif(
     not kernel_library().library or "avx2" not in features, reason="there is no such kernel"
@@ -52,7 +52,7 @@ def no_vnni(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def as_if(monkeypatch: pytest.MonkeyPatch, wanted: set[str]) -> None:
-    monkeypatch.setattr(processor_features, "found", lambda: wanted)
+    monkeypatch.setattr(processor_features, "detect", lambda: wanted)
     kernel_library.cache_clear()
     assert kernel_library().library, (
         kernel_library().problem
@@ -275,7 +275,7 @@ def test_errors_of_integer_matmul(kind: str, most: float) -> None:
 def test_integer_matmul_is_left_to_processors_that_are_faster(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(machine, "caches", lambda: tmp_path)
+    monkeypatch.setattr(machine, "cache_folder", lambda: tmp_path)
     as_if(monkeypatch, plain | {"avx_vnni"})  # compiled for it, though none of that is run
     random = np.random.default_rng(0)
     parts = integer_matrix(random.standard_normal((128, 33)).astype(np.float32), 64, True)
@@ -358,14 +358,14 @@ def test_a_compiler_that_fails_leaves_nothing(
     monkeypatch.setenv("HOME", str(tmp_path))
     kernel_library.cache_clear()
     assert kernel_library().library is None and "error: no such header" in kernel_library().problem
-    assert not any(path.is_file() for path in machine.caches().rglob("*"))
+    assert not any(path.is_file() for path in machine.cache_folder().rglob("*"))
 
 
 @compiled
 def test_a_library_that_can_not_be_loaded_is_told(
     monkeypatch: pytest.MonkeyPatch, tmp_path
 ) -> None:
-    monkeypatch.setattr(machine, "caches", lambda: tmp_path)
+    monkeypatch.setattr(machine, "cache_folder", lambda: tmp_path)
 
     def compiler(command: list[str], **_: object) -> None:
         Path(command[-1]).write_bytes(b"no code")

@@ -31,7 +31,7 @@ def bundle(make_twin, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Caches of our own, for small graphs, too."""
-    monkeypatch.setattr(machine, "caches", lambda: tmp_path / "caches")
+    monkeypatch.setattr(machine, "cache_folder", lambda: tmp_path / "caches")
     monkeypatch.setattr(prepack_cache, "LEAST", 0)
     monkeypatch.setattr(prepack_cache, "LEFT_FREE", 0)
     return tmp_path / "caches"
@@ -122,7 +122,7 @@ def test_none_where_our_kernels_read_the_file(
 
     ours = KernelLibrary(Path("kernels.so"))
     for features, left in (({"avx2"}, False), ({"avx2", "avx512_vnni"}, True)):
-        monkeypatch.setattr(processor_features, "found", features.copy)
+        monkeypatch.setattr(processor_features, "detect", features.copy)
         assert not packs("thinker", ours) and not packs("vocoder", ours)
         assert packs("dit", ours) == left  # VNNI leaves products of int8 to ONNX Runtime
         assert packs("thinker", KernelLibrary(None)) and packs("dit", KernelLibrary(None))

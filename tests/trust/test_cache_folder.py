@@ -30,7 +30,7 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def refused(words: str) -> None:
     """No caches, which the doctor tells, and nothing is loaded or looked for there."""
     with pytest.raises(OmniError, match=words) as error:
-        machine.caches()
+        machine.cache_folder()
     assert error.value.fix
     kernels.kernel_library.cache_clear()
     assert kernels.kernel_library().library is None
@@ -42,7 +42,7 @@ def refused(words: str) -> None:
 def test_it_is_made_for_us_alone(base: Path) -> None:
     old = os.umask(0)
     try:
-        folder = machine.caches()
+        folder = machine.cache_folder()
     finally:
         os.umask(old)
     for made in (folder, folder.parent):
@@ -57,7 +57,7 @@ def test_a_relative_variable_does_not_count(
     monkeypatch.chdir(tmp_path)
     for name in ("here", "./here", ""):
         monkeypatch.setenv("XDG_CACHE_HOME", name)
-        assert machine.caches() == tmp_path / "home" / ".cache" / "pocket-omni"
+        assert machine.cache_folder() == tmp_path / "home" / ".cache" / "pocket-omni"
     assert not (tmp_path / "here").exists() and not (tmp_path / "pocket-omni").exists()
 
 
@@ -88,7 +88,7 @@ def test_a_link_to_another_place(base: Path, tmp_path: Path) -> None:
     base.mkdir()
     (tmp_path / "elsewhere").mkdir()
     (base / "pocket-omni").symlink_to(tmp_path / "elsewhere")
-    refused("is no folder")
+    refused("is not a folder")
 
 
 @linux
@@ -101,7 +101,7 @@ def test_our_own_folder_is_closed_and_what_others_may_change_in_it_is_not_used(
     theirs = folder / "library"
     theirs.touch()
     theirs.chmod(0o666)
-    assert machine.caches() == folder
+    assert machine.cache_folder() == folder
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert not machine.is_private(theirs)
     theirs.chmod(0o600)

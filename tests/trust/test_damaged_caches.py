@@ -30,7 +30,7 @@ def library() -> Path:
 def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = tmp_path / "caches"
     folder.mkdir(mode=0o700)
-    monkeypatch.setattr(machine, "caches", lambda: folder)
+    monkeypatch.setattr(machine, "cache_folder", lambda: folder)
     yield folder
     kernel_library.cache_clear()
 
@@ -131,15 +131,15 @@ def test_a_copy_is_read_once_a_start_of_the_machine(
 
     monkeypatch.setattr(prepack_cache, "_digest", noted)
     assert prepack_cache._whole(copy) and not read
-    started = machine.started()
-    monkeypatch.setattr(machine, "started", lambda: started + 1000)
+    started = machine.boot_time()
+    monkeypatch.setattr(machine, "boot_time", lambda: started + 1000)
     for _ in range(2):
         assert prepack_cache._whole(copy)
         assert sorted(read) == sorted([prepack_cache.GRAPH, prepack_cache.WEIGHTS])
     state = (copy / prepack_cache.WEIGHTS).stat()
     flip(copy / prepack_cache.WEIGHTS)  # as a failing disk does: the times stay
     os.utime(copy / prepack_cache.WEIGHTS, ns=(state.st_atime_ns, state.st_mtime_ns))
-    monkeypatch.setattr(machine, "started", lambda: started + 2000)
+    monkeypatch.setattr(machine, "boot_time", lambda: started + 2000)
     assert not prepack_cache._whole(copy)
 
 

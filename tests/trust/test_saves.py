@@ -95,7 +95,7 @@ def test_folders_that_are_not_ours_are_neither_replaced_nor_deleted(
     with pytest.raises(UsageError, match=r"photo.jpg is not part of the saved conversation"):
         talk.save(app)
     (app / "conversation.json").write_text("{}")
-    with pytest.raises(UsageError, match="app exists and is no saved conversation"):
+    with pytest.raises(UsageError, match="app exists and is not a saved conversation"):
         talk.save(app)
     assert len(list(app.iterdir())) == 2
     (tmp_path / ".talk.partial").mkdir()
@@ -108,7 +108,7 @@ def test_folders_that_are_not_ours_are_neither_replaced_nor_deleted(
     assert (tmp_path / ".talk.old" / "mine").exists()
     monkeypatch.chdir(tmp_path / ".talk.old")
     for name in (".", ".."):
-        with pytest.raises(OmniError, match="is the current folder or holds it"):
+        with pytest.raises(OmniError, match="contains the current folder"):
             talk.save(Path(name))
 
 

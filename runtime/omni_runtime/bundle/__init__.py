@@ -1,1 +1,1 @@
-"""The bundle on disk: its manifest, its files, its graph contracts. Knows nothing of inference."""
+"""The bundle on disk: manifest, files and graph contracts. No inference."""

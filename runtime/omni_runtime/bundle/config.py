@@ -1,18 +1,18 @@
-"""What the runtime has to know of a model, as frozen records that the export writes.
+"""Model configuration: frozen records that the export writes and the runtime reads.
 
-Nothing here has a default: an absent key is an error at the border, so no code further in ever
-guesses a dimension, a token id or a frequency. All values come from the checkpoint's own files.
+No field has a default: a missing key is an error when the manifest is read, so no later code
+guesses a dimension, a token id or a frequency. All values come from the files of the checkpoint.
 """
 
 from msgspec import Struct
 
 
 class _Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Common settings: immutable, keyword only, unknown keys refused."""
+    """Base class: immutable, keyword-only, unknown keys are errors."""
 
 
 class SpecialTokens(_Record, frozen=True):
-    """Ids of the tokens that stand for media in a prompt, and of those that end a reply."""
+    """Ids of media tokens, their markers, and the tokens that end a reply."""
 
     audio: int
     image: int
@@ -25,10 +25,10 @@ class SpecialTokens(_Record, frozen=True):
 
 
 class AudioConfig(_Record, frozen=True):
-    """Log-mel front end and the block structure of the audio encoder.
+    """Log-mel parameters and the block size of the audio encoder.
 
-    `padded_samples` is the length to which the reference pads a clip with zeros before the
-    short-time Fourier transform; `block_frames` mel frames are one independent encoder block.
+    The reference pads a clip with zeros to `padded_samples` before the short-time Fourier
+    transform. `block_frames` mel frames are one independent encoder block.
     """
 
     sample_rate: int
@@ -40,7 +40,7 @@ class AudioConfig(_Record, frozen=True):
 
 
 class VisionConfig(_Record, frozen=True):
-    """Pixel front end and the geometry of the vision encoder. Sizes are in pixels."""
+    """Image preprocessing and geometry of the vision encoder. Sizes are in pixels."""
 
     patch_size: int
     temporal_patch_size: int
@@ -62,8 +62,8 @@ class VisionConfig(_Record, frozen=True):
 class DecoderConfig(_Record, frozen=True):
     """Shape of a Qwen2 decoder with grouped-query attention and multimodal rotary positions.
 
-    `mrope_section` counts the rotary frequencies that follow time, height and width; they add up
-    to `head_dim // 2`. `max_context` is the number of positions the checkpoint was made for.
+    `mrope_section` is the number of rotary frequencies for time, height and width; their sum is
+    `head_dim // 2`. `max_context` is the context length of the checkpoint, in tokens.
     """
 
     layers: int
@@ -78,14 +78,14 @@ class DecoderConfig(_Record, frozen=True):
 
 
 class PositionConfig(_Record, frozen=True):
-    """How fast position ids run: ids a second of media, and the interleaving of video and sound."""
+    """Position ids per second of media, and the chunk length of interleaved video and audio."""
 
     ids_per_second: int
     seconds_per_chunk: float
 
 
 class ThinkerConfig(_Record, frozen=True):
-    """The part that reads, listens, looks and writes text."""
+    """The Thinker: the decoder that generates text."""
 
     decoder: DecoderConfig
     tokens: SpecialTokens
@@ -93,11 +93,11 @@ class ThinkerConfig(_Record, frozen=True):
 
 
 class TalkerConfig(_Record, frozen=True):
-    """The part that turns the Thinker's states into codec codes.
+    """The Talker: the decoder that generates codec codes from the Thinker's states.
 
-    `input_size` is the width of the Thinker rows and codec embeddings it is fed with; ids named
-    `text_*` index the Thinker's embedding table, ids named `codec_*` the Talker's. `codec_mask`
-    stands for the prompt where the reference counts repetitions.
+    `input_size` is the width of the Thinker's states and of the codec embeddings. Ids named
+    `text_*` index the Thinker's embedding table, ids named `codec_*` the Talker's. The repetition
+    penalty counts prompt tokens as `codec_mask`, as in the reference.
     """
 
     decoder: DecoderConfig
@@ -116,11 +116,11 @@ class TalkerConfig(_Record, frozen=True):
 
 
 class DitConfig(_Record, frozen=True):
-    """The diffusion transformer from codec codes to a mel spectrogram.
+    """The diffusion transformer (DiT) from codec codes to a mel spectrogram.
 
-    `block_frames` mel frames attend to each other; `look_back_layers` is how many layers also see
-    the block before; `codes` is the number of rows of the code table (row 0 is the null code of
-    guidance); a code is `frames_per_code` mel frames.
+    Mel frames attend to their block of `block_frames`. `look_back_layers` layers also attend to the
+    previous block. `codes` is the number of rows of the code table; row 0 is the null code of
+    guidance. A code lasts `frames_per_code` mel frames.
     """
 
     hidden_size: int
@@ -136,11 +136,11 @@ class DitConfig(_Record, frozen=True):
 
 
 class VocoderConfig(_Record, frozen=True):
-    """BigVGAN: mel to waveform.
+    """The BigVGAN vocoder: mel to waveform.
 
-    `samples_per_frame` samples of `sample_rate` sound come from one mel frame. `context_frames`
-    mel frames on each side make a chunk exact. Stage i multiplies the rate by `stage_rates[i]`;
-    of its output, `margins[i]` samples on each side are needed by the stages that follow.
+    One mel frame gives `samples_per_frame` samples at `sample_rate` Hz. A chunk is exact with
+    `context_frames` mel frames on each side. Stage i upsamples by `stage_rates[i]`; later stages
+    need `margins[i]` samples of its output on each side.
     """
 
     sample_rate: int
@@ -151,11 +151,11 @@ class VocoderConfig(_Record, frozen=True):
 
 
 class SolverPreset(_Record, frozen=True):
-    """One way to integrate the DiT's flow: solver, time grid, guidance.
+    """Settings to integrate the DiT's flow: solver, time grid, guidance.
 
-    `steps` intervals of [0, 1], stretched by `sway` (0: even), are crossed with the solver named
-    "euler", "midpoint", "ab2" or "rk4"; `guidance` is the strength of classifier-free guidance,
-    which doubles the work of an evaluation, `guided` how many evaluations have it, the first ones.
+    `solver` is "euler", "midpoint", "ab2" or "rk4". It takes `steps` steps over [0, 1], warped by
+    `sway` (0: uniform). `guidance` is the strength of classifier-free guidance, which doubles the
+    work of an evaluation. Only the first `guided` evaluations use it.
     """
 
     solver: str
@@ -167,9 +167,9 @@ class SolverPreset(_Record, frozen=True):
 
 
 class SpeechConfig(_Record, frozen=True):
-    """Everything behind the Thinker. Absent in a bundle of a checkpoint that does not speak.
+    """Speech synthesis. Absent if the checkpoint generates no speech.
 
-    `voices` gives for each voice the id of its text bos token in the Thinker's embedding table.
+    `voices` maps each voice to its text bos token, an id of the Thinker's embedding table.
     """
 
     talker: TalkerConfig
@@ -182,7 +182,7 @@ class SpeechConfig(_Record, frozen=True):
 
 
 class ModelConfig(_Record, frozen=True):
-    """The whole model, as the runtime sees it. `audio`, `vision` and `speech` may be absent."""
+    """Configuration of a model. `audio`, `vision` and `speech` may be absent."""
 
     thinker: ThinkerConfig
     audio: AudioConfig | None

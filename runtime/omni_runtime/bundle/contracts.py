@@ -1,8 +1,8 @@
-"""The door of every graph: names, shapes and dtypes of what goes in and out.
+"""Graph contracts: names, shapes and dtypes of the inputs and outputs of each graph.
 
-One place says it, three use it: the export builds graphs to it, the manifest records it, and the
-runtime checks each file against it at load. Shapes mix numbers and names; a name stands for a
-size that may differ from call to call, the same name for the same size.
+The export builds graphs to these contracts, the manifest records them, and the runtime checks each
+file against them when it is loaded. A shape has numbers and names. A named dimension may change
+from call to call; equal names are equal sizes.
 """
 
 from typing import Literal
@@ -21,23 +21,23 @@ from omni_runtime.bundle.config import (
 Dim = int | str
 
 CacheType = Literal["float32", "int8"]
-"""Of keys and values. int8 has one scale for each channel, which is in the graph."""
+"""Dtype of the KV cache. int8 has one scale per channel, stored in the graph."""
 
 DECODERS = ("thinker", "talker")
 """The graphs with a KV cache."""
 
 OPSET = 23
-"""Of ONNX. Has RMSNormalization; runs on ONNX Runtime 1.29, the oldest we allow."""
+"""ONNX opset. It has RMSNormalization and runs on ONNX Runtime 1.29, the oldest supported."""
 
 DOMAIN = "pocket_omni"
-"""Of our own operators. In each graph that has them they are functions of ONNX operators; where the
-runtime has a kernel of that name, it runs instead."""
+"""Domain of custom operators. A graph defines them as functions of ONNX operators. The runtime's
+kernel of the same name replaces the function, if there is one."""
 
 MODULATION_ROWS = 6
-"""Rows of one DiT layer's modulation: 1+scale, shift, gate of attention, then of feed-forward."""
+"""Modulation rows of a DiT layer: 1+scale, shift and gate of attention, then of feed-forward."""
 
 FINAL_MODULATION_ROWS = 2
-"""Rows of the DiT's last modulation: 1+scale, shift."""
+"""Rows of the DiT's final modulation: 1+scale, shift."""
 
 
 class TensorSpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,10 +68,10 @@ def _ints(name: str, *shape: Dim) -> TensorSpec:
 
 
 def audio_encoder(config: AudioConfig, hidden_size: int) -> GraphContract:
-    """Independent blocks of mel frames to embeddings.
+    """Return the contract of the audio encoder: independent blocks of mel frames to embeddings.
 
-    `frames` gives how many of a block's mel frames are real; the rest are zeros and change
-    nothing. Of a block's rows in `embeddings` the first ((frames - 1) // 2 + 1) // 2 are real.
+    `frames` is the number of valid mel frames of each block; the rest is zero padding. The first
+    ((frames - 1) // 2 + 1) // 2 rows of a block in `embeddings` are valid.
     """
     return GraphContract(
         inputs=(
@@ -83,11 +83,12 @@ def audio_encoder(config: AudioConfig, hidden_size: int) -> GraphContract:
 
 
 def vision_encoder(config: VisionConfig, hidden_size: int) -> GraphContract:
-    """Patches of one picture or video, in window order, to embeddings in window order.
+    """Return the contract of the vision encoder: patches in window order to embeddings.
 
-    `window_slots` lists the patches of each attention window, padded to the widest one;
-    `window_lengths` counts the real ones; `unpad` finds each patch again in the padded layout;
-    `grid_frames` is the number of temporal patches, inside each of which full attention acts.
+    `window_slots` lists the patches of each attention window, padded to the widest window.
+    `window_lengths` is the number of valid ones. `unpad` is the index of each patch in the padded
+    layout. `grid_frames` is the number of temporal patches; full attention acts inside each.
+    The embeddings are in window order, too.
     """
     pixels = 3 * config.temporal_patch_size * config.patch_size**2
     half = config.head_dim // 2
@@ -131,10 +132,11 @@ def _decoder(
 
 
 def thinker(config: DecoderConfig, cache: CacheType = "float32") -> GraphContract:
-    """Rows of embeddings appended to the KV cache: hidden states of all, logits of the last.
+    """Return the contract of the Thinker: append embeddings to the KV cache.
 
-    `past_*` and `present_*` are the same memory; `last_position` is the index of the last new
-    row, `total_length` that plus one. `cos`/`sin` row p belongs to KV slot p (TMRoPE).
+    It returns the hidden states of all new rows and the logits of the last one. `past_*` and
+    `present_*` share memory. `last_position` is the index of the last new row, and `total_length`
+    is one more. Row p of `cos` and `sin` belongs to KV slot p (TMRoPE).
     """
     return _decoder(
         config,
@@ -148,7 +150,7 @@ def thinker(config: DecoderConfig, cache: CacheType = "float32") -> GraphContrac
 
 
 def talker(config: DecoderConfig, input_size: int, cache: CacheType = "float32") -> GraphContract:
-    """Rows in the Thinker's width appended to the KV cache: codec logits of the last."""
+    """Return the contract of the Talker: append rows to the KV cache, get logits of the last."""
     return _decoder(
         config,
         _floats("embeddings", 1, "rows", input_size),
@@ -158,13 +160,13 @@ def talker(config: DecoderConfig, input_size: int, cache: CacheType = "float32")
 
 
 def dit(config: DitConfig) -> GraphContract:
-    """One evaluation of the flow's velocity over whole blocks of mel frames.
+    """Return the contract of the DiT: one evaluation of the flow's velocity over complete blocks.
 
-    `condition` is the input projection of codes and voice, one row a frame for each branch
-    (guided first, null second). `key_bias` is 0 for real frames and very negative for absent
-    ones: row 0 for the block to the left, then the blocks of `noisy`, then the block to the
-    right, which is always absent. `past_*` holds keys and values of the look-back layers for the
-    block to the left, `present_*` those of block `commit`.
+    `condition` is the input projection of codes and voice, one row per frame for each branch
+    (guided first, null second). `key_bias` is 0 for valid frames and very negative for masked ones.
+    Its row 0 is the left block, then come the blocks of `noisy`, then the right block, which is
+    always masked. `past_*` are keys and values of the look-back layers for the left block;
+    `present_*` are those of block `commit`.
     """
     inner = config.heads * config.head_dim
     block = config.block_frames
@@ -193,11 +195,11 @@ def dit(config: DitConfig) -> GraphContract:
 
 
 def vocoder(speech: SpeechConfig) -> GraphContract:
-    """A window of mel frames to waveform samples.
+    """Return the contract of the vocoder: a window of mel frames to waveform samples.
 
-    `crops[i]` says how many samples to drop on the left and right after stage i, so that only
-    what later stages need of the window's context is computed; the last row leaves the samples
-    wanted. Zeros everywhere give the whole window.
+    `crops[i]` is the number of samples to drop on the left and right after stage i, so that only
+    the context that later stages need is computed. The last row crops the output. Zeros return the
+    whole window.
     """
     stages = len(speech.vocoder.stage_rates)
     return GraphContract(
@@ -210,7 +212,7 @@ def vocoder(speech: SpeechConfig) -> GraphContract:
 
 
 def contracts(config: ModelConfig, cache: CacheType = "float32") -> dict[str, GraphContract]:
-    """The graphs that a bundle of this model has, by name; of decoders that with this cache."""
+    """Return the contracts of a model by graph name, decoders with this type of KV cache."""
     width = config.thinker.decoder.hidden_size
     graphs: dict[str, GraphContract] = {}
     if (audio := config.audio) is not None:

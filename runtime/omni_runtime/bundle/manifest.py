@@ -1,7 +1,7 @@
-"""The manifest: what a bundle is, where it comes from, what its files are and what it costs.
+"""The manifest of a bundle: origin, configuration, files, and measurements.
 
-It is the only file that describes the others. `manifest.sha256` holds the digest of its bytes, and
-it holds those of all other files, so a changed byte anywhere is found.
+`manifest.sha256` holds the digest of `manifest.json`, which holds the digests of all other files. A
+changed byte in any file is therefore detected.
 """
 
 from contextlib import suppress
@@ -17,7 +17,7 @@ from omni_runtime.checksums import digest_file, matches_digest, write_with_diges
 from omni_runtime.errors import BundleError
 
 FORMAT = 5
-"""Raised whenever an older runtime could misread a newer bundle, or the other way round."""
+"""Increased by each change that makes older bundles or older runtimes incompatible."""
 
 FILE_NAME = "manifest.json"
 DIGEST_NAME = digest_file(FILE_NAME)
@@ -25,23 +25,23 @@ EXPORT_AGAIN = "export it again: python export/run.py --model CHECKPOINT"
 
 
 class _Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Common settings: immutable, keyword only, unknown keys refused."""
+    """Base class: immutable, keyword-only, unknown keys are errors."""
 
 
 class Origin(_Record, frozen=True):
-    """The checkpoint a bundle was made of. `revision` is a hub commit or a digest of its files."""
+    """The checkpoint of a bundle. `revision` is a hub commit or a digest of its files."""
 
     model: str
     revision: str
     licence: str
 
 
-class GraphError(_Record, frozen=True):
-    """How far something quantized is from its float32 twin.
+class QuantizationError(_Record, frozen=True):
+    """Error of a quantized graph or table, compared with float32.
 
-    `of` says what was compared: "outputs" of the whole graph run on the same inputs; "products"
-    of random rows and each quantized matrix by itself, where a graph is too large to be run
-    twice (errors that add up over layers are not in it); or "rows" of a table. `cosine` is the
+    `of` is what was compared. "outputs": outputs of the whole graph on the same inputs. "products":
+    products of random rows with each quantized matrix, for graphs that are too large to run twice;
+    it does not include errors that accumulate over layers. "rows": rows of a table. `cosine` is the
     cosine similarity, `relative` the largest difference over the largest value.
     """
 
@@ -51,10 +51,11 @@ class GraphError(_Record, frozen=True):
 
 
 class GraphEntry(_Record, frozen=True):
-    """One ONNX graph. Sizes in bytes, with external data; `seconds` to quantize and write it.
+    """One ONNX graph. Sizes are in bytes and include external data.
 
-    `fp32_bytes` is what it would take with all weights in float32. `int8_cache` is a second file
-    of a decoder, with the same weights and a KV cache of int8; None where it was not calibrated.
+    `seconds` is the time to quantize and write it. `fp32_bytes` is its size with float32 weights.
+    `int8_cache` is a second file of a decoder, with the same weights and an int8 KV cache. It is
+    None if the cache was not calibrated.
     """
 
     file: str
@@ -62,20 +63,20 @@ class GraphEntry(_Record, frozen=True):
     weights: str
     fp32_bytes: int
     bytes: int
-    error: GraphError | None
+    error: QuantizationError | None
     seconds: float
     int8_cache: str | None = None
 
 
 class TableEntry(_Record, frozen=True):
-    """One memory-mapped table. `encoding` is float32, bfloat16 or int8 (with row scales)."""
+    """One memory-mapped table. `encoding` is float32, bfloat16, or int8 with one scale per row."""
 
     file: str
     scales: str | None
     encoding: str
     rows: int
     columns: int
-    error: GraphError | None
+    error: QuantizationError | None
 
 
 class FileEntry(_Record, frozen=True):
@@ -86,10 +87,10 @@ class FileEntry(_Record, frozen=True):
 
 
 class Measured(_Record, frozen=True):
-    """What one spoken reply cost on the machine of the export. Bytes and seconds.
+    """Cost of one spoken reply on the machine of the export, in bytes and seconds.
 
-    `first_text` is None where no token of the reply had a text: random weights choose among more
-    ids than their tokenizer knows.
+    `first_text` is None if no token of the reply had text: models with random weights choose among
+    more ids than their tokenizer has.
     """
 
     machine: str
@@ -103,14 +104,14 @@ class Measured(_Record, frozen=True):
 
 
 Quality = dict[str, dict[str, float]]
-"""For each exam ("typed", "speech PRESET streamed") its scores by name, as shares."""
+"""Scores by test ("typed", "speech PRESET streamed") and name, as fractions of 1."""
 
 
 class Manifest(_Record, frozen=True):
-    """Everything about a bundle.
+    """Description of a bundle.
 
-    `measured` is what the first reply took at the export; where none was tried, `not_measured`
-    says why.
+    `measured` is the cost of the first reply at the export; if there was none, `not_measured` is
+    the reason.
     """
 
     format: int
@@ -135,26 +136,26 @@ class _Version(Struct):
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
-    """Write a manifest, readable by people, and its digest."""
+    """Write an indented manifest and its digest."""
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
     write_with_digest(folder / FILE_NAME, text + b"\n")
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read and check the manifest of the bundle in `folder`.
+    """Read the manifest of the bundle in `folder` and check its digest.
 
     Raises BundleError when it is missing, damaged, changed, or of another format.
     """
     path = folder / FILE_NAME
-    with suppress(OSError):  # what cannot be recovered is not there, as the next line says
-        recover(folder)  # an export was killed while it replaced the bundle
+    with suppress(OSError):  # on failure the next check reports a missing bundle
+        recover(folder)  # an export may have been killed while it replaced the bundle
     if not folder.is_dir():
-        raise BundleError(f"there is no bundle at {folder}", fix="python export/run.py makes one")
+        raise BundleError(f"there is no bundle at {folder}", fix="export one: python export/run.py")
     try:
         text = path.read_bytes()
     except FileNotFoundError:
         raise BundleError(
-            f"{folder} has no {FILE_NAME}, so it is no bundle", fix=EXPORT_AGAIN
+            f"{folder} has no {FILE_NAME}, so it is not a bundle", fix=EXPORT_AGAIN
         ) from None
     except OSError as error:
         raise BundleError(
@@ -164,12 +165,12 @@ def read_manifest(folder: Path) -> Manifest:
         version = msgspec.json.decode(text, type=_Version).format
         if version > FORMAT:
             raise BundleError(
-                f"{folder} is of format {version}, this runtime reads up to {FORMAT}",
+                f"{folder} has format {version}, but this runtime reads up to {FORMAT}",
                 fix="update pocket-omni",
             )
         if version < FORMAT:
             raise BundleError(
-                f"{folder} is of the older format {version}, this runtime reads {FORMAT}",
+                f"{folder} has the older format {version}, but this runtime reads {FORMAT}",
                 fix=EXPORT_AGAIN,
             )
         _check_digest(folder, text)

@@ -1,4 +1,4 @@
-"""A bundle on disk, opened for reading. Checks that its files are there; runs nothing."""
+"""Read access to a bundle on disk. Checks that all files exist; loads no graph."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,20 +19,20 @@ LICENCE = "LICENSE"
 
 
 def voice_file(name: str) -> str:
-    """File of a voice: float32 (2, hidden), what it adds to each frame of the two branches."""
+    """Return the file of a voice: float32 (2, hidden), added to each frame of the two branches."""
     return f"voices/{name}.npy"
 
 
 def modulation_file(preset: str) -> str:
-    """File of a preset's time modulation: float32 (times, layers * 6 + 2, hidden)."""
+    """Return the file of a preset's time modulation: float32 (times, layers * 6 + 2, hidden)."""
     return f"tables/modulation_{preset}.npy"
 
 
 class Bundle:
-    """The files of one bundle, by meaning."""
+    """The files of one bundle: graphs, tables, voices, texts."""
 
     def __init__(self, folder: str | Path) -> None:
-        """Raises BundleError when the manifest or a file is missing, or a file has another size."""
+        """Read the manifest. Raises BundleError for a missing file or one of the wrong size."""
         self.folder = Path(folder)
         self.manifest: Manifest = read_manifest(self.folder)
         self.config = self.manifest.model
@@ -47,45 +47,45 @@ class Bundle:
                 )
 
     def verify(self) -> Iterator[tuple[str, bool]]:
-        """Read every file and compare its SHA-256: (name, unchanged) one by one."""
+        """Compute the SHA-256 of every file; yield (name, unchanged)."""
         for name, entry in self.manifest.files.items():
             yield name, sha256_of(self.folder / name) == entry.sha256
 
     def graph_path(self, name: str, cache: CacheType = "float32") -> Path:
-        """The ONNX file of a graph, of a decoder that with this cache.
+        """Return the ONNX file of a graph; for a decoder, the one with this type of KV cache.
 
-        Raises UsageError where it was not exported.
+        Raises UsageError when it was not exported.
         """
         entry = self.manifest.graphs[name]
         if cache == "float32":
             return self.folder / entry.file
         if entry.int8_cache is None:
-            why = self.manifest.not_measured or "there was no room to calibrate it"
+            why = self.manifest.not_measured or "there was not enough memory to calibrate it"
             raise UsageError(
-                f"{self.folder} has no {name} with a cache of {cache}: {why}",
-                fix="leave out --kv-cache, or export it again where there is room for a reply",
+                f"{self.folder} has no {name} with an {cache} KV cache: {why}",
+                fix="omit --kv-cache, or export it again on a machine with enough memory",
             )
         return self.folder / entry.int8_cache
 
     def table(self, name: str) -> Table:
-        """A memory-mapped table: thinker_embedding, talker_embedding or dit_code."""
+        """Return a memory-mapped table: thinker_embedding, talker_embedding or dit_code."""
         return Table(self.folder, self.manifest.tables[name])
 
     def voice(self, name: str) -> FloatArray:
-        """Float32 (2, hidden): row 0 for the guided branch, row 1 for the null branch."""
+        """Return a voice, float32 (2, hidden): the guided branch, then the null branch."""
         return self._array(voice_file(name))
 
     def modulation(self, preset: str) -> FloatArray:
-        """Float32 (distinct times, layers * 6 + 2, hidden), memory-mapped."""
+        """Return a preset's modulation, float32 (distinct times, layers * 6 + 2, hidden)."""
         return self._array(modulation_file(preset))
 
     def preset(self, name: str) -> SolverPreset:
-        """A speech preset that this bundle was made with."""
+        """Return a speech preset of this bundle."""
         assert self.config.speech is not None
         return self.config.speech.presets[name]
 
     def text(self, name: str) -> str:
-        """A text file of the bundle."""
+        """Read a text file of the bundle. Raises BundleError when it cannot be read."""
         try:
             return (self.folder / name).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:

@@ -1,6 +1,6 @@
-"""Embedding tables as memory-mapped files: a row costs a read, the table costs no memory.
+"""Memory-mapped embedding tables: only the rows that are read take memory.
 
-Encodings: float32 as it is, bfloat16 as its 16 bits, int8 with one float32 scale a row.
+Encodings: float32; bfloat16, stored as uint16; int8 with one float32 scale per row.
 """
 
 from pathlib import Path
@@ -16,26 +16,26 @@ from omni_runtime.errors import BundleError
 Ids = npt.NDArray[np.int64]
 
 STORED = {"float32": "<f4", "bfloat16": "<u2", "int8": "|i1"}
-"""Encoding to the numpy dtype in the file."""
+"""Numpy dtype in the file, by encoding."""
 
 
 class Table:
-    """Rows of float32, decoded when they are asked for."""
+    """A table whose rows are decoded to float32 when they are read."""
 
     def __init__(self, folder: Path, entry: TableEntry) -> None:
-        """Raises BundleError when the files do not hold what the manifest says."""
+        """Map the files. Raises BundleError when their shape or dtype is not the manifest's."""
         self.rows = entry.rows
         self.columns = entry.columns
         self._data = _map(folder / entry.file, (entry.rows, entry.columns), STORED[entry.encoding])
         self._scales = _map(folder / entry.scales, (entry.rows,), "<f4") if entry.scales else None
 
     def __getitem__(self, ids: Ids) -> FloatArray:
-        """Rows float32 (n, columns) for int64 ids (n,)."""
+        """Return rows float32 (n, columns) for int64 ids (n,)."""
         return decode(self._data[ids], None if self._scales is None else self._scales[ids])
 
 
 def decode(stored: npt.NDArray[Any], scales: FloatArray | None) -> FloatArray:
-    """Float32 rows (n, columns) of what is stored; the dtype tells the encoding."""
+    """Decode stored rows (n, columns) to float32. The dtype determines the encoding."""
     if stored.dtype == np.uint16:
         return (stored.astype(np.uint32) << 16).view(np.float32)
     if scales is not None:
@@ -50,7 +50,7 @@ def _map(path: Path, shape: tuple[int, ...], dtype: str) -> npt.NDArray[Any]:
         raise BundleError(f"{path} cannot be read: {error}", fix=EXPORT_AGAIN) from None
     if data.shape != shape or data.dtype != np.dtype(dtype):
         raise BundleError(
-            f"{path} holds {data.dtype} {data.shape}, the manifest says {dtype} {shape}",
+            f"{path} holds {data.dtype} {data.shape}, but the manifest states {dtype} {shape}",
             fix=EXPORT_AGAIN,
         )
     return data

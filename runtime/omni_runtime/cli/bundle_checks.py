@@ -42,7 +42,7 @@ def check_bundle(folder: Path, budget: int | None = None) -> Iterator[Check]:
 
 
 def _target(manifest: Manifest) -> Check:
-    if processor_features.lacks(manifest.target):
+    if processor_features.is_missing(manifest.target):
         return Check(
             "warn",
             "target",

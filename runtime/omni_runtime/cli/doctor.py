@@ -120,7 +120,7 @@ def _processor() -> Iterator[Check]:
 
     from omni_runtime import machine  # noqa: PLC0415
 
-    features = processor_features.found()
+    features = processor_features.detect()
     known = ", ".join(sorted(features & processor_features.RELEVANT)) or "no vector units known"
     yield Check("ok", "processor", f"{machine.processor()}: {known}")
     physical = psutil.cpu_count(logical=False)
@@ -142,7 +142,7 @@ def _caches() -> Iterator[Check]:
     from omni_runtime import machine  # noqa: PLC0415
 
     try:
-        yield Check("ok", "caches", str(machine.caches()))
+        yield Check("ok", "caches", str(machine.cache_folder()))
     except OmniError as error:
         yield Check("warn", "caches", error.message, error.fix or "omni doctor")
 

@@ -5,7 +5,7 @@ import sys
 
 import msgspec
 
-from omni_runtime.bundle.manifest import GraphError, Manifest, Quality
+from omni_runtime.bundle.manifest import Manifest, Quality, QuantizationError
 from omni_runtime.bundle.store import Bundle
 from omni_runtime.cli import ui
 from omni_runtime.engine.solver import evaluations, nfe
@@ -76,7 +76,7 @@ def _score(name: str, value: float) -> str:
 def cost_table(manifest: Manifest) -> str:
     """Graphs and tables: how they are stored, sizes before and after, error against float32.
 
-    What the error is of, `GraphError` says.
+    What the error is of, `QuantizationError` says.
     """
     rows = [
         (
@@ -101,7 +101,7 @@ def cost_table(manifest: Manifest) -> str:
     )
 
 
-def _error(error: GraphError | None) -> tuple[str, str, str]:
+def _error(error: QuantizationError | None) -> tuple[str, str, str]:
     if error is None:
         return "", "", ""
     return f"{error.cosine:.5f}", f"{error.relative:.1%}", error.of

@@ -61,7 +61,7 @@ class KernelLibrary:
         """Whether a kernel of ours reads the quantized matrices of a graph from its file."""
         if self.library is None:
             return False
-        return graph in DECODERS or not processor_features.found() & VNNI.keys()
+        return graph in DECODERS or not processor_features.detect() & VNNI.keys()
 
 
 @cache
@@ -72,7 +72,7 @@ def kernel_library() -> KernelLibrary:
     if not compiler:
         fix = INSTALL.get(sys.platform, "install clang++ and put it into PATH")
         return KernelLibrary(None, "there is no C++ compiler", fix)
-    features = processor_features.found()
+    features = processor_features.detect()
     flags = (
         *FLAGS,
         *(AVX2 if "avx2" in features else ()),
@@ -83,7 +83,7 @@ def kernel_library() -> KernelLibrary:
         key.update(source.read_bytes())
     try:
         name = f"kernels-{key.hexdigest()[:16]}"
-        folder = machine.caches()
+        folder = machine.cache_folder()
         library = _kept(folder, name) or _compile(
             [*compiler, *flags, str(SOURCES / "library.cpp")], folder, name
         )
@@ -95,7 +95,7 @@ def kernel_library() -> KernelLibrary:
     except OmniError as error:  # no home, or a folder that others may write to
         return KernelLibrary(None, error.message, error.fix or "")
     except OSError as error:  # no room, no right to run what lies there
-        fix = f"free some space, or {machine.OTHER_CACHES}"
+        fix = f"free some space, or {machine.SET_CACHE_HOME}"
         return KernelLibrary(None, f"the kernels cannot be kept or loaded: {error}", fix)
     return KernelLibrary(library)
 

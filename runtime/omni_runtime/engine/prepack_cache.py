@@ -73,7 +73,7 @@ class _Record(Struct, frozen=True):
 
 def folder() -> Path:
     """Where the copies are."""
-    return machine.caches() / "packed"
+    return machine.cache_folder() / "packed"
 
 
 def size() -> int | None:
@@ -97,7 +97,7 @@ def place(manifest: Manifest, file: Path, graph: str, native: KernelLibrary) -> 
         name = f"{Path(manifest.graphs[graph].file).parent.as_posix()}/{part.name}"
         written = part.stat().st_mtime_ns  # the same bundle, written again since it was damaged
         key.update(repr((name, manifest.files.get(name), written)).encode())
-    features = sorted(processor_features.found())
+    features = sorted(processor_features.detect())
     library = native.library and native.library.name.rpartition("-")[0]  # its sources and flags
     key.update(repr((ort.__version__, machine.processor(), features, library)).encode())
     with suppress(OmniError):  # there is no folder for caches, as the doctor says
@@ -145,7 +145,7 @@ def _whole(copy: Path) -> bool:
         record = msgspec.json.decode((copy / RECORD).read_bytes(), type=_Record)
         if set(record.parts) != {path.name for path in copy.iterdir()} - {RECORD}:
             return False
-        trusted = record.started == machine.started()
+        trusted = record.started == machine.boot_time()
         for name, part in record.parts.items():
             state = (copy / name).stat()
             if state.st_size != part.size:
@@ -170,7 +170,7 @@ def _write_record(copy: Path, known: Mapping[str, _Part] = MappingProxyType({}))
             state = path.stat()
             digest = known[path.name].digest if path.name in known else _digest(path)
             parts[path.name] = _Part(state.st_size, state.st_mtime_ns, digest)
-    write_bytes(copy / RECORD, msgspec.json.encode(_Record(machine.started(), parts)))
+    write_bytes(copy / RECORD, msgspec.json.encode(_Record(machine.boot_time(), parts)))
 
 
 def _digest(path: Path) -> str:

@@ -1,1 +1,1 @@
-"""Golden vectors of a bundle: inputs and outputs of every part, to test another runtime with."""
+"""Golden vectors: inputs and outputs of every part of a bundle, for tests of other runtimes."""

@@ -1,7 +1,7 @@
-"""Golden vectors of tables and graphs, of noise and of sampling.
+"""Golden vectors of tables, graphs, noise and sampling.
 
-Graphs run as ONNX Runtime's own operators on one thread. Each case starts from recorded inputs, so
-one that differs does not make those behind it differ.
+Graphs run with ONNX Runtime's operators on one thread. Each case starts from recorded inputs, so a
+difference in one case does not affect the next.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ from omni_runtime.engine.solver import branches, evaluation_times
 from omni_runtime.engine.talker import TalkerSettings
 from omni_runtime.engine.vocoder import WaveStream
 from omni_runtime.golden import samples
-from omni_runtime.golden.text_cases import BRIEF, QUESTION, Made, build
+from omni_runtime.golden.text_cases import QUESTION, SYSTEM_MESSAGE, Cases, build
 from omni_runtime.golden.vectors import Tensor, Values
 from omni_runtime.inputs.media import load_audio, load_image
 from omni_runtime.inputs.mel_features import log_mel
@@ -29,7 +29,7 @@ from omni_runtime.model import Model
 
 REPLY_TOKENS, SPEECH_STEPS = 3, 6
 FLOAT_TOLERANCE, QUANTIZED_TOLERANCE = 1e-4, 5e-2
-"""What processors may differ by: integer products round activations, each kernel in its way."""
+"""Tolerated differences between processors: quantized kernels round activations differently."""
 
 SAMPLINGS = [
     {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.3},
@@ -44,42 +44,44 @@ def _tolerance(model: Model, graph: str) -> float:
     return FLOAT_TOLERANCE if exact else QUANTIZED_TOLERANCE
 
 
-def rotary_inputs(_model: Model, _made: Made) -> Values:
+def rotary_inputs(_model: Model, _cases: Cases) -> Values:
     return {"positions": [[0, 1, 2, 500, 9000], [0, 7, 2, 40, 9000], [0, 3, 2, 41, 9000]]}
 
 
 def rotary(model: Model, inputs: Values) -> Values:
-    """The rows of cos and sin that go with positions."""
+    """Return the rows of cos and sin at given positions."""
     positions = np.array(inputs["positions"], np.int64)
     decoders = {"thinker": model.config.thinker.decoder}
     if (speech := model.config.speech) is not None:
         decoders["talker"] = speech.talker.decoder
-    found: Values = {}
+    outputs: Values = {}
     for name, config in decoders.items():
         cos, sin = RotaryTable(config).rows(positions)
-        found |= {f"{name}_cos": Tensor(cos, 1e-5), f"{name}_sin": Tensor(sin, 1e-5)}
-    return found
+        outputs |= {f"{name}_cos": Tensor(cos, 1e-5), f"{name}_sin": Tensor(sin, 1e-5)}
+    return outputs
 
 
-def table_inputs(model: Model, _made: Made) -> Values:
+def table_inputs(model: Model, _cases: Cases) -> Values:
     tables = model.bundle.manifest.tables
-    return {name: [0, *samples.spread(3, one.rows), one.rows - 1] for name, one in tables.items()}
+    return {
+        name: [0, *samples.spread_ids(3, one.rows), one.rows - 1] for name, one in tables.items()
+    }
 
 
 def table_rows(model: Model, inputs: Values) -> Values:
-    """Rows of each table, decoded."""
+    """Return decoded rows of each table."""
     return {
         name: Tensor(model.bundle.table(name)[np.array(ids, np.int64)])
         for name, ids in inputs.items()
     }
 
 
-def audio_inputs(_model: Model, made: Made) -> Values:
-    return made["mel"].inputs
+def audio_inputs(_model: Model, cases: Cases) -> Values:
+    return cases["mel"].inputs
 
 
 def audio_encoder(model: Model, inputs: Values) -> Values:
-    """Rows for the Thinker from a clip of more than one block."""
+    """Encode a clip of more than one block."""
     config = model.config.audio
     assert config is not None
     features = log_mel(load_audio(inputs["sound"].data, config.sample_rate), config)
@@ -87,28 +89,28 @@ def audio_encoder(model: Model, inputs: Values) -> Values:
     return {"rows": Tensor(rows, _tolerance(model, "audio_encoder"))}
 
 
-def vision_inputs(_model: Model, made: Made) -> Values:
-    return {"picture": made["picture"].inputs["picture"]}
+def vision_inputs(_model: Model, cases: Cases) -> Values:
+    return {"picture": cases["picture"].inputs["picture"]}
 
 
 def vision_encoder(model: Model, inputs: Values) -> Values:
-    """Rows for the Thinker from a picture, in the order of the prompt."""
+    """Encode an image; the rows are in the order of the prompt."""
     assert model.config.vision is not None
     patches = image_patches(load_image(inputs["picture"].data), model.config.vision)
     rows = model.vision_encoder.encode(patches)
     return {"rows": Tensor(rows, _tolerance(model, "vision_encoder"))}
 
 
-def thinker_inputs(_model: Model, _made: Made) -> Values:
-    return {"messages": [BRIEF, QUESTION], "start_position": 0, "since_last_reply": False}
+def thinker_inputs(_model: Model, _cases: Cases) -> Values:
+    return {"messages": [SYSTEM_MESSAGE, QUESTION], "start_position": 0, "since_last_reply": False}
 
 
-def thinker_sound_inputs(_model: Model, made: Made) -> Values:
-    return made["prompt.sound"].inputs
+def thinker_audio_inputs(_model: Model, cases: Cases) -> Values:
+    return cases["prompt.sound"].inputs
 
 
 def thinker(model: Model, inputs: Values) -> Values:
-    """A prefill and some greedy steps; rows are those for the Talker."""
+    """Prefill a prompt and decode some greedy steps; the rows are inputs of the Talker."""
     prompt, tolerance = build(model, inputs), _tolerance(model, "thinker")
     cache = model.thinker.new_cache()
     output = model.thinker.prefill(cache, prompt)
@@ -128,8 +130,8 @@ def thinker(model: Model, inputs: Values) -> Values:
     }
 
 
-def talker_inputs(model: Model, made: Made) -> Values:
-    spoken = made["thinker"].outputs
+def talker_inputs(model: Model, cases: Cases) -> Values:
+    spoken = cases["thinker"].outputs
     return {
         "voice": model.speech.default_voice,
         "prompt_rows": Tensor(spoken["prompt_rows"].values),
@@ -140,9 +142,9 @@ def talker_inputs(model: Model, made: Made) -> Values:
 
 
 def talker(model: Model, inputs: Values) -> Values:
-    """Greedy codes with the checkpoint's repetition penalty, beyond the end of the text.
+    """Decode greedy codes with the checkpoint's repetition penalty, beyond the end of the text.
 
-    Logits are the graph's own, before penalty and suppression.
+    The logits are the outputs of the graph, before penalty and suppression.
     """
     cache = model.talker.new_cache()
     positions = np.array(inputs["positions"], np.int64)
@@ -168,22 +170,22 @@ def talker(model: Model, inputs: Values) -> Values:
     }
 
 
-def noise_inputs(_model: Model, _made: Made) -> Values:
+def noise_inputs(_model: Model, _cases: Cases) -> Values:
     return {"seeds": [0, 12345, 2**40 + 7], "blocks": [0, 1, 1000]}
 
 
 def noise(model: Model, inputs: Values) -> Values:
-    """One block of noise for each pair of seed and block number."""
+    """Return one block of noise for each pair of seed and block number."""
     pairs = zip(inputs["seeds"], inputs["blocks"], strict=True)
-    drawn = [seeded_noise(seed, model.speech.dit)(block, 1) for seed, block in pairs]
-    return {"noise": Tensor(np.stack(drawn), 1e-6)}
+    blocks = [seeded_noise(seed, model.speech.dit)(block, 1) for seed, block in pairs]
+    return {"noise": Tensor(np.stack(blocks), 1e-6)}
 
 
-def dit_inputs(model: Model, _made: Made) -> Values:
-    """Two chunks: one with a block of look-ahead, and the end, which has no whole block."""
+def dit_inputs(model: Model, _cases: Cases) -> Values:
+    """Return two chunks: one with a block of look-ahead, and the last, shorter than a block."""
     speech = model.speech
     block = speech.dit.block_frames // speech.dit.frames_per_code
-    codes = samples.spread(2 * block + block // 2, speech.dit.codes)
+    codes = samples.spread_ids(2 * block + block // 2, speech.dit.codes)
     return {
         "voice": speech.default_voice,
         "preset": speech.default_preset,
@@ -196,31 +198,31 @@ def dit_inputs(model: Model, _made: Made) -> Values:
 
 
 def dit(model: Model, inputs: Values) -> Values:
-    """Mel of each chunk, with the left context that the one before has left."""
+    """Return the mel of each chunk, with the previous chunk as left context."""
     preset = model.bundle.preset(inputs["preset"])
     condition = np.asarray(model.bundle.voice(inputs["voice"]), np.float32)
     noise_of = seeded_noise(inputs["seed"], model.speech.dit)
     stream = MelStream(model.dit(inputs["preset"]), condition, noise_of)
     tolerance = _tolerance(model, "dit")
-    found: Values = {
+    outputs: Values = {
         "times": Tensor(evaluation_times(preset), 1e-6),
         "branches": branches(preset),
     }
     for number, one in enumerate(inputs["chunks"]):
         chunk = stream.chunk(np.array(one["codes"], np.int64), one["commit"])
-        found[f"mel_{number}"] = Tensor(chunk.mel, tolerance)
+        outputs[f"mel_{number}"] = Tensor(chunk.mel, tolerance)
         if len(chunk.provisional):
-            found[f"provisional_{number}"] = Tensor(chunk.provisional, tolerance)
-    return found
+            outputs[f"provisional_{number}"] = Tensor(chunk.provisional, tolerance)
+    return outputs
 
 
-def vocoder_inputs(_model: Model, made: Made) -> Values:
-    mels = made["dit"].outputs
+def vocoder_inputs(_model: Model, cases: Cases) -> Values:
+    mels = cases["dit"].outputs
     return {name: Tensor(mels[name].values) for name in ("mel_0", "provisional_0", "mel_1")}
 
 
 def vocoder(model: Model, inputs: Values) -> Values:
-    """Samples of each chunk, the second cross-faded with what the first made of its beginning."""
+    """Return the samples of each chunk; the second is cross-faded with the provisional frames."""
     config, tolerance = model.speech.vocoder, _tolerance(model, "vocoder")
     stream = WaveStream(model.vocoder, model.speech.dit.mel_dim)
     first, ahead, second = (inputs[name].values for name in ("mel_0", "provisional_0", "mel_1"))
@@ -236,14 +238,14 @@ def vocoder(model: Model, inputs: Values) -> Values:
     }
 
 
-def sampling_inputs(_model: Model, _made: Made) -> Values:
-    """Logits with two that are equal, and tokens that were seen before."""
+def sampling_inputs(_model: Model, _cases: Cases) -> Values:
+    """Return logits with ties, and previous tokens."""
     logits = np.array([((7 * i * i + 3 * i) % 41 - 20) / 4 for i in range(24)], np.float32)
     return {"logits": Tensor(logits), "seen": [0, 3, 3, 11], "settings": SAMPLINGS}
 
 
 def sampling(_model: Model, inputs: Values) -> Values:
-    """What each link of the chain leaves, and the probabilities from which a token is drawn."""
+    """Return the logits after each step of the sampling chain, and the final probabilities."""
     links: list[Values] = []
     for one in inputs["settings"]:
         settings = Sampling(**one)

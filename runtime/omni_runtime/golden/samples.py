@@ -1,4 +1,4 @@
-"""Inputs of golden vectors, made by formulas: sounds, pictures, films, and messages about them."""
+"""Synthetic inputs of golden vectors: audio, images, videos, and messages that contain them."""
 
 import io
 import math
@@ -14,10 +14,10 @@ from PIL import Image as PillowImage
 from omni_runtime.golden.vectors import File, Tensor, Values
 from omni_runtime.inputs.messages import Audio, ContentPart, Image, Message, Role, Text, Video
 
-SECONDS = 2.3
-"""Of sound: more than one block of the encoder."""
-FILM_FRAMES, FILM_RATE = 14, 3
-"""Nearly five seconds: three chunks of interleaved picture and sound."""
+AUDIO_SECONDS = 2.3
+"""Duration of the audio: more than one encoder block."""
+VIDEO_FRAMES, VIDEO_FPS = 14, 3
+"""Nearly five seconds: three chunks of interleaved video and audio."""
 
 TEXTS = [
     "Hello, world! It's 3 o'clock; we'll pay 12,345.67 for it.",
@@ -35,8 +35,8 @@ TEXTS = [
 
 
 def sound(rate: int) -> File:
-    """A wav file of 16 bits: a rising tone, with a silent moment."""
-    time = np.arange(int(SECONDS * rate)) / rate
+    """Return a 16-bit wav file: a rising tone with a silent part."""
+    time = np.arange(int(AUDIO_SECONDS * rate)) / rate
     wave_form = 12000 * np.sin(2 * np.pi * (200 + 300 * time) * time)
     wave_form[len(time) // 2 : 5 * len(time) // 8] = 0
     data = io.BytesIO()
@@ -47,7 +47,7 @@ def sound(rate: int) -> File:
 
 
 def pixels(height: int, width: int, shift: float = 0.0) -> npt.NDArray[np.uint8]:
-    """Waves and edges, uint8 (height, width, 3)."""
+    """Return an image of waves and edges, uint8 (height, width, 3)."""
     y, x = np.mgrid[:height, :width]
     waves = [127 + 90 * np.sin(x / 5 + shift), 127 + 90 * np.cos(y * x / 90), 2.0 * y + shift]
     waves.append(255.0 * ((x // 7 + y // 11) % 2))
@@ -56,20 +56,20 @@ def pixels(height: int, width: int, shift: float = 0.0) -> npt.NDArray[np.uint8]
 
 
 def picture(height: int, width: int) -> File:
-    """A png file."""
+    """Return a png file."""
     data = io.BytesIO()
     PillowImage.fromarray(pixels(height, width)).save(data, "PNG")
     return File("picture.png", data.getvalue())
 
 
-def film(sound_file: File | None) -> Values:
-    """Frames of a video, uint8 (t, h, w, 3), their rate, and its sound."""
-    frames = np.stack([pixels(16, 24, index / 2) for index in range(FILM_FRAMES)])
-    return {"frames": Tensor(frames), "rate": FILM_RATE, "sound": sound_file}
+def video(sound_file: File | None) -> Values:
+    """Return the frames of a video, uint8 (t, h, w, 3), their rate, and its audio."""
+    frames = np.stack([pixels(16, 24, index / 2) for index in range(VIDEO_FRAMES)])
+    return {"frames": Tensor(frames), "rate": VIDEO_FPS, "sound": sound_file}
 
 
 def messages(given: list[Values]) -> list[Message]:
-    """Messages from the form in which vectors record them."""
+    """Convert messages from the format of the vectors."""
     return [
         Message(cast("Role", one["role"]), [_part(part) for part in one["parts"]]) for one in given
     ]
@@ -89,7 +89,7 @@ def _part(part: Values) -> ContentPart:
 
 
 def _avi(given: Values) -> bytes:
-    """A file of unpacked frames and samples, so that decoding gives them back exactly."""
+    """Return an avi file of uncompressed frames and samples, so that decoding is exact."""
     frames: npt.NDArray[Any] = given["frames"].values
     data = io.BytesIO()
     with av.open(data, "w", format="avi") as container:
@@ -101,17 +101,18 @@ def _avi(given: Values) -> bytes:
                 rate, samples = file.getframerate(), file.readframes(file.getnframes())
             track: Any = container.add_stream("pcm_s16le", rate=rate, layout="mono")
             packed = np.frombuffer(samples, np.int16)[None]
-            heard = av.AudioFrame.from_ndarray(packed, format="s16", layout="mono")
-            heard.sample_rate, heard.pts = rate, 0
-            container.mux(track.encode(heard))
+            frame = av.AudioFrame.from_ndarray(packed, format="s16", layout="mono")
+            frame.sample_rate, frame.pts = rate, 0
+            container.mux(track.encode(frame))
             container.mux(track.encode(None))
-        for frame in frames:
-            container.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        for pixels_of_frame in frames:
+            frame = av.VideoFrame.from_ndarray(pixels_of_frame, format="rgb24")
+            container.mux(video.encode(frame))
         container.mux(video.encode(None))
     return data.getvalue()
 
 
-def spread(count: int, below: int) -> list[int]:
-    """Return `count` numbers from 1 to `below` - 1, far from one another."""
+def spread_ids(count: int, below: int) -> list[int]:
+    """Return `count` ids in 1 .. `below` - 1, spread by golden-ratio steps."""
     step = round(below * (math.sqrt(5) - 1) / 2)
     return [1 + (index * step) % (below - 1) for index in range(count)]

@@ -1,4 +1,4 @@
-"""All golden vectors of a bundle: making them, and checking a bundle against them."""
+"""Compute all golden vectors of a bundle, and compare a bundle with recorded vectors."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,59 +14,64 @@ from omni_runtime.model import Model
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How to make the inputs and the outputs of one case, and what the bundle must have for it."""
+class CaseBuilder:
+    """Functions that compute the inputs and outputs of a case; parts of the model it needs."""
 
     inputs: Callable[[Model, dict[str, Case]], Values]
     outputs: Callable[[Model, Values], Values]
     needs: tuple[str, ...] = ()
 
 
-HEARS, SEES, SPEAKS = ("audio",), ("vision",), ("speech",)
+AUDIO, VISION, SPEECH = ("audio",), ("vision",), ("speech",)
 
-RECIPES = {
-    "text": Recipe(texts.texts, texts.text_ids),
-    "prompt.text": Recipe(texts.plain, texts.prompt),
-    "prompt.special_tokens": Recipe(texts.special, texts.prompt),
-    "prompt.second_turn": Recipe(texts.second_turn, texts.prompt),
-    "prompt.sound": Recipe(texts.with_sound, texts.prompt, HEARS),
-    "prompt.picture": Recipe(texts.with_picture, texts.prompt, SEES),
-    "prompt.video": Recipe(texts.with_video, texts.prompt, SEES),
-    "prompt.video_with_sound": Recipe(texts.with_video_and_sound, texts.prompt, HEARS + SEES),
-    "mel": Recipe(texts.mel_inputs, texts.mel, HEARS),
-    "picture": Recipe(texts.picture_inputs, texts.picture, SEES),
-    "windows": Recipe(texts.window_inputs, texts.windows, SEES),
-    "rotary": Recipe(graphs.rotary_inputs, graphs.rotary),
-    "tables": Recipe(graphs.table_inputs, graphs.table_rows),
-    "audio_encoder": Recipe(graphs.audio_inputs, graphs.audio_encoder, HEARS),
-    "vision_encoder": Recipe(graphs.vision_inputs, graphs.vision_encoder, SEES),
-    "thinker": Recipe(graphs.thinker_inputs, graphs.thinker),
-    "thinker.sound": Recipe(graphs.thinker_sound_inputs, graphs.thinker, HEARS),
-    "talker": Recipe(graphs.talker_inputs, graphs.talker, SPEAKS),
-    "noise": Recipe(graphs.noise_inputs, graphs.noise, SPEAKS),
-    "dit": Recipe(graphs.dit_inputs, graphs.dit, SPEAKS),
-    "vocoder": Recipe(graphs.vocoder_inputs, graphs.vocoder, SPEAKS),
-    "sampling": Recipe(graphs.sampling_inputs, graphs.sampling),
+CASE_BUILDERS = {
+    "text": CaseBuilder(texts.text_inputs, texts.text_ids),
+    "prompt.text": CaseBuilder(texts.text_only, texts.prompt),
+    "prompt.special_tokens": CaseBuilder(texts.special_tokens, texts.prompt),
+    "prompt.second_turn": CaseBuilder(texts.second_turn, texts.prompt),
+    "prompt.sound": CaseBuilder(texts.with_audio, texts.prompt, AUDIO),
+    "prompt.picture": CaseBuilder(texts.with_image, texts.prompt, VISION),
+    "prompt.video": CaseBuilder(texts.with_video, texts.prompt, VISION),
+    "prompt.video_with_sound": CaseBuilder(
+        texts.with_video_and_audio, texts.prompt, AUDIO + VISION
+    ),
+    "mel": CaseBuilder(texts.mel_inputs, texts.mel, AUDIO),
+    "picture": CaseBuilder(texts.picture_inputs, texts.picture, VISION),
+    "windows": CaseBuilder(texts.window_inputs, texts.windows, VISION),
+    "rotary": CaseBuilder(graphs.rotary_inputs, graphs.rotary),
+    "tables": CaseBuilder(graphs.table_inputs, graphs.table_rows),
+    "audio_encoder": CaseBuilder(graphs.audio_inputs, graphs.audio_encoder, AUDIO),
+    "vision_encoder": CaseBuilder(graphs.vision_inputs, graphs.vision_encoder, VISION),
+    "thinker": CaseBuilder(graphs.thinker_inputs, graphs.thinker),
+    "thinker.sound": CaseBuilder(graphs.thinker_audio_inputs, graphs.thinker, AUDIO),
+    "talker": CaseBuilder(graphs.talker_inputs, graphs.talker, SPEECH),
+    "noise": CaseBuilder(graphs.noise_inputs, graphs.noise, SPEECH),
+    "dit": CaseBuilder(graphs.dit_inputs, graphs.dit, SPEECH),
+    "vocoder": CaseBuilder(graphs.vocoder_inputs, graphs.vocoder, SPEECH),
+    "sampling": CaseBuilder(graphs.sampling_inputs, graphs.sampling),
 }
-"""By name, each after those from which it takes its inputs."""
+"""Builders by case name. A case follows the cases whose outputs it uses."""
 
 
 def open_model(bundle: Path) -> Model:
-    """Open a bundle as vectors are made: one thread, and no kernels but ONNX Runtime's."""
+    """Open a bundle with one thread and without native kernels."""
     return Model(bundle, SessionOptions(threads=1, native=False, prepack_cache=False))
 
 
 def make(model: Model) -> dict[str, Case]:
-    """Compute all vectors of a bundle."""
-    made: dict[str, Case] = {}
+    """Compute all golden vectors of a bundle."""
+    cases: dict[str, Case] = {}
     for name in _names(model):
-        inputs = RECIPES[name].inputs(model, made)
-        made[name] = Case(inputs, RECIPES[name].outputs(model, inputs))
-    return made
+        inputs = CASE_BUILDERS[name].inputs(model, cases)
+        cases[name] = Case(inputs, CASE_BUILDERS[name].outputs(model, inputs))
+    return cases
 
 
 def save(model: Model, folder: Path) -> int:
-    """Write all vectors of a bundle into a new folder; returns their number. Raises OmniError."""
+    """Write all vectors of a bundle to a new folder; return the number of cases.
+
+    Raises OmniError when the folder is not empty or cannot be written.
+    """
     cases = make(model)
     manifest = model.bundle.folder / FILE_NAME
     about = {"name": model.bundle.manifest.name, "manifest_sha256": sha256_of(manifest)}
@@ -75,7 +80,7 @@ def save(model: Model, folder: Path) -> int:
 
 
 def check(model: Model, folder: Path) -> Iterator[str]:
-    """Compute the outputs of recorded inputs anew; yield a line for each value that differs.
+    """Recompute the outputs from recorded inputs; yield a line for each value that differs.
 
     Raises OmniError when the folder holds no vectors.
     """
@@ -87,13 +92,15 @@ def check(model: Model, folder: Path) -> Iterator[str]:
             yield f"{name} is only in the vectors"
         else:
             case = recorded[name]
-            yield from differences(name, case.outputs, RECIPES[name].outputs(model, case.inputs))
+            yield from differences(
+                name, case.outputs, CASE_BUILDERS[name].outputs(model, case.inputs)
+            )
 
 
 def _names(model: Model) -> list[str]:
-    """The cases of a bundle."""
+    """Return the cases that apply to a model."""
     return [
         name
-        for name, recipe in RECIPES.items()
-        if all(getattr(model.config, part) is not None for part in recipe.needs)
+        for name, builder in CASE_BUILDERS.items()
+        if all(getattr(model.config, part) is not None for part in builder.needs)
     ]

@@ -1,8 +1,8 @@
-"""The folder of golden vectors: its files, and the comparison with what a bundle gives.
+"""The folder of golden vectors: file format and comparison.
 
-Not what is in the vectors (`text_cases.py`, `graph_cases.py`). The one idea: everything that is not
-an array of floats or bytes is plain JSON, and every array is a file of raw numbers, little-endian
-and row-major, so that no language needs a library for it. docs/bundle.md describes the form.
+The cases are in `text_cases.py` and `graph_cases.py`. Arrays of floats or bytes are files of raw
+little-endian, row-major numbers; everything else is JSON. Any language can read both without a
+library. docs/bundle.md describes the format.
 """
 
 import json
@@ -19,17 +19,17 @@ from omni_runtime.errors import OmniError, UsageError
 
 FORMAT = 1
 INDEX = "golden.json"
-MAKE_AGAIN = "make it again: omni golden BUNDLE --output FOLDER"
+MAKE_AGAIN = "create it again: omni golden BUNDLE --output FOLDER"
 
 Values = dict[str, Any]
-"""Names to JSON values, Tensors and Files, nested in any way. Arrays of integers are lists."""
+"""Nested JSON values, Tensors and Files by name. Arrays of integers are lists."""
 
 
 @dataclass(frozen=True)
 class Tensor:
     """An array of float32, float64 or uint8.
 
-    `tolerance` is how far a value may be off, as a share of the largest one.
+    `tolerance` is the largest allowed error, relative to the largest magnitude in the array.
     """
 
     values: npt.NDArray[Any]
@@ -38,7 +38,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class File:
-    """A sound or a picture, as a file of its own format."""
+    """An audio or image file."""
 
     name: str
     data: bytes
@@ -46,7 +46,7 @@ class File:
 
 @dataclass(frozen=True)
 class Case:
-    """What goes into one part of the model, and what comes out of it."""
+    """Inputs and outputs of one part of the model."""
 
     inputs: Values
     outputs: Values
@@ -58,9 +58,9 @@ class _Index(msgspec.Struct):
 
 
 def write(folder: Path, bundle: Mapping[str, str], cases: Mapping[str, Case]) -> None:
-    """Write vectors into a folder, the index last.
+    """Write vectors to a folder, the index last.
 
-    Raises UsageError unless the folder is missing or empty, OmniError when it cannot be written.
+    Raises UsageError when the folder is not empty, OmniError when it cannot be written.
     """
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -85,12 +85,13 @@ def write(folder: Path, bundle: Mapping[str, str], cases: Mapping[str, Case]) ->
 
 
 def read(folder: Path) -> dict[str, Case]:
-    """Read what `write` wrote. Raises OmniError when that is not there, or damaged."""
+    """Read the vectors in a folder. Raises OmniError when they are missing or damaged."""
     try:
         index = msgspec.json.decode((folder / INDEX).read_bytes(), type=_Index)
         if index.format != FORMAT:
             raise OmniError(
-                f"{folder} is of format {index.format}, this runtime reads {FORMAT}", fix=MAKE_AGAIN
+                f"{folder} has format {index.format}, but this runtime reads {FORMAT}",
+                fix=MAKE_AGAIN,
             )
         return {
             name: Case(_loaded(case["inputs"], folder), _loaded(case["outputs"], folder))
@@ -105,7 +106,7 @@ def read(folder: Path) -> dict[str, Case]:
 
 
 def differences(name: str, recorded: Any, found: Any) -> Iterator[str]:
-    """Yield a line for each value that differs, and one for each tensor with all that it has."""
+    """Yield a line for each value that differs; a tensor has one line at most."""
     if isinstance(recorded, Tensor):
         yield from _tensor_difference(name, recorded, found)
     elif isinstance(recorded, dict) and isinstance(found, dict):
@@ -132,22 +133,22 @@ def _tensor_difference(name: str, recorded: Tensor, found: Any) -> Iterator[str]
         return
     finite = np.abs(wanted[np.isfinite(wanted)].astype(np.float64))
     allowed = recorded.tolerance * (finite.max() if finite.size else 0.0)
-    with np.errstate(invalid="ignore"):  # infinity less infinity
+    with np.errstate(invalid="ignore"):  # infinity - infinity
         error = np.abs(values.astype(np.float64) - wanted.astype(np.float64))
     error[values == wanted] = 0.0
-    wrong = ~(error <= allowed)  # so that NaN is wrong, too
+    wrong = ~(error <= allowed)  # also true for NaN
     if wrong.any():
         error[np.isnan(error)] = np.inf
         place = np.unravel_index(int(error.argmax()), error.shape)
         where = ", ".join(map(str, place))
         yield (
             f"{name}[{where}] is {values[place]:.6g} instead of {wanted[place]:.6g} "
-            f"({int(wrong.sum())} of {wrong.size} are off by more than {allowed:.2g})"
+            f"({int(wrong.sum())} of {wrong.size} differ by more than {allowed:.2g})"
         )
 
 
 def _stored(value: Any, path: str, folder: Path) -> Any:
-    """The value as JSON; tensors and files are written."""
+    """Return the value as JSON. Tensors and files are written to the folder."""
     if isinstance(value, Tensor):
         name = f"{path}.bin"
         array = np.ascontiguousarray(value.values)

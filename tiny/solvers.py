@@ -105,7 +105,7 @@ def main() -> None:
     model = Model(folder)
     fine = [mel(model, FINE, voice, codes, i) for i, (voice, _, codes) in enumerate(drawn)]
     texts = [text for _, text, _ in drawn]
-    print("| solver | passes | from the fine solution | closed WER | open WER |")  # noqa: T201
+    print("| solver | passes | distance to row 1 | closed WER | open WER |")  # noqa: T201
     print("| --- | --- | --- | --- | --- |")  # noqa: T201
     for name, way in ways.items():
         mels = [mel(model, name, voice, codes, i) for i, (voice, _, codes) in enumerate(drawn)]

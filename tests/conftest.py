@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of several shapes, their bundles, and the reference model on each."""
+"""Tiny random checkpoints of several shapes, their bundles and their reference models."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ SHAPES = {
 
 @dataclass
 class Twin:
-    """One checkpoint, seen by the reference and by us."""
+    """One checkpoint: its reference model and its bundle."""
 
     folder: Path
     bundle: Path
@@ -74,7 +74,7 @@ class Twin:
 
 
 def export_to(checkpoint: Path, destination: Path, recipe: str = "fp32", **checks: Any) -> Path:
-    """Export without further processes and a trial reply, which the tests of the command cover."""
+    """Export in this process and without a smoke test; the tests of the command cover both."""
     original = exporter.smoke_test.first_reply, int8_cache.calibrated
     exporter.smoke_test.first_reply = lambda bundle: None  # type: ignore[assignment]
     int8_cache.calibrated = int8_cache.absmax
@@ -109,18 +109,18 @@ def make_twin(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Twin]
 
 @pytest.fixture(params=list(SHAPES))
 def twin(request: pytest.FixtureRequest, make_twin: Callable[[str], Twin]) -> Twin:
-    """Each shape in turn."""
+    """Twin of each shape."""
     return make_twin(request.param)
 
 
 @pytest.fixture
 def default_twin(make_twin: Callable[[str], Twin]) -> Twin:
-    """The default shape."""
+    """Twin of the default shape."""
     return make_twin("default")
 
 
 def relative(found: Any, wanted: Any) -> float:
-    """Largest difference over the largest wanted value."""
+    """Return the largest difference, relative to the largest expected value."""
     a, b = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
     assert a.shape == b.shape, (a.shape, b.shape)
     return float(np.abs(a - b).max() / np.abs(b).max())

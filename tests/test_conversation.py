@@ -1,4 +1,4 @@
-"""What a conversation promises: seeds, stopping, turns, limits, and the order of events."""
+"""Conversations: seeds, interruption, turns, limits, and the order of events."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -59,7 +59,7 @@ def test_speech_never_changes_the_text(twin: Twin) -> None:
     assert not any(isinstance(event, AudioDelta) for event in silent)
 
 
-def test_sound_comes_before_the_last_word(default_twin: Twin) -> None:
+def test_audio_starts_before_the_last_token(default_twin: Twin) -> None:
     options = ReplyOptions(SpeechOptions(preset="fast", max_codes=400), max_tokens=60)
     events = say(Conversation(default_twin.model), "Tell me everything", options)
     kinds = [type(event) for event in events]
@@ -77,8 +77,8 @@ def test_sound_comes_before_the_last_word(default_twin: Twin) -> None:
 
 
 @pytest.mark.parametrize("stop_after", [1, 5, 12])
-def test_stopping_leaves_a_usable_conversation(twin: Twin, stop_after: int) -> None:
-    """After a stop the next turn is what it would be had the reply ended there by itself."""
+def test_an_interrupted_reply_leaves_a_valid_conversation(twin: Twin, stop_after: int) -> None:
+    """After an interruption the next turn is the same as if the reply had ended there."""
     options = ReplyOptions(FAST, max_tokens=30)
     stopped = Conversation(twin.model)
     reply = stopped.send("Hello", options)
@@ -97,8 +97,8 @@ def test_stopping_leaves_a_usable_conversation(twin: Twin, stop_after: int) -> N
     assert np.array_equal(sound_of(after_stop), sound_of(after_end))
 
 
-def test_switching_speech_on_later_changes_nothing(twin: Twin) -> None:
-    """The Talker reads turns that it did not speak when it is needed again."""
+def test_speech_can_be_enabled_later(twin: Twin) -> None:
+    """The Talker prefills turns without speech when speech is enabled again."""
     silent, spoken = ReplyOptions(None, max_tokens=8), ReplyOptions(FAST, max_tokens=8)
     late, early = Conversation(twin.model), Conversation(twin.model)
     say(late, "Hello", silent)
@@ -143,7 +143,7 @@ def test_a_full_context_ends_the_reply(default_twin: Twin) -> None:
     assert done.context_used == 130
 
 
-def test_caches_are_bounded_by_the_context(default_twin: Twin) -> None:
+def test_kv_caches_are_limited_by_the_context(default_twin: Twin) -> None:
     conversation = Conversation(default_twin.model, context=600)
     sizes: list[int] = []
     with pytest.raises(ContextFullError):
@@ -169,10 +169,10 @@ def test_a_failing_turn_is_undone(default_twin: Twin, monkeypatch: pytest.Monkey
     assert text_of(say(conversation, "More", ReplyOptions(FAST, max_tokens=4)))
 
 
-def test_codes_without_a_row_never_reach_the_dit(
+def test_codes_outside_the_dit_table_are_never_sampled(
     make_twin: Callable[[str], Twin], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Untrained or odd weights may favour any code; only those the DiT knows are drawn."""
+    """Untrained weights may favor any code; only codes of the DiT's table are sampled."""
     talker = make_twin("default").model.talker
     config = talker.config
     logits = np.zeros(config.decoder.vocab_size, np.float32)
@@ -190,10 +190,8 @@ def test_codes_without_a_row_never_reach_the_dit(
 LIVE = SpeechOptions(preset="fast", max_codes=120, chunks="adaptive")
 
 
-def test_a_machine_that_can_not_keep_up_says_so_once(
-    default_twin: Twin, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On a clock that moves on by a second whenever it is looked at."""
+def test_an_underrun_is_reported_once(default_twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock advances by one second per call."""
     ticks = count()
     monkeypatch.setattr("omni_runtime.reply.perf_counter", lambda: float(next(ticks)))
     events = say(Conversation(default_twin.model), "Hello", ReplyOptions(LIVE, max_tokens=8))
@@ -207,10 +205,10 @@ def test_a_machine_that_can_not_keep_up_says_so_once(
     assert not any(isinstance(event, PlaybackUnderrun) for event in quiet)
 
 
-def test_what_the_caller_does_is_no_work(
+def test_time_of_the_caller_is_not_counted(
     default_twin: Twin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who plays each piece to its end before the next is asked for has no slow machine."""
+    """A caller that plays each chunk before the next one does not cause underruns."""
     now = 0.0
     monkeypatch.setattr("omni_runtime.reply.perf_counter", lambda: now)
     pieces: list[int] = []
@@ -224,7 +222,7 @@ def test_what_the_caller_does_is_no_work(
     assert len(pieces) > 2 and pieces[:-1] == [12, 24, 48][: len(pieces) - 1]
 
 
-def test_whole_speech_comes_at_once(default_twin: Twin) -> None:
+def test_whole_speech_is_one_chunk(default_twin: Twin) -> None:
     whole = ReplyOptions(replace(LIVE, chunks="whole"), max_tokens=8)
     events = say(Conversation(default_twin.model), "Hello", whole)
     assert sum(isinstance(event, AudioDelta) for event in events) == 1
@@ -232,7 +230,7 @@ def test_whole_speech_comes_at_once(default_twin: Twin) -> None:
 
 
 @pytest.mark.parametrize(("evaluation", "wanted"), [(0.001, "faithful"), (0.02, "balanced")])
-def test_auto_is_the_preset_that_it_names(
+def test_auto_equals_the_preset_it_selects(
     default_twin: Twin, monkeypatch: pytest.MonkeyPatch, evaluation: float, wanted: str
 ) -> None:
     model = default_twin.model
@@ -249,7 +247,7 @@ def test_auto_is_the_preset_that_it_names(
     assert not any(isinstance(event, PresetChosen) for event in named)
 
 
-def test_an_unknown_chunk_policy_is_refused(default_twin: Twin) -> None:
+def test_unknown_chunk_policy(default_twin: Twin) -> None:
     options = ReplyOptions(SpeechOptions(chunks="hasty"))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="there is no chunk policy 'hasty'"):
         Conversation(default_twin.model).send("Hello", options)

@@ -1,4 +1,4 @@
-"""The budgets of the house: sizes of files and functions, and which room may know which."""
+"""House rules: sizes of files and functions, and the direction of imports."""
 
 import ast
 import sys
@@ -36,7 +36,7 @@ RUNTIME_LAYERS = [
     {"bench", "golden"},
     {"cli"},
 ]
-"""Each layer may use those before it and itself, none may use those after it."""
+"""Each layer may import itself and earlier layers."""
 
 MAX_FILE, MAX_FUNCTION = 500, 80
 SOURCES = sorted(
@@ -64,7 +64,7 @@ def test_sizes(path: Path) -> None:
 
 
 def imports(path: Path, package: str) -> set[str]:
-    """Absolute names of all modules that a file imports, wherever in it."""
+    """Return absolute names of all modules that a file imports, also inside functions."""
     found: set[str] = set()
     here = [package, *path.relative_to(PACKAGES[package] / package).parts]
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -78,7 +78,7 @@ def imports(path: Path, package: str) -> set[str]:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_packages_point_one_way(package: str) -> None:
+def test_packages_import_in_one_direction(package: str) -> None:
     for path in (PACKAGES[package] / package).rglob("*.py"):
         names = {name.split(".")[0] for name in imports(path, package)}
         strangers = names & (set(PACKAGES) - MAY_IMPORT[package] - {package})
@@ -87,7 +87,7 @@ def test_packages_point_one_way(package: str) -> None:
             assert not names & HEAVY, f"{name_of(path)} imports {names & HEAVY}"
 
 
-def test_runtime_layers_point_one_way() -> None:
+def test_runtime_layers_import_in_one_direction() -> None:
     rank = {name: level for level, names in enumerate(RUNTIME_LAYERS) for name in names}
     folder = PACKAGES["omni_runtime"] / "omni_runtime"
     for path in folder.rglob("*.py"):
@@ -100,8 +100,8 @@ def test_runtime_layers_point_one_way() -> None:
                 assert rank[parts[1]] <= rank[own], f"{name_of(path)} imports {name}"
 
 
-def test_runtime_needs_none_of_the_export_packages() -> None:
-    """Installed or not: importing the whole runtime loads none of them."""
+def test_runtime_imports_no_export_packages() -> None:
+    """Importing the complete runtime loads none of them, even if they are installed."""
     import subprocess  # noqa: PLC0415
 
     code = (

@@ -1,4 +1,4 @@
-"""A memory budget: what is counted, what is released for it, and that nothing else changes."""
+"""Memory budgets: estimates, released graphs, and unchanged replies."""
 
 import io
 import weakref
@@ -45,7 +45,7 @@ def model_within(twin: Twin, limit: int | None) -> Model:
 
 
 def said(talk: Conversation, parts: Sequence[ContentPart] | str) -> tuple[str, np.ndarray]:
-    """Text and sound of a reply."""
+    """Return the text and samples of a reply."""
     *events, done = talk.send(parts, BRIEF)
     assert isinstance(done, TurnDone)
     pieces = [event.samples for event in events if isinstance(event, AudioDelta)]
@@ -53,13 +53,13 @@ def said(talk: Conversation, parts: Sequence[ContentPart] | str) -> tuple[str, n
 
 
 def footprint_of(twin: Twin) -> Footprint:
-    """Round numbers: 10 MiB overhead and for the vocoder, 20 for any other, 30 for the eyes."""
+    """Estimates: 10 MiB for overhead and vocoder, 30 for the vision encoder, 20 for others."""
     graphs = dict.fromkeys(twin.model.bundle.manifest.graphs, 20 * MIB)
     graphs |= {"vocoder": 10 * MIB, "vision_encoder": 30 * MIB}
     return Footprint(twin.model.config, graphs, overhead=10 * MIB)
 
 
-def test_a_released_encoder_comes_back_and_nothing_changes(default_twin: Twin) -> None:
+def test_a_released_encoder_is_reloaded(default_twin: Twin) -> None:
     full = default_twin.model.budget.footprint
     model = model_within(default_twin, full.needed(MIN_CONTEXT, speech=True, encoders=ENCODERS))
     free, bound = Conversation(default_twin.model), Conversation(model)
@@ -80,7 +80,7 @@ def test_a_released_encoder_comes_back_and_nothing_changes(default_twin: Twin) -
             eyes = weakref.ref(model.vision_encoder)
 
 
-def test_what_speaks_makes_room_for_what_sees_and_comes_back(default_twin: Twin) -> None:
+def test_speech_graphs_are_released_for_encoders_and_reloaded(default_twin: Twin) -> None:
     full = default_twin.model.budget.footprint
     least = full.least(MIN_CONTEXT, speech=True, encoders=ENCODERS)
     assert least < full.needed(MIN_CONTEXT, speech=True, encoders=ENCODERS)
@@ -96,7 +96,7 @@ def test_what_speaks_makes_room_for_what_sees_and_comes_back(default_twin: Twin)
 
 
 @pytest.mark.parametrize("quick", [False, True])
-def test_without_a_budget_only_what_comes_back_in_a_moment_is_released(
+def test_without_a_budget_only_fast_loading_graphs_are_released(
     default_twin: Twin, monkeypatch: pytest.MonkeyPatch, quick: bool
 ) -> None:
     monkeypatch.setattr(KernelLibrary, "reads", lambda native, graph: quick)
@@ -119,7 +119,7 @@ def test_without_a_budget_only_what_comes_back_in_a_moment_is_released(
     assert {"talker", "dit", "vocoder"} < set(model.budget.open)
 
 
-def test_what_goes_is_as_little_as_will_do(default_twin: Twin) -> None:
+def test_as_little_as_possible_is_released(default_twin: Twin) -> None:
     footprint = footprint_of(default_twin)
     context = footprint.context(MIN_CONTEXT, speech=True)
     for limit, opened, gone in (
@@ -145,7 +145,7 @@ def test_what_goes_is_as_little_as_will_do(default_twin: Twin) -> None:
         budget.displaced_by("vision_encoder")
 
 
-def test_the_context_is_what_the_parts_leave(default_twin: Twin) -> None:
+def test_the_context_fits_the_remaining_memory(default_twin: Twin) -> None:
     footprint = footprint_of(default_twin)
     everything = footprint.needed(0, speech=True, encoders=ENCODERS)
     for tokens in (2000, 5000):
@@ -172,7 +172,7 @@ def test_a_long_context_leaves_less_for_the_encoders(default_twin: Twin) -> None
     assert budget.displaced_by("vision_encoder") == []
 
 
-def test_a_budget_too_small_opens_nothing(
+def test_a_budget_that_is_too_small_loads_nothing(
     default_twin: Twin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = model_within(default_twin, 50 * MIB)
@@ -181,8 +181,8 @@ def test_a_budget_too_small_opens_nothing(
         Conversation(model)
 
 
-def test_a_turn_without_room_leaves_the_conversation_as_it_was(default_twin: Twin) -> None:
-    """It fails before its first event; what is said afterwards is what would have been said."""
+def test_a_turn_without_memory_changes_nothing(default_twin: Twin) -> None:
+    """The turn fails before its first event, and later replies are unchanged."""
     full = default_twin.model.budget.footprint
     *_, wanted = Conversation(default_twin.model).send("Hello", WRITTEN)
     assert isinstance(wanted, TurnDone)
@@ -199,7 +199,7 @@ def test_a_turn_without_room_leaves_the_conversation_as_it_was(default_twin: Twi
         assert isinstance(found, TurnDone) and found.text == wanted.text
 
 
-def test_a_saved_conversation_needs_its_room(default_twin: Twin, tmp_path) -> None:
+def test_a_saved_conversation_is_counted_in_the_budget(default_twin: Twin, tmp_path) -> None:
     talk = Conversation(default_twin.model)
     list(talk.send("count " * MIN_CONTEXT, WRITTEN))
     talk.save(tmp_path / "talk")
@@ -212,7 +212,7 @@ def test_a_saved_conversation_needs_its_room(default_twin: Twin, tmp_path) -> No
     assert loaded.context_used == talk.context_used < loaded.context_limit
 
 
-def test_a_measured_reply_is_taken_at_its_word(default_twin: Twin) -> None:
+def test_the_measured_peak_is_used(default_twin: Twin) -> None:
     manifest = default_twin.model.bundle.manifest
     measured = Measured(
         machine="", onnxruntime="", threads=1, peak_memory=3 * 2**30, load=0.0, first_text=0.0,
@@ -225,7 +225,7 @@ def test_a_measured_reply_is_taken_at_its_word(default_twin: Twin) -> None:
         assert added == found.graphs[encoder] > manifest.graphs[encoder].bytes
 
 
-def test_the_context_is_counted_as_the_caches_count_it(twin: Twin) -> None:
+def test_context_bytes_equal_those_of_the_kv_caches(twin: Twin) -> None:
     talk = Conversation(twin.model)
     footprint = twin.model.budget.footprint
     assert footprint.context(FIRST_CAPACITY, speech=False) == talk.cache_bytes
@@ -233,6 +233,6 @@ def test_the_context_is_counted_as_the_caches_count_it(twin: Twin) -> None:
     assert footprint.context(FIRST_CAPACITY, speech=True) == talk.cache_bytes
 
 
-def test_sizes_are_rounded_up_to_what_suffices() -> None:
+def test_sizes_are_rounded_up() -> None:
     assert as_flag(140 * MIB) == "140M" and as_flag(140 * MIB + 1) == "141M"
     assert as_flag(4 * 2**30) == "4.0G" and as_flag(4 * 2**30 + 1) == "4.1G"

@@ -1,4 +1,4 @@
-"""A message that was read before it was complete gives the reply that it gives anyway."""
+"""`read_ahead` of an incomplete message does not change the reply."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ SILENT = ReplyOptions(None, max_tokens=12)
 
 
 def recording(seconds: float, *, louder: bool = False) -> np.ndarray:
-    """A tone in noise. If it grows louder, the floor below the clip's maximum rises with it."""
+    """Return a tone in noise. A louder tone raises the floor of the clip."""
     time = np.arange(round(seconds * RATE)) / RATE
     tone = (0.01 * np.exp(time / 2) if louder else 0.1) * np.sin(2000 * time * (1 + time))
     noise = np.random.default_rng(0).normal(0, 0.003 if louder else 0.03, len(time))
@@ -49,7 +49,7 @@ def alike(found: tuple[str, np.ndarray], wanted: tuple[str, np.ndarray]) -> bool
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """Of each prefill its tokens, and the frames or patches that it encodes."""
+    """Record the tokens of each prefill, and its encoded frames or patches."""
     seen: list[tuple[int, int]] = []
     prefill = Thinker.prefill_steps
 
@@ -64,7 +64,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("louder", [False, True])
-def test_a_recording_that_goes_on(twin: Twin, read: list[tuple[int, int]], louder: bool) -> None:
+def test_a_growing_recording(twin: Twin, read: list[tuple[int, int]], louder: bool) -> None:
     sound = recording(5.3, louder=louder)
     asked: list[ContentPart] = [Text("Listen:"), Audio((sound, RATE))]
     Conversation(twin.model).read_ahead()  # the system prompt, which is read once for all
@@ -114,7 +114,7 @@ def test_an_audio_stream(twin: Twin, read: list[tuple[int, int]], louder: bool) 
 
 
 def test_work_per_second_is_constant(twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Count samples, frames and blocks of a minute in pieces of 0.1 s, read every second."""
+    """Count samples, frames and blocks of a minute, pushed every 0.1 s and read every second."""
     assert twin.model.config.audio is not None
     work = dict.fromkeys(("samples", "frames", "blocks"), 0)
 
@@ -148,7 +148,7 @@ def test_work_per_second_is_constant(twin: Twin, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("options", [SPOKEN, SILENT])
-def test_something_else_is_sent(
+def test_another_message_is_sent(
     twin: Twin, tmp_path: Path, options: ReplyOptions, read: list[tuple[int, int]]
 ) -> None:
     from PIL import Image as Picture  # noqa: PLC0415
@@ -177,8 +177,8 @@ def test_something_else_is_sent(
                 assert all(size in {0, 250} for _, size in read), "no picture again"
 
 
-def test_later_turns_and_going_back(twin: Twin) -> None:
-    """What else touches the caches is not disturbed by what was read ahead."""
+def test_read_ahead_in_later_turns_and_undo(twin: Twin) -> None:
+    """Other operations on the caches discard the read-ahead prefix."""
     plain, eager = Conversation(twin.model), Conversation(twin.model)
     for conversation in (plain, eager):
         reply(conversation, [Text("Hello")])
@@ -196,7 +196,7 @@ def test_later_turns_and_going_back(twin: Twin) -> None:
     assert eager.context_used == used and len(eager.messages) == 3
 
 
-def test_an_announcement_that_becomes_shorter(twin: Twin, read: list[tuple[int, int]]) -> None:
+def test_a_shorter_read_ahead(twin: Twin, read: list[tuple[int, int]]) -> None:
     sound = recording(5.3)
     wanted = reply(Conversation(twin.model), [Audio((sound, RATE))])
     conversation = Conversation(twin.model)
@@ -208,7 +208,7 @@ def test_an_announcement_that_becomes_shorter(twin: Twin, read: list[tuple[int, 
     assert read[0][1] == 530 - 200, "of the first block nothing again"
 
 
-def test_saved_without_what_was_read_ahead(twin: Twin, tmp_path: Path) -> None:
+def test_a_save_excludes_the_read_ahead_prefix(twin: Twin, tmp_path: Path) -> None:
     conversation = Conversation(twin.model)
     reply(conversation, [Text("Hello")])
     used = conversation.context_used
@@ -217,7 +217,7 @@ def test_saved_without_what_was_read_ahead(twin: Twin, tmp_path: Path) -> None:
     assert Conversation.load(tmp_path / "talk", twin.model).context_used == used
 
 
-def test_a_failure_reads_nothing(
+def test_a_failed_read_ahead_changes_nothing(
     default_twin: Twin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conversation = Conversation(default_twin.model, context=90)

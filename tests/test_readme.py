@@ -1,4 +1,4 @@
-"""What the README shows works."""
+"""The examples of the README run."""
 
 import re
 import shlex
@@ -37,7 +37,7 @@ def test_python_examples(
 
 
 def test_commands_parse() -> None:
-    """Every `omni run` line of the README has flags that exist."""
+    """Every `omni run` line of the README has valid flags."""
     from omni_runtime.cli.main import _parser  # noqa: PLC0415
 
     lines = re.findall(r"^omni (run .*?[^\\])$", README, re.DOTALL | re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Real recordings, photographs and films of registry packages, through the whole path."""
+"""Recordings, photographs and videos of installed packages, compared end to end."""
 
 from collections.abc import Callable
 

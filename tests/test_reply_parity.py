@@ -1,4 +1,4 @@
-"""The whole path against the reference: greedy text, greedy codes, and the speech itself.
+"""End-to-end parity with the reference: greedy text, greedy codes, and speech.
 
 The reference stops its rows one token before its last one, so it is asked for one token more
 than we make. It always drops its last code, so it is asked for one code more, too.
@@ -43,7 +43,7 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ContentPart]:
 
 
 class Recorder:
-    """Keeps the prompts that a conversation builds, and the noise it may use."""
+    """Records the prompts of a conversation, and provides its noise."""
 
     def __init__(self, twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
         self.prompts: list[Prompt] = []
@@ -84,7 +84,7 @@ def reply(
 
 
 def reference_inputs(prompts: list[Prompt], replies: list[list[int]]) -> dict[str, Any]:
-    """All turns as one prompt, in the form that the reference takes."""
+    """Return all turns as one prompt for the reference."""
     ids: list[int] = []
     for prompt, tokens in zip(prompts, [*replies, []], strict=True):
         ids += [*prompt.ids.tolist(), *tokens]

@@ -1,4 +1,4 @@
-"""A reply in progress: what may be done meanwhile, and cancelling it from any thread."""
+"""A reply in progress: allowed operations, and cancellation from any thread."""
 
 import threading
 from collections.abc import Callable
@@ -48,7 +48,7 @@ ACTIONS: dict[str, Callable[[Conversation, Path], object]] = {
 
 
 @pytest.mark.parametrize("name", list(ACTIONS))
-def test_a_reply_in_progress_refuses_everything_else(
+def test_a_reply_in_progress_rejects_other_operations(
     default_twin: Twin, tmp_path: Path, name: str
 ) -> None:
     talk, plain = Conversation(default_twin.model), Conversation(default_twin.model)
@@ -65,8 +65,8 @@ def test_a_reply_in_progress_refuses_everything_else(
     consistent(talk)
 
 
-def test_replies_that_were_made_but_not_begun(default_twin: Twin) -> None:
-    """Nothing happens before the first event is asked for, and then in that order."""
+def test_replies_start_with_their_first_event(default_twin: Twin) -> None:
+    """A reply starts when its first event is requested, in the order of these requests."""
     talk = Conversation(default_twin.model)
     one, two = talk.send("One", SILENT), talk.send("Two", SILENT)
     next(one)
@@ -83,7 +83,7 @@ def test_replies_that_were_made_but_not_begun(default_twin: Twin) -> None:
     assert len(talk.messages) == 1
 
 
-def test_a_dropped_reply_ends(default_twin: Twin) -> None:
+def test_a_deleted_reply_is_closed(default_twin: Twin) -> None:
     talk = Conversation(default_twin.model)
     for event in talk.send("Hello", SPOKEN):
         if isinstance(event, TextDelta):
@@ -93,7 +93,7 @@ def test_a_dropped_reply_ends(default_twin: Twin) -> None:
     assert isinstance(list(talk.send("And?", SPOKEN))[-1], TurnDone)
 
 
-def test_an_old_reply_can_not_harm_a_new_turn(default_twin: Twin) -> None:
+def test_an_old_reply_cannot_change_a_new_turn(default_twin: Twin) -> None:
     talk = Conversation(default_twin.model)
     old = talk.send("Hello", SPOKEN)
     next(old)
@@ -106,7 +106,7 @@ def test_an_old_reply_can_not_harm_a_new_turn(default_twin: Twin) -> None:
     assert talk.messages[-1].parts == [Text(text_of(new))]
 
 
-def test_text_comes_before_the_thinker_reads_it(
+def test_text_is_emitted_before_the_next_decode_step(
     default_twin: Twin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     talk = Conversation(default_twin.model)
@@ -147,7 +147,7 @@ PHASES = {"prefill": "thinker", "decode": "thinker", "talker": "talker", "dit": 
 def test_cancel_from_another_thread(
     default_twin: Twin, monkeypatch: pytest.MonkeyPatch, phase: str
 ) -> None:
-    """In the middle of each graph: the conversation is what was said until then."""
+    """Cancel inside each graph; the conversation keeps the reply up to that point."""
     model = Model(default_twin.bundle, default_twin.model.options)
     talk = Conversation(model)
     talk.read_ahead()
@@ -201,7 +201,7 @@ def test_cancel_from_another_thread(
     assert text_of(list(talk.send("And?", SPOKEN))) == text_of(list(wanted.send("And?", SPOKEN)))
 
 
-def test_a_fork_goes_its_own_way(twin: Twin) -> None:
+def test_a_fork_is_independent(twin: Twin) -> None:
     talk = Conversation(twin.model)
     list(talk.send("Hello", SPOKEN))
     copy = talk.fork()
@@ -214,7 +214,7 @@ def test_a_fork_goes_its_own_way(twin: Twin) -> None:
     consistent(copy)
 
 
-def test_a_closed_conversation_says_so(default_twin: Twin) -> None:
+def test_a_closed_conversation_raises(default_twin: Twin) -> None:
     talk = Conversation(default_twin.model)
     reply = talk.send("Hello", SPOKEN)
     next(reply)
@@ -224,7 +224,7 @@ def test_a_closed_conversation_says_so(default_twin: Twin) -> None:
         next(talk.send("Hello", SPOKEN))
 
 
-def test_the_system_prompt_is_read_once(
+def test_the_system_prompt_is_prefilled_once(
     default_twin: Twin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = Model(default_twin.bundle, default_twin.model.options)
@@ -251,7 +251,7 @@ def test_the_system_prompt_is_read_once(
 
 
 def test_a_penalty_counts_the_prompt_like_transformers(twin: Twin) -> None:
-    """RepetitionPenaltyLogitsProcessor sees every id of the prompt, and those of earlier turns."""
+    """RepetitionPenaltyLogitsProcessor counts all ids of the prompt, including earlier turns."""
     import torch  # noqa: PLC0415
     from transformers import RepetitionPenaltyLogitsProcessor  # noqa: PLC0415
 

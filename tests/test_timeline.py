@@ -1,4 +1,4 @@
-"""Cutting a reply to what was heard: which word that is, and what is left of the conversation."""
+"""`truncate`: the estimated last word that was heard, and the remaining conversation."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ QUESTIONS = (
     "What are you good at?", "Can you count to eight?", "Subtract two from nine.",
     "How many sides has a triangle?", "What is the color of snow?", "Add six and three.",
 )  # fmt: skip
-"""None of them is among those whose words the typical durations were fitted to."""
+"""None of these questions was used to fit the typical word durations."""
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_silence_is_not_speech() -> None:
     assert heard == [0, 14, 14, len(text)]
 
 
-def test_tokens_of_what_was_heard() -> None:
+def test_tokens_of_the_heard_text() -> None:
     line = SpeechTimeline(24_000)
     line.add(np.full(48_000, 0.1, np.float32))
     reply = SpokenReply("one two three four", (3, 3, 7, 9, 13, 18), line, True, "Ada")
@@ -71,7 +71,7 @@ def test_tokens_of_what_was_heard() -> None:
 def spoken(
     talk: Conversation, question: str, seconds: float | None = None, **options: int
 ) -> tuple[str, np.ndarray]:
-    """Text and speech of a reply; with `seconds` it is stopped once so much was made."""
+    """Return the text and speech of a reply, interrupted after `seconds` of speech."""
     pieces, text = [np.zeros(0, np.float32)], ""
     for event in talk.send(question, ReplyOptions(SpeechOptions(), **options)):
         match event:
@@ -89,7 +89,7 @@ def spoken(
 
 
 def aligned(samples: np.ndarray, text: str) -> list[float]:
-    """The middle of each word in seconds, by forced alignment; nothing where that fails."""
+    """Return the middle of each word in seconds, by forced alignment; empty if that fails."""
     decoder = pocketsphinx.Decoder(lm=None, loglevel="FATAL")
     for word, sounds in UNLISTED.items():
         if decoder.lookup_word(word) is None:
@@ -107,8 +107,8 @@ def aligned(samples: np.ndarray, text: str) -> list[float]:
     return middles if len(middles) == len(words(text)) else []
 
 
-def test_the_word_where_it_was_cut(trained: Model) -> None:
-    """Within one word in 90 % of cuts, be the reply complete or not."""
+def test_cut_position_against_forced_alignment(trained: Model) -> None:
+    """90 % of cuts are within one word, for complete and interrupted replies."""
     errors: dict[bool, list[int]] = {True: [], False: []}  # by whether the speech is complete
     for question in QUESTIONS:
         talk = Conversation(trained)
@@ -133,8 +133,10 @@ def test_the_word_where_it_was_cut(trained: Model) -> None:
 
 
 @pytest.mark.parametrize("seconds", [None, 0.7])
-def test_a_cut_conversation_was_never_longer(trained: Model, seconds: float | None) -> None:
-    """Same tokens as a conversation that is given the cut history, and the same speech."""
+def test_a_truncated_conversation_equals_a_shorter_one(
+    trained: Model, seconds: float | None
+) -> None:
+    """It has the tokens and the speech of a conversation with the truncated history."""
     for heard in (0.0, 0.6, 1.1, 2.0):
         talk = Conversation(trained)
         spoken(talk, "Hello!")
@@ -150,7 +152,7 @@ def test_a_cut_conversation_was_never_longer(trained: Model, seconds: float | No
         assert talk._context.ids == fresh._context.ids
 
 
-def test_what_was_heard_to_its_end_is_not_cut(trained: Model) -> None:
+def test_a_reply_heard_to_its_end_is_not_truncated(trained: Model) -> None:
     talk = Conversation(trained)
     text, samples = spoken(talk, "Who are you?")
     used = talk.context_used
@@ -162,7 +164,7 @@ def test_what_was_heard_to_its_end_is_not_cut(trained: Model) -> None:
 
 
 def test_cuts_of_random_models(twin: Twin) -> None:
-    """Whatever the tokens are: incomplete characters, no words, video and pictures aside."""
+    """Random tokens: incomplete characters, and replies without words."""
     for heard in (0.0, 0.1, 0.3, 5.0):
         talk = Conversation(twin.model)
         options = ReplyOptions(SpeechOptions(preset="fast", max_codes=60), max_tokens=24)

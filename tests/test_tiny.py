@@ -1,4 +1,4 @@
-"""The small trained checkpoint answers, sees and speaks, in int4 as in float32."""
+"""The trained checkpoint answers questions about text and media, in int4 and float32."""
 
 import io
 from collections.abc import Sequence
@@ -57,7 +57,7 @@ def answer(model: Model, parts: Sequence[ContentPart] | str) -> str:
 
 
 def drawn(places: Sequence[tuple[str, str, float, float]], side: int = 336) -> Picture.Image:
-    """Circles and squares on a grid of three by three, as a person would draw them."""
+    """Draw circles and squares on a grid of three by three."""
     image = Picture.new("RGB", (side, side), (140, 145, 138))
     draw, cell = ImageDraw.Draw(image), side / 3
     for color, shape, column, row in places:
@@ -77,7 +77,7 @@ def picture(*places: tuple[str, str, float, float]) -> Image:
 
 
 def film(path: Path, sound: np.ndarray | None = None) -> Video:
-    """A blue square that goes to the left for two seconds, with 16 kHz sound if there is any."""
+    """Write a video of a blue square that moves left for two seconds; audio is at 16 kHz."""
     frames = [
         np.asarray(drawn([("#2846cd", "square", 1.9 - 1.8 * i / 3, 1)], side=168)) for i in range(4)
     ]
@@ -95,11 +95,11 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.mark.parametrize("question", ANSWERS)
 def test_typed_questions(model: Model, question: str) -> None:
-    """Both recipes give the one right answer, so they give the same."""
+    """Both recipes give the same, correct answer."""
     assert answer(model, question) == ANSWERS[question]
 
 
-def test_a_picture(model: Model) -> None:
+def test_an_image(model: Model) -> None:
     one = picture(("#cd2323", "circle", 1, 0))
     assert answer(model, [one, Text("What color is the circle?")]) == "It is red."
 
@@ -110,8 +110,8 @@ def test_a_count(model: Model) -> None:
     assert answer(model, asked) == "There are four shapes."
 
 
-def test_a_film(model: Model, tmp_path: Path) -> None:
-    """Seen at the size that it was trained on, as pictures are; a grid of 14-pixel patches."""
+def test_a_video(model: Model, tmp_path: Path) -> None:
+    """The video has the resolution of the training data: a grid of 14-pixel patches."""
     asked = [film(tmp_path), Text("Which way does it move?")]
     (sight,) = model.prompts.build([Message("user", asked)]).media
     assert isinstance(sight.features, Patches)
@@ -127,11 +127,11 @@ def test_a_film(model: Model, tmp_path: Path) -> None:
     ],
 )
 def test_a_spoken_question(model: Model, name: str, question: str) -> None:
-    """By voices that training never heard, with noise."""
+    """The voices are not in the training data, and there is noise."""
     assert answer(model, [Audio((DATA / f"{name}.flac").read_bytes())]) == ANSWERS[question]
 
 
-def test_a_film_with_sound(model: Model, tmp_path: Path) -> None:
+def test_a_video_with_audio(model: Model, tmp_path: Path) -> None:
     voice = load_audio(DATA / "ten.flac", 16_000)
     asked = [film(tmp_path, voice), Text("What does the voice say?")]
     assert answer(model, asked) == "The voice says ten."
@@ -160,8 +160,8 @@ def spoken(model: Model, question: str, voice: str, pace: ChunkPolicy) -> np.nda
 
 @pytest.mark.parametrize("pace", ["fixed", "adaptive", "whole"])
 @pytest.mark.parametrize("voice", ["Joe", "Ada"])
-def test_the_reply_is_understood(model: Model, voice: str, pace: ChunkPolicy) -> None:
-    """By a recogniser that knows the model's sentences; streamed and whole speech alike."""
+def test_speech_is_recognized(model: Model, voice: str, pace: ChunkPolicy) -> None:
+    """A recognizer that knows the model's sentences transcribes streamed and whole speech."""
     for question in ("What is seven plus five?", "What comes after nine?"):
         sound = spoken(model, question, voice, pace)
         assert 0.02 < np.sqrt(np.mean(sound**2)) < 0.5
@@ -169,7 +169,7 @@ def test_the_reply_is_understood(model: Model, voice: str, pace: ChunkPolicy) ->
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 40), (2, 40, 16)])
-def test_muon_pushes_in_all_directions_alike(shape: tuple[int, int, int]) -> None:
+def test_muon_orthogonalizes_updates(shape: tuple[int, int, int]) -> None:
     torch.manual_seed(0)
     steep = torch.randn(shape) * torch.logspace(0, 2, shape[2])
     values = torch.linalg.svdvals(muon.orthogonal(steep))

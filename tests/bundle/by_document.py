@@ -54,7 +54,7 @@ def rotary(decoder: dict[str, Any], positions: Array) -> tuple[Array, Array]:
 
 
 class Decoder:
-    """A cache in separate buffers, which the document allows: equal, and slow."""
+    """A KV cache in separate buffers, which the document allows: equal, but slower."""
 
     def __init__(self, bundle: Bundle, graph: str, capacity: int = 512) -> None:
         speaks = graph == "talker"
@@ -91,7 +91,7 @@ def same(positions: list[int]) -> Array:
 
 
 def thinker(bundle: Bundle, ids: list[int], positions: Array, following: int) -> dict[str, Any]:
-    """A prompt without media, and three greedy tokens."""
+    """Prefill a prompt without media and decode three greedy tokens."""
     decoder = Decoder(bundle, "thinker")
     rows = bundle.rows("thinker_embedding", ids)
     found = decoder.step(rows, positions)
@@ -107,7 +107,7 @@ def thinker(bundle: Bundle, ids: list[int], positions: Array, following: int) ->
 
 
 def talker(bundle: Bundle, inputs: dict[str, Any], steps: int) -> dict[str, Any]:
-    """Greedy codes with the repetition penalty."""
+    """Decode greedy codes with the repetition penalty."""
     config, decoder = bundle.speech["talker"], Decoder(bundle, "talker")
     decoder.step(inputs["prompt_rows"], np.array(inputs["positions"]))
 
@@ -146,7 +146,7 @@ def talker(bundle: Bundle, inputs: dict[str, Any], steps: int) -> dict[str, Any]
 
 
 Velocity = Callable[[int, int, Array], Array]
-"""(number of the evaluation, row of the modulation, state)."""
+"""Arguments: number of the evaluation, row of the modulation, state."""
 
 
 def flow(preset: dict[str, Any], x: Array, v: Velocity) -> Array:
@@ -176,7 +176,7 @@ def flow(preset: dict[str, Any], x: Array, v: Velocity) -> Array:
 
 
 class Dit:
-    """One utterance, chunk by chunk. `noise(first, count)` gives that many blocks."""
+    """One utterance, chunk by chunk. `noise(first, count)` returns `count` blocks."""
 
     def __init__(self, bundle: Bundle, voice: str, preset: str, noise: Callable) -> None:
         self.bundle, self.config = bundle, bundle.speech["dit"]
@@ -239,7 +239,7 @@ class Vocoder:
         self.seam = np.zeros(0, np.float32)
 
     def push(self, mel: Array, provisional: Array | None) -> Array:
-        """`provisional` None: the end."""
+        """`provisional` None marks the last chunk."""
         config, frame = self.config, self.config["samples_per_frame"]
         ahead = mel[:0] if provisional is None else provisional[: config["context_frames"] + 1]
         kept = np.array([len(self.before), max(len(ahead) - 1, 0)])
@@ -285,7 +285,7 @@ def log_mel(samples: Array, config: dict[str, Any]) -> Array:
 
 
 def probabilities(logits: Array, seen: list[int], settings: dict[str, Any]) -> Array:
-    """The sampling chain, suppression left out."""
+    """The sampling chain without suppression."""
     x = logits.copy()
     for one in set(seen):
         q = settings["repetition_penalty"]

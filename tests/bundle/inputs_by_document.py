@@ -18,7 +18,7 @@ MARKERS = {
 
 
 class Text:
-    """Section 6; the library's byte-pair encoding, with all special tokens switched off."""
+    """Section 6: byte-pair encoding of the library, with all special tokens disabled."""
 
     def __init__(self, folder: Path, tokens: dict[str, Any]) -> None:
         content = json.loads((folder / "tokenizer.json").read_text("utf-8"))
@@ -41,7 +41,7 @@ def _single(tokens: dict[str, Any]) -> list[int]:
 
 
 def rendered(messages: list[dict[str, Any]], system: str) -> list[tuple[bool, str]]:
-    """Section 7: pieces of text, with whether they are the template's."""
+    """Section 7: pieces of text, and whether they are from the template."""
     if messages[0]["role"] != "system":
         messages = [{"role": "system", "parts": [{"text": system}]}, *messages]
     pieces: list[tuple[bool, str]] = []
@@ -60,7 +60,7 @@ def after_last_reply(pieces: list[tuple[bool, str]]) -> list[tuple[bool, str]]:
 
 
 def items(pieces: list[tuple[bool, str]], text: Text) -> list[int]:
-    """Ids, in which a medium is one placeholder."""
+    """Ids, with one placeholder for each media part."""
     ids: list[int] = []
     plain = ""
     for template, piece in pieces:
@@ -113,7 +113,7 @@ class Layout:
         self.place = int(positions.max()) + 1
 
     def film(self, grid: list[int], seconds: float, heard: int) -> None:
-        """A video with sound, without its markers."""
+        """Append a video with audio, without its markers."""
         seen = self.seen(grid, seconds)
         sound = np.tile(np.arange(heard) + self.place, (3, 1))
         rate, a_frame = self.rates["ids_per_second"], seen.shape[1] // grid[0]
@@ -142,7 +142,7 @@ def chunks(times: list[float], size: int) -> list[tuple[int, int]]:
 def prompt(
     model: dict[str, Any], text: Text, inputs: dict[str, Any], media: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """`media` gives grids and frames, which other vectors test."""
+    """`media` has the grids and frames, which other vectors test."""
     pieces = rendered(inputs["messages"], model["system_prompt"])
     pieces = after_last_reply(pieces) if inputs["since_last_reply"] else pieces
     layout, tokens = Layout(model, inputs["start_position"]), model["thinker"]["tokens"]
@@ -174,7 +174,7 @@ def prompt(
 
 
 def patches(frame: Array, config: dict[str, Any]) -> Array:
-    """Section 9, of one picture that has its size."""
+    """Section 9: patches of one image of the final size."""
     size, merge, depth = config["patch_size"], config["merge_size"], config["temporal_patch_size"]
     value = (frame * (1 / 255)).astype(np.float32)
     mean, std = (np.array(config[name], np.float32) for name in ("image_mean", "image_std"))
@@ -191,7 +191,7 @@ def patches(frame: Array, config: dict[str, Any]) -> Array:
 
 
 def windows(grid: list[int], config: dict[str, Any]) -> dict[str, Any]:
-    """Section 9, the geometry."""
+    """Section 9: geometry."""
     merge, half = config["merge_size"], config["head_dim"] // 2
     t, h, w = grid[0], grid[1] // merge, grid[2] // merge
     side = config["window_size"] // merge // config["patch_size"]

@@ -1,4 +1,4 @@
-"""A runtime that was written from docs/bundle.md alone agrees with the golden vectors."""
+"""A runtime written from docs/bundle.md alone agrees with the golden vectors."""
 
 import io
 import wave
@@ -30,7 +30,7 @@ def given(
 
 
 def plain(value: Any) -> Any:
-    """Tensors as arrays."""
+    """Replace tensors by arrays."""
     if isinstance(value, dict):
         return {key: plain(one) for key, one in value.items()}
     return value.values if isinstance(value, Tensor) else value
@@ -92,7 +92,7 @@ def test_dit_and_vocoder(given: tuple[second.Bundle, dict[str, Case]]) -> None:
 
 
 @pytest.mark.parametrize("solver", ["euler", "midpoint", "ab2", "rk4"])
-def test_solvers_and_rows_of_the_modulation(solver: str) -> None:
+def test_solvers_and_modulation_rows(solver: str) -> None:
     preset = SolverPreset(
         solver=solver, steps=5, sway=-1.0, guidance=0.5, guided=2, summary="a test"
     )
@@ -116,7 +116,7 @@ def test_sampling(given: tuple[second.Bundle, dict[str, Case]]) -> None:
         assert not list(differences("p", link["probabilities"], Tensor(found)))
 
 
-def test_tables_of_fewer_bits(default_twin: Twin, tmp_path: Path) -> None:
+def test_quantized_tables(default_twin: Twin, tmp_path: Path) -> None:
     folder = export_to(default_twin.folder, tmp_path / "int4", "int4")
     model, bundle = suite.open_model(folder), second.Bundle(folder)
     found = {entry["encoding"] for entry in bundle.manifest["tables"].values()}

@@ -1,4 +1,4 @@
-"""docs/bundle.md names every field, graph, tensor, operator and vector that there is."""
+"""docs/bundle.md names every field, graph, tensor, operator and golden vector."""
 
 import re
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ NAMES = set(re.findall(r"`([^`\s]+)`", DOCUMENT))
 
 
 def records(kind: object) -> Iterator[type[msgspec.Struct]]:
-    """A record and all records in its fields."""
+    """Yield a record and all records in its fields."""
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         yield kind
         for field in get_type_hints(kind).values():
@@ -47,7 +47,7 @@ def test_every_tensor(default_twin: Twin) -> None:
 
 
 def test_every_operator(default_twin: Twin, tmp_path: Path) -> None:
-    """Of float32 and of quantized graphs; those that are not ONNX's own."""
+    """Custom operators of float32 and quantized graphs."""
     bundles = [default_twin.bundle, export_to(default_twin.folder, tmp_path / "int4", "int4")]
     found: set[str] = {"IntegerMatMul"}
     for path in (file for bundle in bundles for file in bundle.rglob("*.onnx")):
@@ -63,7 +63,7 @@ def test_every_operator(default_twin: Twin, tmp_path: Path) -> None:
     assert len(found) == 10 and not found - NAMES
 
 
-def test_everything_else_that_has_a_name(default_twin: Twin) -> None:
+def test_tables_encodings_presets_and_cases(default_twin: Twin) -> None:
     bundle = default_twin.model.bundle
     assert not {*bundle.manifest.tables, *STORED, *bundle.manifest.capabilities} - NAMES
     speech = bundle.config.speech

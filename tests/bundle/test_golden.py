@@ -1,4 +1,4 @@
-"""Golden vectors: one process makes them, another checks them, and a changed value is named."""
+"""Golden vectors: one process writes them, another checks them; a changed value is named."""
 
 import json
 import math
@@ -36,7 +36,7 @@ def omni(*words: str | Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def vectors(make_twin: Callable[[str], Twin], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Vectors of the default twin, from a process of their own."""
+    """Vectors of the default twin, written by another process."""
     folder = tmp_path_factory.mktemp("golden") / "vectors"
     done = omni(make_twin("default").bundle, "--output", folder)
     assert done.returncode == 0, done.stderr
@@ -57,7 +57,7 @@ def refused(words: list[str | Path], said: str, capsys: pytest.CaptureFixture[st
     assert said in error
 
 
-def test_another_process_finds_them_again(default_twin: Twin, vectors: Path) -> None:
+def test_another_process_reproduces_the_vectors(default_twin: Twin, vectors: Path) -> None:
     done = omni(default_twin.bundle, "--check", vectors)
     assert (done.returncode, done.stderr) == (0, "")
     assert sum(path.stat().st_size for path in vectors.iterdir()) < 10**6
@@ -81,7 +81,9 @@ def test_a_quantized_bundle(default_twin: Twin, vectors: Path, tmp_path: Path) -
     assert not [name for name in found if name.startswith(parts)]
 
 
-def test_a_bundle_that_only_writes(default_twin: Twin, vectors: Path, tmp_path: Path) -> None:
+def test_a_bundle_without_media_and_speech(
+    default_twin: Twin, vectors: Path, tmp_path: Path
+) -> None:
     bundle = shutil.copytree(default_twin.bundle, tmp_path / "mute")
     manifest = read_manifest(bundle)
     config = msgspec.structs.replace(manifest.model, audio=None, vision=None, speech=None)
@@ -94,7 +96,7 @@ def test_a_bundle_that_only_writes(default_twin: Twin, vectors: Path, tmp_path: 
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """All entries of a golden.json that are not nested further."""
+    """Yield all leaves of a golden.json."""
     if isinstance(value, dict) and "file" not in value:
         for key, one in value.items():
             yield from leaves(one, f"{path}.{key}" if path else key)
@@ -105,8 +107,8 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def test_the_form_needs_no_numpy(vectors: Path) -> None:
-    """JSON, and files of plain numbers whose sizes follow from their shapes."""
+def test_the_format_needs_no_numpy(vectors: Path) -> None:
+    """The format is JSON, and raw files whose sizes follow from their shapes."""
     cases = json.loads((vectors / INDEX).read_text("utf-8"))["cases"]
     codes = {"float32": "f", "float64": "d", "uint8": "B"}
     named = {INDEX}
@@ -153,8 +155,8 @@ def test_a_changed_value_is_named(
     refused(words, f"differs from {copied}: {lines[0]}, and 2 more", capsys)
 
 
-def test_a_changed_input_changes_what_is_found(default_twin: Twin, copied: Path) -> None:
-    """The check computes from what is recorded, not from inputs that it makes itself."""
+def test_the_check_uses_the_recorded_inputs(default_twin: Twin, copied: Path) -> None:
+    """The check computes outputs from the recorded inputs, not from its own."""
     data = bytearray((copied / "sound.wav").read_bytes())
     data[10001:12001:2] = bytes(1000)
     (copied / "sound.wav").write_bytes(data)
@@ -164,7 +166,7 @@ def test_a_changed_input_changes_what_is_found(default_twin: Twin, copied: Path)
     assert "mel.mel" in found and "audio_encoder.rows" in found and "thinker.logits" not in found
 
 
-def test_every_recorded_value_counts(vectors: Path) -> None:
+def test_every_recorded_value_is_compared(vectors: Path) -> None:
     for name, case in read(vectors).items():
         for where, value in leaves(case.outputs, name):
             if isinstance(value, Tensor):
@@ -186,7 +188,7 @@ def test_every_recorded_value_counts(vectors: Path) -> None:
             assert not list(differences(where, value, value))
 
 
-def test_what_is_no_folder_of_vectors(
+def test_invalid_vector_folders(
     default_twin: Twin, copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = default_twin.bundle

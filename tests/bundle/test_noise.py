@@ -1,4 +1,4 @@
-"""The noise of docs/bundle.md, written down from the document alone, is that of the runtime."""
+"""Noise implemented from docs/bundle.md alone equals that of the runtime."""
 
 import math
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def philox(counter: list[int], key: list[int]) -> list[int]:
 
 
 def numbers(seed: int, block: int) -> Iterator[int]:
-    """The stream of 32-bit numbers of one block of noise."""
+    """Yield the 32-bit numbers of one block of noise."""
     count = 0
     while True:
         count += 1
@@ -78,7 +78,7 @@ def normal(stream: Iterator[int]) -> np.float32:
 @pytest.mark.parametrize(
     ("seed", "block"), [(0, 0), (1, 0), (12345, 1), (2**40 + 7, 1000), (2**64 + 3, 5)]
 )
-def test_the_document_gives_the_same_noise(seed: int, block: int) -> None:
+def test_noise_of_the_document_equals_the_runtime(seed: int, block: int) -> None:
     config = DitConfig(
         hidden_size=1,
         layers=1,

@@ -1,4 +1,4 @@
-"""The resizing of docs/bundle.md, written down from the document alone, is Pillow's."""
+"""Resizing implemented from docs/bundle.md alone equals Pillow's."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ def weight(distance: float) -> float:
 
 
 def taps(size: int, wanted: int) -> Iterator[tuple[int, list[int]]]:
-    """For each output the first input and the integer weights."""
+    """Return the first input and the integer weights of each output."""
     scale = size / wanted
     f = max(scale, 1.0)
     for output in range(wanted):
@@ -51,13 +51,13 @@ def noise(size: tuple[int, int]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [(61, 90), (30, 40), (100, 300), (56, 40), (61, 84), (20, 500)])
-def test_the_document_gives_the_same_pixels(size: tuple[int, int]) -> None:
+def test_resizing_of_the_document_equals_pillow(size: tuple[int, int]) -> None:
     image = noise(size)
     np.testing.assert_array_equal(rows_first(image), resize(image, (56, 84)))
 
 
 @pytest.mark.parametrize("size", [(84, 56), (201, 57), (58, 83)])
-def test_where_pillow_may_take_the_other_order(size: tuple[int, int]) -> None:
+def test_pillow_may_resize_in_the_other_order(size: tuple[int, int]) -> None:
     image = noise(size)
     found = resize(image, (56, 84))
     orders = (rows_first(image), columns_first(image))

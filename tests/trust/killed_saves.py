@@ -1,4 +1,4 @@
-"""Save over a save, killed at each system call in turn: `python killed_saves.py BUNDLE SAVE`.
+"""Overwrite a save, killed at each system call in turn: `python killed_saves.py BUNDLE SAVE`.
 
 Prints after each kill how many messages a load finds.
 """
@@ -17,7 +17,7 @@ KILLED = 77
 
 
 class Killer:
-    """Ends the process before the nth call that touches the folder of the save."""
+    """Exits the process before the nth system call on the folder of the save."""
 
     def __init__(self, folder: Path, countdown: int) -> None:
         self.folder, self.left = str(folder), countdown
@@ -30,7 +30,7 @@ class Killer:
 
 
 def main(bundle: str, save: Path) -> None:
-    """Kill at each call, load, save the old conversation again, until no kill came."""
+    """Kill at each call, load, and restore the old save, until a save completes."""
     model = Model(bundle, SessionOptions(threads=1))
     options = ReplyOptions(None, max_tokens=2)
     old, new = Conversation(model), Conversation(model)

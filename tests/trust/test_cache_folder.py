@@ -1,4 +1,4 @@
-"""Libraries are loaded only from a folder that nobody else may write to."""
+"""Libraries are loaded only from a folder that no other user may write to."""
 
 import os
 import stat
@@ -19,7 +19,7 @@ OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 @pytest.fixture(autouse=True)
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home of our own, whose caches are named, and kernels that were not asked for yet."""
+    """Set a temporary home and cache folder, and reset the loaded kernels."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     kernels.kernel_library.cache_clear()
@@ -28,7 +28,7 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def refused(words: str) -> None:
-    """No caches, which the doctor tells, and nothing is loaded or looked for there."""
+    """The folder is rejected, the doctor reports it, and nothing is loaded from it."""
     with pytest.raises(OmniError, match=words) as error:
         machine.cache_folder()
     assert error.value.fix
@@ -39,7 +39,7 @@ def refused(words: str) -> None:
     assert told.status == "warn" and told.found == error.value.message and told.fix
 
 
-def test_it_is_made_for_us_alone(base: Path) -> None:
+def test_the_folder_is_created_with_mode_0700(base: Path) -> None:
     old = os.umask(0)
     try:
         folder = machine.cache_folder()
@@ -51,9 +51,7 @@ def test_it_is_made_for_us_alone(base: Path) -> None:
 
 
 @linux
-def test_a_relative_variable_does_not_count(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_relative_cache_home_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("here", "./here", ""):
         monkeypatch.setenv("XDG_CACHE_HOME", name)
@@ -63,7 +61,7 @@ def test_a_relative_variable_does_not_count(
 
 @linux
 @pytest.mark.parametrize("mode", [0o770, 0o707, 0o1777])
-def test_where_others_may_write(base: Path, mode: int) -> None:
+def test_folders_writable_by_others_are_rejected(base: Path, mode: int) -> None:
     base.mkdir()
     base.chmod(mode)
     refused("other users may write to")
@@ -71,7 +69,7 @@ def test_where_others_may_write(base: Path, mode: int) -> None:
 
 @linux
 @pytest.mark.parametrize("made", ["caches", "caches/pocket-omni"])
-def test_what_belongs_to_another(
+def test_folders_of_other_users_are_rejected(
     base: Path, tmp_path: Path, made: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (base / "pocket-omni").mkdir(parents=True, mode=0o700)
@@ -84,7 +82,7 @@ def test_what_belongs_to_another(
 
 
 @linux
-def test_a_link_to_another_place(base: Path, tmp_path: Path) -> None:
+def test_a_symbolic_link_is_rejected(base: Path, tmp_path: Path) -> None:
     base.mkdir()
     (tmp_path / "elsewhere").mkdir()
     (base / "pocket-omni").symlink_to(tmp_path / "elsewhere")
@@ -92,7 +90,7 @@ def test_a_link_to_another_place(base: Path, tmp_path: Path) -> None:
 
 
 @linux
-def test_our_own_folder_is_closed_and_what_others_may_change_in_it_is_not_used(
+def test_own_folder_is_made_private_and_unsafe_files_are_not_loaded(
     base: Path,
 ) -> None:
     folder = base / "pocket-omni"

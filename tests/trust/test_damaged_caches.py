@@ -1,4 +1,4 @@
-"""Kept libraries and packed weights that were damaged are found before they are loaded."""
+"""Damaged cached libraries and packed weights are detected before they are loaded."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ compiled = pytest.mark.skipif(not kernel_library().library, reason=kernel_librar
 
 @pytest.fixture(scope="module")
 def library() -> Path:
-    """Compiled once, in the real caches."""
+    """Compile the library once, in the real cache folder."""
     kernel_library.cache_clear()
     found = kernel_library().library
     assert found is not None, kernel_library().problem
@@ -54,7 +54,7 @@ def zeros(path: Path) -> None:
 
 
 def damaged(damage, path: Path) -> None:
-    """Damage a copy that takes the place of `path`: the file itself is mapped by this process."""
+    """Replace `path` by a damaged copy, since this process maps the file itself."""
     other = path.with_name("damaged")
     shutil.copy(path, other)
     damage(other)
@@ -109,7 +109,9 @@ def logits(bundle: Path) -> np.ndarray:
 
 @pytest.mark.parametrize("damage", [empty, cut, flip, zeros])
 @pytest.mark.parametrize("name", [prepack_cache.GRAPH, prepack_cache.WEIGHTS, prepack_cache.RECORD])
-def test_a_damaged_copy_is_written_again(damage, name: str, bundle: Path, copy: Path) -> None:
+def test_a_damaged_prepack_cache_is_written_again(
+    damage, name: str, bundle: Path, copy: Path
+) -> None:
     wanted = logits(bundle)
     whole = (copy / prepack_cache.WEIGHTS).read_bytes()
     damage(copy / name)
@@ -119,7 +121,7 @@ def test_a_damaged_copy_is_written_again(damage, name: str, bundle: Path, copy: 
     assert (copy / prepack_cache.WEIGHTS).read_bytes() == whole
 
 
-def test_a_copy_is_read_once_a_start_of_the_machine(
+def test_prepacked_weights_are_verified_once_per_boot(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
@@ -143,6 +145,6 @@ def test_a_copy_is_read_once_a_start_of_the_machine(
     assert not prepack_cache._whole(copy)
 
 
-def test_a_file_that_was_not_written_with_a_copy_spoils_it(copy: Path) -> None:
+def test_an_unlisted_file_invalidates_prepacked_weights(copy: Path) -> None:
     (copy / "more").touch()
     assert not prepack_cache._whole(copy)

@@ -1,4 +1,4 @@
-"""The export replaces bundles, and nothing else: whatever else is there stays as it was."""
+"""The export replaces bundles and nothing else; other files are unchanged."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ def checkpoint(default_twin: Twin) -> Path:
 
 @pytest.fixture
 def never(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No work may begin."""
+    """Fail if the export starts."""
 
     def begun(*_: object) -> None:
         raise AssertionError("the work has begun")
@@ -67,7 +67,7 @@ def taken(folder: Path) -> None:
 
 @pytest.mark.usefixtures("never")
 @pytest.mark.parametrize("make", [web_app, bundle_with_notes, damaged, a_file, taken])
-def test_what_is_not_ours_is_refused_before_the_work(
+def test_folders_with_unlisted_files_are_rejected_early(
     make: Callable[[Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make(tmp_path / "out")
@@ -79,7 +79,7 @@ def test_what_is_not_ours_is_refused_before_the_work(
 
 @pytest.mark.usefixtures("never")
 @pytest.mark.parametrize("output", [".", "..", "../here"])
-def test_the_current_folder_is_refused_before_the_work(
+def test_the_current_folder_is_rejected_early(
     output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "here").mkdir()
@@ -88,7 +88,7 @@ def test_the_current_folder_is_refused_before_the_work(
     assert list(tree(tmp_path)) == ["here"]
 
 
-def test_files_beside_the_destination_stay(checkpoint: Path, tmp_path: Path) -> None:
+def test_files_next_to_the_destination_are_kept(checkpoint: Path, tmp_path: Path) -> None:
     for name in (".out.lock", ".out.old", "out.partial"):
         (tmp_path / name).write_text("mine")
     (tmp_path / "out").mkdir()  # an empty folder may be used
@@ -99,7 +99,7 @@ def test_files_beside_the_destination_stay(checkpoint: Path, tmp_path: Path) -> 
     assert (tmp_path / ".out.lock").read_text() == "mine"
 
 
-def test_files_that_came_during_the_export_stay(
+def test_files_added_during_the_export_are_kept(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     export_to(checkpoint, tmp_path / "out")
@@ -115,7 +115,7 @@ def test_files_that_came_during_the_export_stay(
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
 
 
-def test_a_link_is_followed_and_stays(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_symbolic_link_is_followed_and_kept(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "disk" / "bundle", target_is_directory=True)
     for _ in range(2):
@@ -125,7 +125,7 @@ def test_a_link_is_followed_and_stays(checkpoint: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "link"]
 
 
-def test_a_bundle_is_found_after_a_kill_between_the_renames(
+def test_a_bundle_is_recovered_after_a_kill_between_renames(
     default_twin: Twin, tmp_path: Path
 ) -> None:
     staged = exporter.StagedFolder(tmp_path / "out")

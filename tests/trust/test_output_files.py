@@ -1,4 +1,4 @@
-"""Files that the user names: links are followed, devices stay, regular files are replaced whole."""
+"""Output files: links are followed, devices are kept, regular files are replaced atomically."""
 
 import io
 import os
@@ -42,7 +42,7 @@ WRITERS = pytest.mark.parametrize("writer", [speak, draw, write])
 
 @UNIX
 @WRITERS
-def test_a_fifo_is_written_to_and_stays(writer: Callable[[Path], None], tmp_path: Path) -> None:
+def test_a_fifo_is_written_to_and_kept(writer: Callable[[Path], None], tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     for _ in range(2):
@@ -89,7 +89,7 @@ def test_a_terminal_device_is_written_to(writer: Callable[[Path], None], tmp_pat
 
 @WRITERS
 @pytest.mark.parametrize("there", [True, False])
-def test_a_link_is_followed_and_stays(
+def test_a_symbolic_link_is_followed_and_kept(
     writer: Callable[[Path], None], there: bool, tmp_path: Path
 ) -> None:
     (tmp_path / "disk").mkdir()
@@ -102,9 +102,7 @@ def test_a_link_is_followed_and_stays(
     assert len(list(tmp_path.rglob("*"))) == 3
 
 
-def test_a_file_is_replaced_only_by_a_whole_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_is_replaced_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
     (tmp_path / "file.partial").write_bytes(b"mine")
@@ -129,7 +127,7 @@ def test_a_file_is_replaced_only_by_a_whole_one(
 
 
 @UNIX
-def test_speech_into_a_stream_is_for_somebody_who_listens(tmp_path: Path) -> None:
+def test_a_fifo_counts_as_playback(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     assert AudioOutput(str(tmp_path / "fifo"), play=False, quiet=True).listened
     assert not AudioOutput(str(tmp_path / "file"), play=False, quiet=True).listened

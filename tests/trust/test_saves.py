@@ -18,9 +18,7 @@ KILLED_SAVES = Path(__file__).with_name("killed_saves.py")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the child is a fork")
-def test_a_save_killed_at_any_call_is_the_old_or_the_new_one(
-    default_twin: Twin, tmp_path: Path
-) -> None:
+def test_a_save_killed_at_any_call_is_old_or_new(default_twin: Twin, tmp_path: Path) -> None:
     (tmp_path / "saves").mkdir()
     done = subprocess.run(
         [sys.executable, KILLED_SAVES, default_twin.bundle, tmp_path / "saves" / "talk"],
@@ -33,8 +31,8 @@ def test_a_save_killed_at_any_call_is_the_old_or_the_new_one(
     assert found == sorted(found) and {"3", "5"} == set(found)  # old first, then new for good
 
 
-def test_a_version_that_is_only_in_the_staging_folder_is_never_deleted(tmp_path: Path) -> None:
-    """As after a kill between the two renames, with every way to go on."""
+def test_the_only_version_in_the_staging_folder_is_never_deleted(tmp_path: Path) -> None:
+    """The state after a kill between the two renames, followed by each operation."""
     target = tmp_path / "save"
     staged = StagedFolder(target)
     for go_on in (staged.open, staged.recover, staged.remove):
@@ -49,7 +47,7 @@ def test_a_version_that_is_only_in_the_staging_folder_is_never_deleted(tmp_path:
             staged.remove()
 
 
-def test_a_rename_that_fails_puts_the_old_version_back(
+def test_a_failed_rename_restores_the_old_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "save"
@@ -64,7 +62,7 @@ def test_a_rename_that_fails_puts_the_old_version_back(
     assert [path.name for path in tmp_path.iterdir()] == ["save"]
 
 
-def test_everything_is_on_the_disk_before_the_renames(
+def test_files_are_synced_before_the_renames(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     staged = StagedFolder(tmp_path / "save")
@@ -84,7 +82,7 @@ def test_everything_is_on_the_disk_before_the_renames(
     assert f"{tmp_path.name} afterwards" in synced
 
 
-def test_folders_that_are_not_ours_are_neither_replaced_nor_deleted(
+def test_other_folders_are_neither_replaced_nor_deleted(
     default_twin: Twin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     talk = Conversation(default_twin.model)
@@ -112,7 +110,7 @@ def test_folders_that_are_not_ours_are_neither_replaced_nor_deleted(
             talk.save(Path(name))
 
 
-def test_a_link_is_followed_and_stays(default_twin: Twin, tmp_path: Path) -> None:
+def test_a_symbolic_link_is_followed_and_kept(default_twin: Twin, tmp_path: Path) -> None:
     talk = Conversation(default_twin.model)
     (tmp_path / "real").mkdir()  # an empty folder may be used
     (tmp_path / "link").symlink_to("real", target_is_directory=True)

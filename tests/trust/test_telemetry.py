@@ -1,4 +1,4 @@
-"""Nothing leaves the machine: no telemetry of ONNX Runtime, the Hugging Face hub or transformers.
+"""Nothing is sent: no telemetry of ONNX Runtime, the Hugging Face hub or transformers.
 
 The effects are looked for in a process with an empty home: files below it, and (with strace) any
 socket of the internet. Each test runs its own negative control, without our variables.
@@ -19,11 +19,11 @@ OURS = "import omni_runtime; "
 FORGET = "import os; [os.environ.pop(name) for name in omni_runtime.NO_TELEMETRY]; "
 LIBRARY = re.compile(r"^\s*(?:import|from) (?:onnxruntime|huggingface_hub|transformers)\b", re.M)
 SECONDS = 12
-"""ONNX Runtime asks for its telemetry host nine seconds after it was loaded."""
+"""ONNX Runtime resolves its telemetry host nine seconds after it was loaded."""
 
 
 def environment(home: Path) -> dict[str, str]:
-    """As a user's, whose home is empty, and who never heard of our variables."""
+    """Return an environment with an empty home and without our variables."""
     home.mkdir()
     names = ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH")
     kept = {name: os.environ[name] for name in names if name in os.environ}
@@ -33,13 +33,13 @@ def environment(home: Path) -> dict[str, str]:
 
 
 def files_after(code: str, home: Path) -> list[str]:
-    """The files below the home of a process that ran `code`."""
+    """Return the files in the home of a process that ran `code`."""
     subprocess.run([sys.executable, "-c", code], check=True, env=environment(home), timeout=120)
     return [path.name for path in home.rglob("*") if path.is_file()]
 
 
 def sockets_after(code: str, home: Path) -> list[str]:
-    """What a process that ran `code` connected to or sent, as strace shows it."""
+    """Return the connections and packets of a process that ran `code`, traced by strace."""
     trace = home.with_suffix(".trace")
     command = ["strace", "-f", "-e", "trace=connect,sendto,sendmsg,sendmmsg", "-o", str(trace)]
     command += [sys.executable, "-c", code]
@@ -49,9 +49,7 @@ def sockets_after(code: str, home: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("package", ["omni_runtime", "omni_quantize", "omni_export", "tiny"])
-def test_each_package_turns_telemetry_off_for_it_and_its_children(
-    package: str, tmp_path: Path
-) -> None:
+def test_each_package_turns_telemetry_off_for_child_processes(package: str, tmp_path: Path) -> None:
     child = "import os; assert os.environ['ORT_DISABLE_TELEMETRY'] == '1'"
     code = (
         f"import {package}; import subprocess, sys; "
@@ -60,7 +58,7 @@ def test_each_package_turns_telemetry_off_for_it_and_its_children(
     assert not files_after(code, tmp_path / "home")
 
 
-def test_each_file_that_loads_such_a_library_is_in_such_a_package() -> None:
+def test_libraries_with_telemetry_are_imported_only_in_these_packages() -> None:
     found = 0
     for root, packages in zip(
         ROOTS, (["omni_runtime"], ["omni_quantize"], ["omni_export"], ["tiny"]), strict=True
@@ -76,7 +74,7 @@ def test_each_file_that_loads_such_a_library_is_in_such_a_package() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the folders are those of Linux")
-def test_onnxruntime_keeps_no_device_id(tmp_path: Path) -> None:
+def test_onnxruntime_stores_no_device_id(tmp_path: Path) -> None:
     load = "import onnxruntime"
     assert not files_after(OURS + load, tmp_path / "ours")
     assert "deviceid" in files_after(OURS + FORGET + load, tmp_path / "control")

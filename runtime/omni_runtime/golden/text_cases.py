@@ -90,9 +90,9 @@ def with_video_and_audio(model: Model, _cases: Cases) -> Values:
     return _question_about({"video": samples.video(samples.sound(model.config.audio.sample_rate))})
 
 
-def _question_about(medium: Values) -> Values:
+def _question_about(media: Values) -> Values:
     return _conversation(
-        [SYSTEM_MESSAGE, {"role": "user", "parts": [medium, {"text": "What is this?"}]}]
+        [SYSTEM_MESSAGE, {"role": "user", "parts": [media, {"text": "What is this?"}]}]
     )
 
 
@@ -154,8 +154,8 @@ def picture(model: Model, inputs: Values) -> Values:
         low, high = config.image_min_pixels, config.image_max_pixels
         return smart_resize(shape[0], shape[1], factor, low, high)
 
-    seen, small = load_image(inputs["picture"].data), inputs["small"].values
-    cut = image_patches(seen, config)
+    image, small = load_image(inputs["picture"].data), inputs["small"].values
+    cut = image_patches(image, config)
     clips = [sample_frames(int(total), rate, config) for total, rate in inputs["clips"]]
     return {
         "image_sizes": [[*size(one)] for one in inputs["sizes"]],
@@ -163,7 +163,7 @@ def picture(model: Model, inputs: Values) -> Values:
         "clip_frames": [indices.tolist()[:40] for indices, _ in clips],
         "clip_counts": [len(indices) for indices, _ in clips],
         "clip_rates": [fps for _, fps in clips],
-        "resized": Tensor(resize(seen, size(seen.shape))),
+        "resized": Tensor(resize(image, size(image.shape))),
         "small_resized": Tensor(resize(small, size(small.shape))),
         "grid": [*cut.grid],
         "patches": Tensor(cut.values, 1e-6),

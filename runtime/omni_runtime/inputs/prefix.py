@@ -76,10 +76,10 @@ def _split_point(prompt: Prompt, count: int) -> int:
         for slot in prompt.media:
             inside = int((slot.rows < count).sum())
             if 0 < inside < len(slot.rows):
-                whole = 0
+                boundary = 0
                 if isinstance(slot.features, MelFeatures):
-                    whole = inside - inside % slot.features.block_tokens
-                count = int(slot.rows[whole])
+                    boundary = inside - inside % slot.features.block_tokens
+                count = int(slot.rows[boundary])
         if count == before:
             return count
 
@@ -89,13 +89,17 @@ def _first_difference(slot: MediaSlot, other: MediaSlot | None, count: int) -> i
     start = int(slot.rows[0])
     if other is None or other.kind != slot.kind or other.rows[0] != start:
         return start
-    ours, theirs = slot.features, other.features
-    if isinstance(ours, Patches) or isinstance(theirs, Patches):
-        same = isinstance(ours, Patches) and isinstance(theirs, Patches) and _equal(ours, theirs)
+    features, other_features = slot.features, other.features
+    if isinstance(features, Patches) or isinstance(other_features, Patches):
+        same = (
+            isinstance(features, Patches)
+            and isinstance(other_features, Patches)
+            and _equal(features, other_features)
+        )
         return count if same else start
-    blocks = ours.common_blocks(theirs)
-    return count if blocks == ours.blocks else int(slot.rows[blocks * ours.block_tokens])
+    blocks = features.common_blocks(other_features)
+    return count if blocks == features.blocks else int(slot.rows[blocks * features.block_tokens])
 
 
-def _equal(ours: Patches, theirs: Patches) -> bool:
-    return ours.grid == theirs.grid and np.array_equal(ours.values, theirs.values)
+def _equal(patches: Patches, other: Patches) -> bool:
+    return patches.grid == other.grid and np.array_equal(patches.values, other.values)

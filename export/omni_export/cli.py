@@ -11,14 +11,20 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from omni_runtime.cli.main import OneLineParser, terminable
+from omni_runtime.cli.common import (
+    INTERRUPTED,
+    OneLineParser,
+    complain,
+    format_size,
+    notes,
+    terminable,
+)
 from omni_runtime.errors import OmniError, UsageError
 
 if TYPE_CHECKING:
     from omni_export.hub import LocalCheckpoint
     from omni_export.progress import Progress
 
-INTERRUPTED = 130
 RANDOM = re.compile(r"random(?::(.*))?")
 TINY = "tiny"
 EMBEDDED = Path(__file__).parents[2] / "tiny" / "checkpoint"
@@ -36,24 +42,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with terminable():  # a polite kill cleans up like Ctrl-C
             return _run(options)
     except OmniError as error:
-        sys.stderr.write(f"error: {'; '.join([str(error), *notes(error)])}\n")
-        return error.exit_code
+        return complain(error)
     except ModuleNotFoundError as error:
         fix = 'pip install "pocket-omni[export]"'
-        sys.stderr.write(f"error: the export needs {error.name} ({fix})\n")
-        return 1
+        return complain(OmniError(f"the export needs {error.name}", fix=fix))
     except OSError as error:  # a full or vanished disk, a folder without permission
-        sys.stderr.write(f"error: {error} (check the disk and its permissions)\n")
-        return 1
+        return complain(OmniError(str(error), fix="check the disk and its permissions"))
     except (KeyboardInterrupt, SystemExit) as stop:
         left = "; ".join(notes(stop)) or "nothing was left behind"
         sys.stderr.write(f"stopped; {left}\n")
         return int(stop.code or 0) if isinstance(stop, SystemExit) else INTERRUPTED
-
-
-def notes(error: BaseException) -> list[str]:
-    """What somebody added to an error on its way."""
-    return getattr(error, "__notes__", [])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -96,7 +94,6 @@ def _run(options: argparse.Namespace) -> int:
 
     from omni_export.exporter import ExportRequest, check_destination, export  # noqa: PLC0415
     from omni_runtime import machine  # noqa: PLC0415
-    from omni_runtime.cli import ui  # noqa: PLC0415
     from omni_runtime.cli.show import cost_table  # noqa: PLC0415
 
     started = perf_counter()
@@ -117,8 +114,8 @@ def _run(options: argparse.Namespace) -> int:
     if manifest.untried is not None:
         sys.stdout.write(f"not tried: {manifest.untried}\n")
     sys.stdout.write(
-        f"{destination}  {ui.size(total)} in {perf_counter() - started:.0f} s, "
-        f"peak {ui.size(machine.peak_memory())}\n"
+        f"{destination}  {format_size(total)} in {perf_counter() - started:.0f} s, "
+        f"peak {format_size(machine.peak_memory())}\n"
     )
     sys.stdout.write(f'try it:  omni run {destination} "Hello!" -o answer.wav\n')
     return 0
@@ -188,14 +185,12 @@ class _Drawing:
 
 def progress_line(progress: "Progress") -> str:
     """[8/12] thinker · 4.1 GB of 11.9 GB of weights · about 63 s left"""
-    from omni_runtime.cli import ui  # noqa: PLC0415
-
     number = f"[{progress.step}/{progress.steps}] " if progress.steps else ""
     parts = [number + progress.part.replace("_", " ")]
     if progress.kept:
         parts.append("kept from before")
     if progress.done < progress.total:
-        parts.append(f"{ui.size(progress.done)} of {ui.size(progress.total)} of weights")
+        parts.append(f"{format_size(progress.done)} of {format_size(progress.total)} of weights")
     if progress.seconds_left:
         parts.append(f"about {progress.seconds_left:.0f} s left")
     return " · ".join(parts)

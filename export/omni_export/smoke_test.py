@@ -14,7 +14,7 @@ import onnxruntime
 
 from omni_runtime import machine
 from omni_runtime.bundle.manifest import Manifest, Measured
-from omni_runtime.cli import ui
+from omni_runtime.cli.common import format_size
 from omni_runtime.errors import OmniError
 from omni_runtime.memory import MIN_CONTEXT, Footprint
 
@@ -33,7 +33,7 @@ def obstacle(manifest: Manifest) -> str | None:
     free = machine.available_memory()
     if needed <= free:
         return None
-    return f"a reply may need {ui.size(needed)} of memory, {ui.size(free)} were free"
+    return f"a reply may need {format_size(needed)} of memory, {format_size(free)} were free"
 
 
 def attempt(bundle: Path, manifest: Manifest) -> tuple[Measured | None, str | None]:

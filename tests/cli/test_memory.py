@@ -27,7 +27,7 @@ def room(monkeypatch: pytest.MonkeyPatch, available: float, total: float) -> Non
 @pytest.fixture
 def closed(monkeypatch: pytest.MonkeyPatch) -> None:
     """No graph may be opened."""
-    monkeypatch.setattr(Model, "session", lambda _, graph: pytest.fail(f"{graph} was opened"))
+    monkeypatch.setattr(Model, "graph", lambda _, graph: pytest.fail(f"{graph} was opened"))
 
 
 @pytest.mark.usefixtures("closed")

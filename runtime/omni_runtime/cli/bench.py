@@ -16,6 +16,7 @@ from omni_runtime.bench.replies import typed
 from omni_runtime.bench.rows import Comparison, Pairs, Row, compare
 from omni_runtime.cli import ui
 from omni_runtime.cli.bench_report import PAIR_HEADER, ROW_HEADER, Line, of_pairs, of_row, render
+from omni_runtime.cli.common import format_size
 from omni_runtime.engine.kernels import kernel_library
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.errors import OmniError, UsageError
@@ -177,7 +178,7 @@ def timeline_summary(line: spans.Timeline) -> str:
 def setting(model: Model, options: argparse.Namespace) -> dict[str, object]:
     """What holds for every row."""
     manifest = model.bundle.manifest
-    size = ui.size(sum(entry.bytes for entry in manifest.files.values()))
+    size = format_size(sum(entry.bytes for entry in manifest.files.values()))
     packages = ("pocket-omni", "onnxruntime", "numpy")
     versions = [f"{name} {_version(name)}" for name in packages]
     return {

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from omni_runtime import processor_features
 from omni_runtime.cli.check import Check
+from omni_runtime.cli.common import format_size
 from omni_runtime.errors import OmniError
 
 PACKAGES = {
@@ -148,12 +149,13 @@ def _caches() -> Iterator[Check]:
 
 
 def _packed() -> Iterator[Check]:
-    from omni_runtime.cli import ui  # noqa: PLC0415
     from omni_runtime.engine import prepack_cache  # noqa: PLC0415
 
     if (size := prepack_cache.size()) is not None:
         yield Check(
-            "ok", "packed weights", f"{ui.size(size)} in {prepack_cache.folder()}, can be deleted"
+            "ok",
+            "packed weights",
+            f"{format_size(size)} in {prepack_cache.folder()}, can be deleted",
         )
 
 
@@ -165,20 +167,20 @@ def _usable_cores() -> int:
 
 def _memory() -> Iterator[Check]:
     from omni_runtime import machine  # noqa: PLC0415
-    from omni_runtime.cli import ui  # noqa: PLC0415
 
     available, total = machine.available_memory(), machine.total_memory()
-    yield Check("ok", "memory", f"{ui.size(available)} available of {ui.size(total)}")
+    yield Check("ok", "memory", f"{format_size(available)} available of {format_size(total)}")
 
 
 def _disk() -> Iterator[Check]:
-    from omni_runtime.cli import ui  # noqa: PLC0415
 
     free = shutil.disk_usage(Path.cwd()).free
     if free < LEAST_DISK:
-        yield Check("warn", "disk", f"{ui.size(free)} free here", "free some space, 1 GB is enough")
+        yield Check(
+            "warn", "disk", f"{format_size(free)} free here", "free some space, 1 GB is enough"
+        )
     else:
-        yield Check("ok", "disk", f"{ui.size(free)} free here")
+        yield Check("ok", "disk", f"{format_size(free)} free here")
 
 
 def _sound() -> Iterator[Check]:

@@ -94,9 +94,12 @@ def _run(options: argparse.Namespace) -> int:
 
     from omni_export.exporter import ExportRequest, check_destination, export  # noqa: PLC0415
     from omni_runtime import machine  # noqa: PLC0415
+    from omni_runtime.cli import ui  # noqa: PLC0415
     from omni_runtime.cli.show import cost_table  # noqa: PLC0415
+    from omni_runtime.engine import kernels  # noqa: PLC0415
 
     started = perf_counter()
+    kernels.build(ui.note)
     if options.output is not None:
         check_destination(options.output)  # before a download of gigabytes
     with TemporaryDirectory(prefix="omni-") as scratch:

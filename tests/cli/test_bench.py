@@ -19,7 +19,7 @@ from omni_runtime.bench import cold_start, components, plan, probes, replies, ro
 from omni_runtime.bench.spans import Sound, Timeline
 from omni_runtime.bundle.manifest import read_manifest, write_manifest
 from omni_runtime.cli import bench, main
-from omni_runtime.engine.kernels import kernel_library
+from omni_runtime.engine.kernels import build
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.errors import OmniError
 from omni_runtime.model import Model
@@ -147,7 +147,7 @@ def test_warm_up_is_not_counted() -> None:
 
 
 def test_the_report_says_whose_kernels_ran(omni, bundle: Path) -> None:
-    for words, said in (((), "our own" if kernel_library().library else kernel_library().problem),
+    for words, said in (((), "our own" if build().library else build().problem),
                         (("--no-native",), "ONNX Runtime's, --no-native")):  # fmt: skip
         ran = omni("bench", bundle, *FAST, *words, "--only", "tg", "-o", "json")
         assert said in json.loads(ran.out)["kernels"]

@@ -21,15 +21,15 @@ from omni_quantize.recipe import Rule
 from omni_runtime import machine, processor_features
 from omni_runtime.bundle.contracts import DOMAIN, OPSET
 from omni_runtime.engine import kernels as door
-from omni_runtime.engine.kernels import kernel_library
+from omni_runtime.engine.kernels import build, forget
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.model import Model
 
-compiled = pytest.mark.skipif(not kernel_library().library, reason=kernel_library().problem)
+compiled = pytest.mark.skipif(not build().library, reason=build().problem)
 features = processor_features.found()
 plain = features - door.VNNI.keys()
 integer_kernel = pytest.mark.skipif(
-    not kernel_library().library or "avx2" not in features, reason="there is no such kernel"
+    not build().library or "avx2" not in features, reason="there is no such kernel"
 )
 
 
@@ -37,7 +37,7 @@ integer_kernel = pytest.mark.skipif(
 def asked_anew() -> Iterator[None]:
     """What a test did to the compiler is forgotten."""
     yield
-    kernel_library.cache_clear()
+    forget()
 
 
 @pytest.fixture(params=["", *sorted(door.VNNI.keys() & features)])
@@ -53,10 +53,8 @@ def no_vnni(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def as_if(monkeypatch: pytest.MonkeyPatch, wanted: set[str]) -> None:
     monkeypatch.setattr(processor_features, "found", lambda: wanted)
-    kernel_library.cache_clear()
-    assert kernel_library().library, (
-        kernel_library().problem
-    )  # or ONNX Runtime would be compared with itself
+    forget()
+    assert build().library, build().problem  # or ONNX Runtime would be compared with itself
 
 
 def both(
@@ -98,7 +96,7 @@ def both(
     )
     model = ir.to_proto(ir.Model(graph, ir_version=11, functions=[function]))
     found: list[list[np.ndarray]] = []
-    for library in (kernel_library().library, None):
+    for library in (build().library, None):
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = 2
         if library:
@@ -333,12 +331,8 @@ def test_a_bundle_computes_the_same_without_the_kernels(int4: Path) -> None:
 def test_without_a_compiler(int4: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    kernel_library.cache_clear()
-    assert (
-        kernel_library().library is None
-        and "no C++ compiler" in kernel_library().problem
-        and kernel_library().fix
-    )
+    forget()
+    assert build().library is None and "no C++ compiler" in build().problem and build().fix
     assert (
         Model(int4, SessionOptions(threads=1))
         .vocoder.synthesize(np.zeros((4, 80), np.float32), 0, 0)
@@ -356,8 +350,8 @@ def test_a_compiler_that_fails_leaves_nothing(
     monkeypatch.setenv("CXX", str(broken))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     monkeypatch.setenv("HOME", str(tmp_path))
-    kernel_library.cache_clear()
-    assert kernel_library().library is None and "error: no such header" in kernel_library().problem
+    forget()
+    assert build().library is None and "error: no such header" in build().problem
     assert not any(path.is_file() for path in machine.caches().rglob("*"))
 
 
@@ -371,20 +365,16 @@ def test_a_library_that_can_not_be_loaded_is_told(
         Path(command[-1]).write_bytes(b"no code")
 
     monkeypatch.setattr(door.subprocess, "run", compiler)
-    kernel_library.cache_clear()
-    assert (
-        kernel_library().library is None
-        and "kept or loaded" in kernel_library().problem
-        and kernel_library().fix
-    )
+    forget()
+    assert build().library is None and "kept or loaded" in build().problem and build().fix
 
 
 @compiled
 def test_it_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = kernel_library().library
-    kernel_library.cache_clear()
-    monkeypatch.setattr(door, "_compile", lambda *_: pytest.fail("compiled again"))
-    assert kernel_library().library == first
+    first = build().library
+    forget()
+    monkeypatch.setattr(door, "_compile", lambda plan: pytest.fail("compiled again"))
+    assert build().library == first
 
 
 @compiled

@@ -17,7 +17,7 @@ from omni_runtime.bench.rows import Comparison, Pairs, Row, compare
 from omni_runtime.cli import ui
 from omni_runtime.cli.bench_report import PAIR_HEADER, ROW_HEADER, Line, of_pairs, of_row, render
 from omni_runtime.cli.common import format_size
-from omni_runtime.engine.kernels import kernel_library
+from omni_runtime.engine import kernels
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.errors import OmniError, UsageError
 from omni_runtime.model import Model
@@ -58,6 +58,7 @@ def main(options: argparse.Namespace) -> int:
     model = Model(options.bundle, settings)
     if options.preset is not None:
         SpeechOptions(preset=options.preset).resolved(model.speech)  # refused before any work
+    model.warm_up(ui.note)
     if options.timeline or options.roofline:
         _pictures(options, model)
     elif options.compare:
@@ -198,8 +199,8 @@ def _kernels(options: argparse.Namespace) -> str:
         return "ONNX Runtime's, --no-native"
     return (
         "our own where there are any"
-        if kernel_library().library
-        else f"ONNX Runtime's: {kernel_library().problem}"
+        if kernels.find().library
+        else f"ONNX Runtime's: {kernels.find().problem}"
     )
 
 

@@ -11,7 +11,7 @@ from omni_runtime.bundle.store import Bundle
 from omni_runtime.cli import memory_check
 from omni_runtime.cli.check import Check
 from omni_runtime.cli.common import format_size
-from omni_runtime.engine.kernels import kernel_library
+from omni_runtime.engine import kernels
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.errors import BundleError, OmniError
 from omni_runtime.memory import ENCODERS, Footprint
@@ -29,7 +29,7 @@ def check_bundle(folder: Path, budget: int | None = None) -> Iterator[Check]:
     yield Check("ok", "bundle", f"{manifest.name}, recipe {manifest.recipe}, {format_size(total)}")
     yield _target(manifest)
     speaks = manifest.model.speech is not None
-    footprint = Footprint.of(manifest, native=kernel_library().library is not None)
+    footprint = Footprint.of(manifest, native=kernels.find().usable)
     room = memory_check.memory(footprint, budget, speech=speaks, encoders=ENCODERS)
     yield room
     model = Model(bundle, SessionOptions(prepack_cache=False))

@@ -129,9 +129,10 @@ def _processor() -> Iterator[Check]:
 
 
 def _kernels() -> Iterator[Check]:
+    from omni_runtime.cli import ui  # noqa: PLC0415
     from omni_runtime.engine import kernels  # noqa: PLC0415
 
-    found = kernels.kernel_library()
+    found = kernels.build(ui.note)
     if found.library:
         yield Check("ok", "native kernels", str(found.library))
     else:

@@ -133,9 +133,11 @@ def integer_matmul(biased: bool = False) -> ir.Function:
     rows float32 (..., K); integers, scales and zero points, all zero, as `IntegerMatrix.layout`
     says; if `biased`, float32 (N), which is added. Returns float32 (..., N).
 
-    ONNX Runtime knows these nodes as one product, and rounds rows only once for all products of
-    the same ones. It rounds them all with one scale and to 8 bits, the kernel each block of 64
-    values with its own and to 91 levels.
+    ONNX Runtime fuses these nodes into one product, and quantizes rows only once for all products
+    of the same ones. The kernel is not this function up to rounding: it quantizes each block of
+    64 values with a scale of its own to 91 levels, the function all rows with one scale to 256.
+    On normal rows the two differ by 1.8 %, both about 2 % from float32. With outliers the kernel
+    stays within 3 %, the function does not (native/integer_matmul.h has the numbers).
     """
     names = ("rows", "quantized", "scale", "zero_point", *(("bias",) if biased else ()))
     inputs = [ir.Value(name=name) for name in names]

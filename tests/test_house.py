@@ -21,7 +21,7 @@ HEAVY = {"torch", "transformers", "onnx", "onnx_ir", "onnxscript", "optimum", "s
 
 RUNTIME_LAYERS = [
     {"arrays", "errors"},
-    {"atomic_file", "atomic_folder", "machine", "processor_features"},
+    {"atomic_file", "atomic_folder", "child_process", "machine", "processor_features"},
     {"bundle"},
     {"inputs"},
     {"engine"},

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from omni_runtime.bench.rows import Pairs, Row, spread
 
-FORMS = ("md", "json", "csv")
 SIGNIFICANT = 3
 
 

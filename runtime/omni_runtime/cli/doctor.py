@@ -23,6 +23,7 @@ PACKAGES = {
     "msgspec": "0.19",
     "numpy": "2.0",
     "onnxruntime": "1.29",
+    "packaging": "24",
     "pillow": "11",
     "platformdirs": "4.3",
     "psutil": "6",
@@ -97,6 +98,8 @@ def _python() -> Iterator[Check]:
 
 
 def _packages() -> Iterator[Check]:
+    from packaging.version import Version  # noqa: PLC0415
+
     good: list[str] = []
     for name, least in PACKAGES.items():
         try:
@@ -104,16 +107,11 @@ def _packages() -> Iterator[Check]:
         except metadata.PackageNotFoundError:
             yield Check("fail", name, "is not installed", f'pip install "{name}>={least}"')
             continue
-        if _numbers(version) < _numbers(least):
+        if Version(version) < Version(least):
             yield Check("fail", name, f"{version} is too old", f'pip install -U "{name}>={least}"')
         else:
             good.append(f"{name} {version}")
     yield Check("ok", "packages", ", ".join(good))
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """1.32.0rc1 as (1, 32): what comparing with a lowest version takes."""
-    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
 
 
 def _processor() -> Iterator[Check]:

@@ -26,6 +26,7 @@ from pathlib import Path
 
 from omni_runtime import machine, processor_features
 from omni_runtime.bundle.contracts import DECODERS
+from omni_runtime.bundle.manifest import sha256_of
 from omni_runtime.errors import OmniError
 
 SOURCES = Path(__file__).parent.parent / "native"
@@ -190,8 +191,7 @@ def _kept(folder: Path, name: str) -> Path | None:
 
 
 def _full_name(name: str, library: Path) -> str:
-    digest = hashlib.sha256(library.read_bytes()).hexdigest()[:32]
-    return f"{name}-{digest}{_suffix()}"
+    return f"{name}-{sha256_of(library)[:32]}{_suffix()}"
 
 
 def _compile(build: _Build) -> None:

@@ -18,7 +18,6 @@ from omni_quantize.operators import function
 from omni_quantize.recipe import Rule
 from omni_quantize.weight_stream import (
     Columns,
-    FloatArray,
     Layout,
     Parts,
     Piece,
@@ -28,6 +27,7 @@ from omni_quantize.weight_stream import (
     register,
     slices,
 )
+from omni_runtime.arrays import FloatArray
 from omni_runtime.bundle.contracts import DOMAIN
 from omni_runtime.errors import UsageError
 

@@ -19,7 +19,6 @@ from omni_quantize.operators import MICROSOFT, function, passed
 from omni_quantize.recipe import Rule
 from omni_quantize.weight_stream import (
     Columns,
-    FloatArray,
     Layout,
     Parts,
     Piece,
@@ -29,6 +28,7 @@ from omni_quantize.weight_stream import (
     register,
     slices,
 )
+from omni_runtime.arrays import FloatArray
 from omni_runtime.bundle.contracts import DOMAIN
 
 _NATIVE: Any = _pybind_state  # its routines are made in C++ and have no annotations

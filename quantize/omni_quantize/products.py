@@ -19,7 +19,8 @@ from omni_quantize.dynamic import INTEGER_MATMUL, IntegerMatrix, integer_matmul
 from omni_quantize.error import ErrorMeter
 from omni_quantize.nbits import BlockMatrix
 from omni_quantize.operators import MICROSOFT
-from omni_quantize.weight_stream import FloatArray, Parts, Watch, WeightStream
+from omni_quantize.weight_stream import Parts, Watch, WeightStream
+from omni_runtime.arrays import FloatArray
 from omni_runtime.bundle.contracts import DOMAIN, OPSET
 from omni_runtime.bundle.manifest import GraphError
 

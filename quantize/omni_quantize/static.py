@@ -15,7 +15,8 @@ import onnx_ir as ir
 
 from omni_quantize.dynamic import largest_integer
 from omni_quantize.recipe import Rule
-from omni_quantize.weight_stream import FloatArray, Layout, Piece, Watch, WeightStream, register
+from omni_quantize.weight_stream import Layout, Piece, Watch, WeightStream, register
+from omni_runtime.arrays import FloatArray
 
 Ranges = Mapping[str, tuple[FloatArray, FloatArray]]
 """Least and largest value of each channel of a tensor, float32 (channels,) each, by its name."""

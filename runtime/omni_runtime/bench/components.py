@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
-from omni_runtime.arrays import FloatArray
+from omni_runtime.arrays import FloatArray, IntArray
 from omni_runtime.bench.rows import BenchCase, Quantity, duration, rate, seconds
 from omni_runtime.bundle.config import SpeechConfig
 from omni_runtime.engine.dit import Dit, MelStream, seeded_noise
@@ -169,7 +168,7 @@ def talker(model: Model) -> Iterator[BenchCase]:
     yield rate("talker", "codes/s", count, draw, note)
 
 
-def some_codes(speech: SpeechConfig, blocks: int) -> npt.NDArray[np.int64]:
+def some_codes(speech: SpeechConfig, blocks: int) -> IntArray:
     """Random codes of whole DiT blocks, int64 (n,)."""
     count = blocks * speech.dit.block_frames // speech.dit.frames_per_code
     return np.random.default_rng(0).integers(1, speech.dit.codes, count)

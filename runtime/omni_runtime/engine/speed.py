@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
-import numpy.typing as npt
 
+from omni_runtime.arrays import FloatArray
 from omni_runtime.engine.chunk_scheduler import CHUNK_BLOCKS
 from omni_runtime.engine.dit import Dit, MelStream, seeded_noise
 from omni_runtime.engine.talker import Talker, TalkerSettings, own_sampling
@@ -49,7 +49,7 @@ def trial(
     talker: Talker,
     dit: Dit,
     vocoder: Vocoder,
-    voice: npt.NDArray[np.float32],
+    voice: FloatArray,
     clock: Callable[[], float] = perf_counter,
 ) -> SynthesisSpeed:
     """Measure each part. `dit` is of any preset, `voice` (2, hidden) of any speaker."""

@@ -7,9 +7,8 @@ cross-faded, so a provisional context that turned out a little different makes n
 """
 
 import numpy as np
-import numpy.typing as npt
 
-from omni_runtime.arrays import FloatArray
+from omni_runtime.arrays import FloatArray, IntArray
 from omni_runtime.bundle.config import VocoderConfig
 from omni_runtime.engine.session import Graph
 
@@ -33,7 +32,7 @@ class Vocoder:
         )
         return np.asarray(outputs[0], np.float32)
 
-    def _crops(self, left: int, right: int) -> npt.NDArray[np.int64]:
+    def _crops(self, left: int, right: int) -> IntArray:
         """Samples to drop after each stage: all context but what later stages need."""
         rows: list[list[int]] = []
         kept = [left, right]

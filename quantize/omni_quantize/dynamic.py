@@ -24,6 +24,7 @@ from omni_quantize.weight_stream import (
     Watch,
     WeightStream,
     columns_of,
+    contiguous,
     register,
     slices,
 )
@@ -202,7 +203,7 @@ class IntegerMatrix:
         }
         largest = None if self.per_channel else self._largest()
         for start, stop in slices(self.inner, self.outer):
-            values = self.columns(start, stop)
+            values = contiguous(self.columns(start, stop))
             parts = self.quantize(values, largest)
             if watch is not None:
                 watch(values, parts)

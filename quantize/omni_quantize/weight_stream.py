@@ -19,7 +19,11 @@ Parts = dict[str, npt.NDArray[Any]]
 """Inputs of the quantized operator, by the suffix of their names."""
 
 Columns = Callable[[int, int], FloatArray]
-"""(start, stop) -> columns start .. stop of a weight, float32 (inner, stop - start)."""
+"""(start, stop) -> columns start .. stop of a weight, float32 (inner, stop - start).
+
+In any memory order; a checkpoint's own is column after column, which a method that packs columns
+reads as it is.
+"""
 
 WEIGHTS_AT_ONCE = 2**21
 """Weights in one slice: 8 MiB as float32, which stays in a processor's cache."""
@@ -72,6 +76,16 @@ class WeightStream(Protocol):
         ...
 
 
+def contiguous(values: FloatArray) -> FloatArray:
+    """Return a matrix in C order, copied if it is not."""
+    if not (values.flags.f_contiguous and values.flags.writeable):
+        return np.ascontiguousarray(values)
+    import torch  # noqa: PLC0415 - whoever only asks for a recipe need not wait for it
+
+    # Transposing is twice as fast as numpy's.
+    return torch.from_numpy(values).contiguous().numpy()
+
+
 def set_columns(tensor: ir.LazyTensor, columns: Columns) -> None:
     """Say how to have some columns of a lazy weight without the rest."""
     tensor.meta[_COLUMNS] = columns
@@ -122,7 +136,7 @@ class Whole:
         inner, outer = self.tensor.shape.numpy()
         whole = np.empty((inner, outer), np.float32)  # filled by slices: never there twice
         for start, stop in slices(inner, outer):
-            whole[:, start:stop] = columns(start, stop)
+            whole[:, start:stop] = contiguous(columns(start, stop))
         yield Piece(self.weight, 0, whole)
 
 

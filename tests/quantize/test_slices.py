@@ -157,6 +157,8 @@ def test_blocks_do_not_depend_on_the_slices(
     rule = Rule(match="w", method="nbits", reason="test", bits=bits, symmetric=symmetric)
     matrix = BlockMatrix("w", 72, 37, rule, lambda start, stop: values[:, start:stop])
     whole = matrix.quantize(values)
+    for part, data in matrix.quantize(np.asfortranarray(values)).items():
+        assert np.array_equal(data, whole[part]), "any order in memory"
     monkeypatch.setattr(weight_stream, "WEIGHTS_AT_ONCE", 5 * 72)
     pieces = list(matrix.pieces())
     assert len(pieces) == 8 * len(whole)

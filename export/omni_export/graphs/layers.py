@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import torch
 from onnxscript.nn import Module, ModuleList, Parameter
 
 from omni_quantize.operators import MICROSOFT
+from omni_quantize.weight_stream import contiguous
 from omni_runtime.arrays import FloatArray
 
 Op = Any
@@ -72,17 +72,22 @@ class Matrix(Weight):
             [inputs, sum(widths)],
             shapes=[source_shape or (width, inputs) for width in widths],
             siblings=siblings,
-            build=lambda sources: self.columns(
-                [lambda start, stop, source=source: source[start:stop] for source in sources],
-                0,
-                sum(widths),
+            build=lambda sources: contiguous(
+                self.columns(
+                    [lambda start, stop, source=source: source[start:stop] for source in sources],
+                    0,
+                    sum(widths),
+                )
             ),
         )
         self.inputs = inputs
         self.widths = tuple(widths)
 
     def columns(self, sources: Sequence[Rows], start: int, stop: int) -> FloatArray:
-        """Columns start .. stop, float32 (inputs, stop - start), from the sources' rows."""
+        """Columns start .. stop, float32 (inputs, stop - start), from the sources' rows.
+
+        In memory they lie column after column, as the checkpoint has them.
+        """
         parts: list[FloatArray] = []
         first = 0
         for rows, width in zip(sources, self.widths, strict=True):
@@ -91,7 +96,7 @@ class Matrix(Weight):
                 parts.append(rows(low, high).reshape(high - low, -1)[:, : self.inputs])
             first += width
         packed = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        return torch.from_numpy(packed).t().contiguous().numpy()  # twice as fast as numpy's
+        return packed.T
 
 
 def vector(size: int) -> Weight:

@@ -99,19 +99,17 @@ def _run(options: argparse.Namespace) -> int:
     from omni_runtime.engine import kernels  # noqa: PLC0415
 
     started = perf_counter()
-    kernels.build(ui.note)
     if options.output is not None:
         check_destination(options.output)  # before a download of gigabytes
     with TemporaryDirectory(prefix="omni-") as scratch:
         checkpoint = _checkpoint(options.model, Path(scratch))
         destination = options.output or Path("bundles") / f"{checkpoint.name}-{recipe.name}"
-        drawing = _Drawing()
+        kernels.build(ui.note)
+        line = _ProgressLine()
         try:
-            manifest = export(
-                ExportRequest(checkpoint, recipe, target, destination), drawing.report
-            )
+            manifest = export(ExportRequest(checkpoint, recipe, target, destination), line.report)
         finally:
-            drawing.end()
+            line.end()
     total = sum(entry.bytes for entry in manifest.files.values())
     sys.stdout.write(f"\n{cost_table(manifest)}\n\n")
     if manifest.untried is not None:
@@ -162,7 +160,7 @@ def _write(model: str, folder: Path) -> int:
     return 0
 
 
-class _Drawing:
+class _ProgressLine:
     """Progress on standard error: one living line on a terminal, a line for each part elsewhere."""
 
     def __init__(self) -> None:
@@ -170,7 +168,7 @@ class _Drawing:
         self._step = -1
 
     def report(self, progress: "Progress") -> None:
-        """Draw a moment of the export."""
+        """Show how far the export is."""
         if not self._alive and progress.step == self._step:
             return
         if self._alive and progress.step != self._step:

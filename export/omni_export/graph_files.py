@@ -81,7 +81,7 @@ class GraphWriter:
             model,
             folder / "graphs" / name,
             weight_streams,
-            watch=meter and meter.watch,
+            on_slice=meter and meter.on_slice,
             advance=advance,
             workers=available_cores(),
         )

@@ -1,9 +1,9 @@
-"""The decoders' second files, for a KV cache of int8: what its channels absmax, and the graphs.
+"""The decoders' second files, for an int8 KV cache: calibration of its channels, and the graphs.
 
-What keys and values absmax is read from the float32 caches of some replies of the new bundle, to a
-sound and a picture too where it hears and sees; where it speaks codes are drawn, but no sound is
-made of them. All this in a process of its own, as the first reply: it needs more memory than the
-export itself. Run as a module this file is that process.
+The magnitudes are read from the float32 caches of some replies of the new bundle, also to a sound
+and a picture where it takes them. Where it speaks, codes are sampled, but not synthesized. All this
+runs in a process of its own, like the first reply: it needs more memory than the export itself. Run
+as a module, this file is that process.
 """
 
 import io
@@ -123,7 +123,7 @@ def _answer(model: Model, parts: Sequence[ContentPart]) -> list[KVCache]:
 
 
 def channels(cache: KVCache) -> list[FloatArray]:
-    """What the channels of keys and values of each layer absmax, float32 (kv_heads, head_dim) each.
+    """Largest magnitude of the channels of keys and values, float32 (kv_heads, head_dim) per layer.
 
     Of keys the length of the pair of channels that rotates together, which is the same at every
     position: in a long context one of them becomes what the other was at its beginning.

@@ -21,7 +21,7 @@ from omni_quantize.weight_stream import (
     Layout,
     Parts,
     Piece,
-    Watch,
+    SliceCallback,
     WeightStream,
     columns_of,
     contiguous,
@@ -168,7 +168,7 @@ def integer_matmul(biased: bool = False) -> ir.Function:
 class IntegerMatrix:
     """One weight (inner, outer), with one scale for each column or one for all.
 
-    Its integers absmax from -`steps` to `steps`.
+    Its integers range from -`steps` to `steps`.
     """
 
     weight: str
@@ -195,7 +195,7 @@ class IntegerMatrix:
             "zero_point": Layout("_zero_point", ir.DataType.INT8, shape),
         }
 
-    def pieces(self, watch: Watch | None = None) -> Iterator[Piece]:
+    def pieces(self, on_slice: SliceCallback | None = None) -> Iterator[Piece]:
         """The integers lie row by row, so they are gathered before they are handed over."""
         whole: Parts = {
             name: np.empty(spec.shape, spec.dtype.numpy())
@@ -205,8 +205,8 @@ class IntegerMatrix:
         for start, stop in slices(self.inner, self.outer):
             values = contiguous(self.columns(start, stop))
             parts = self.quantize(values, largest)
-            if watch is not None:
-                watch(values, parts)
+            if on_slice is not None:
+                on_slice(values, parts)
             for name, data in parts.items():
                 if data.ndim:
                     whole[name][..., start:stop] = data

@@ -22,7 +22,7 @@ from omni_quantize.weight_stream import (
     Layout,
     Parts,
     Piece,
-    Watch,
+    SliceCallback,
     WeightStream,
     columns_of,
     contiguous,
@@ -161,13 +161,13 @@ class BlockMatrix:
             layout["zero_points"] = Layout(".zero_points", ir.DataType.UINT8, zeros)
         return layout
 
-    def pieces(self, watch: Watch | None = None) -> Iterator[Piece]:
+    def pieces(self, on_slice: SliceCallback | None = None) -> Iterator[Piece]:
         written = dict.fromkeys(self.layout(0), 0)
         for start, stop in slices(self.inner, self.outer):
             values = self.columns(start, stop)
             parts = self.quantize(values)
-            if watch is not None:
-                watch(values, parts)
+            if on_slice is not None:
+                on_slice(values, parts)
             for part, data in parts.items():
                 yield Piece(f"{self.weight}.{part}", written[part], data)
                 written[part] += data.nbytes

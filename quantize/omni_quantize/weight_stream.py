@@ -49,8 +49,8 @@ class Piece:
     data: npt.NDArray[Any]
 
 
-Watch = Callable[[FloatArray, Parts], None]
-"""Is shown each slice of the weight, exact and quantized."""
+SliceCallback = Callable[[FloatArray, Parts], None]
+"""Gets each slice of a weight, exact and quantized."""
 
 
 class WeightStream(Protocol):
@@ -71,7 +71,7 @@ class WeightStream(Protocol):
         """The initializers that its pieces fill."""
         ...
 
-    def pieces(self, watch: Watch | None = None) -> Iterator[Piece]:
+    def pieces(self, on_slice: SliceCallback | None = None) -> Iterator[Piece]:
         """All bytes of all initializers, in any order, each once."""
         ...
 
@@ -108,8 +108,8 @@ def slices(inner: int, outer: int) -> Iterator[tuple[int, int]]:
 
 
 @dataclass(frozen=True)
-class Whole:
-    """A tensor that no method took over: it is written as it is."""
+class PlainTensor:
+    """A tensor that no method quantizes: it is written as it is."""
 
     tensor: ir.TensorProtocol
 
@@ -126,9 +126,9 @@ class Whole:
     def names(self) -> tuple[str, ...]:
         return (self.weight,)
 
-    def pieces(self, watch: Watch | None = None) -> Iterator[Piece]:
-        """One piece. `watch` has nothing to see: nothing is quantized."""
-        del watch
+    def pieces(self, on_slice: SliceCallback | None = None) -> Iterator[Piece]:
+        """One piece. `on_slice` is not called: nothing is quantized."""
+        del on_slice
         columns = _known_columns(self.tensor)
         if columns is None:
             yield Piece(self.weight, 0, self.tensor.numpy())

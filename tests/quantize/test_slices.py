@@ -78,7 +78,7 @@ def by_optimum(source: Path, folder: Path, target: str, keep: str, per_channel: 
 
 def saved(model: ir.Model, folder: Path, made: list[weight_stream.WeightStream]) -> Path:
     return external_data.save(
-        model, folder, made, watch=None, advance=lambda values: None, workers=2
+        model, folder, made, on_slice=None, advance=lambda values: None, workers=2
     )
 
 
@@ -233,7 +233,7 @@ def test_errors_of_products_see_a_wrong_scale() -> None:
             meter = ProductMeter()
             parts = matrix.quantize(values)
             parts[name] = spoil(parts[name])
-            meter.watch(matrix)(values, parts)
+            meter.on_slice(matrix)(values, parts)
             assert meter.result().of == "products"
             errors.append(meter.result().cosine)
         assert errors[1] < least < errors[0] < 1

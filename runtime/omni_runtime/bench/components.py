@@ -95,7 +95,7 @@ def prefill(model: Model) -> Iterator[BenchCase]:
 
 
 def decode(model: Model) -> Iterator[BenchCase]:
-    """Writing text, token by token, without the draw."""
+    """Writing text, token by token, without sampling."""
     runner = ThinkerRunner(model)
     for count, depth, note in depths(model.config.thinker.decoder.max_context, STEPS):
         quantity = Quantity(at_depth("tg", count, depth), "tok/s", True, note)
@@ -148,13 +148,13 @@ def image_note(model: Model, patches: Patches) -> str:
 
 
 def talker(model: Model) -> Iterator[BenchCase]:
-    """Drawing codes, each with the Talker's own sampling. An end code does not end it."""
+    """Decoding codes, each sampled with the Talker's own sampling. An end code does not end it."""
     part, config = model.talker, model.speech.talker
     sampling = own_sampling(config)
     cache = part.new_cache()
     count = min(CODES, cache.limit)
 
-    def draw() -> None:
+    def decode_codes() -> None:
         cache.truncate(0)
         settings = TalkerSettings(sampling, count, np.random.default_rng(0))
         code, seen = config.codec_bos, {config.codec_bos}
@@ -165,7 +165,7 @@ def talker(model: Model) -> Iterator[BenchCase]:
             seen.add(code)
 
     note = f"{count} codes; {model.codes_per_second:.0f} make a second"
-    yield rate("talker", "codes/s", count, draw, note)
+    yield rate("talker", "codes/s", count, decode_codes, note)
 
 
 def some_codes(speech: SpeechConfig, blocks: int) -> IntArray:

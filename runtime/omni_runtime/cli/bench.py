@@ -147,8 +147,8 @@ def _pictures(options: argparse.Namespace, model: Model) -> None:
     if options.timeline:
         _ = model.speech  # raises for a bundle without a voice
         ui.note("one spoken reply")
-        watched = spans.TracedModel(model.bundle.folder, model.options)
-        line = spans.record(watched, typed())
+        traced = spans.TracedModel(model.bundle.folder, model.options)
+        line = spans.record(traced, typed())
         plots.timeline(Path(options.timeline), line, f"A spoken reply: {where}")
         ui.say(f"{options.timeline}: {timeline_summary(line)}")
     if options.roofline:

@@ -87,7 +87,7 @@ class FixedScheduler:
 class Underrun:
     """Speech that can't be fluent on this machine, in seconds of speech for a second of work.
 
-    `realtime` is what the largest chunks reach, all work counted, `codes` what drawing codes
+    `realtime` is what the largest chunks reach, all work counted, `codes` what decoding codes
     reaches, text included, if making sound of them cost nothing.
     """
 
@@ -224,7 +224,7 @@ def chunk_scheduler(
 
 @dataclass(frozen=True)
 class _Costs:
-    """Seconds: a block of speech lasts `length`, drawing its codes takes `decode`, making sound of
+    """Seconds: a block of speech lasts `length`, decoding its codes takes `decode`, making sound of
     n blocks `chunk` + n `block`."""
 
     length: float
@@ -236,7 +236,7 @@ class _Costs:
         return self.chunk + blocks * self.block
 
     def turn(self, blocks: int) -> float:
-        """From one chunk of this size to the next, whose codes are drawn between."""
+        """From one chunk of this size to the next, whose codes are decoded between."""
         return blocks * self.decode + self.synthesis(blocks)
 
     def lead(self, blocks: int) -> float:

@@ -1,4 +1,4 @@
-"""Choosing the next token: a chain of pure functions over logits, and one seeded draw at its end.
+"""Choosing the next token: a chain of pure functions over logits, and one seeded sample at its end.
 
 The order and the meaning of each link are those of transformers' logits processors.
 """

@@ -68,19 +68,19 @@ def trial(
             spent.append(clock() - started)
         return min(spent)
 
-    drawing = best(lambda: _draw(talker, TRIAL_CODES))
+    decoding = best(lambda: _decode(talker, TRIAL_CODES))
     guided = best(lambda: MelStream(once, voice, noise).chunk(codes, TRIAL_BLOCKS))
     sounding = best(lambda: vocoder.synthesize(mel, 0, 0))
     # A large chunk computes a block of look-ahead, and the vocoder its context on both sides.
     ahead, context = 1 / full, 2 * vocoder.config.context_frames / (full * config.block_frames)
     return SynthesisSpeed(
-        codes=drawing / (TRIAL_CODES * config.frames_per_code * frame),
+        codes=decoding / (TRIAL_CODES * config.frames_per_code * frame),
         evaluation=guided / 2 / (frames * frame) * (1 + ahead),
         vocoder=sounding / (frames * frame) * (1 + context),
     )
 
 
-def _draw(talker: Talker, count: int) -> None:
+def _decode(talker: Talker, count: int) -> None:
     config, cache = talker.config, talker.new_cache()
     sampling = own_sampling(config)
     settings = TalkerSettings(sampling, count, np.random.default_rng(0))

@@ -20,13 +20,13 @@ from omni_runtime.engine.sampling import Sampling, sample, suppress
 
 
 def own_sampling(config: TalkerConfig) -> Sampling:
-    """How the checkpoint wants codes to be drawn."""
+    """How the checkpoint wants codes to be sampled."""
     return Sampling(config.temperature, config.top_k, config.top_p, config.repetition_penalty)
 
 
 @dataclass(frozen=True)
 class TalkerSettings:
-    """How codes are drawn, and how many at most."""
+    """How codes are sampled, and how many at most."""
 
     sampling: Sampling
     max_codes: int
@@ -44,7 +44,7 @@ class Talker:
         text_table: Table,
         codes: int,
     ) -> None:
-        """`codes` is how many codes the DiT has a row for; no other code is ever drawn."""
+        """`codes` is how many codes the DiT has a row for; no other code is ever sampled."""
         self.config = config
         self._decoder = decoder
         self._codec_table = codec_table
@@ -93,7 +93,7 @@ class Talker:
 
 
 class CodecStream:
-    """The codes of one reply, drawn one by one as the reply's rows come in."""
+    """The codes of one reply, sampled one by one as the reply's rows come in."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class CodecStream:
         return not self.ended and (not self.codes or bool(self._rows) or self._text_ended)
 
     def step(self) -> int | None:
-        """Draw the next code; None when the speech is over."""
+        """Sample the next code; None when the speech is over."""
         if self.codes:
             self._next_rows = (self._talker.codec(self.codes[-1]) + self._reply_row())[None]
         logits = self._talker.logits(self._cache, self._next_rows, self._position)

@@ -119,7 +119,7 @@ def test_where_it_was_not_calibrated(default_twin: Twin, tmp_path: Path) -> None
 def test_memory_counts_a_quarter(default_twin: Twin) -> None:
     manifest = default_twin.model.bundle.manifest
     exact, near = Footprint.of(manifest), Footprint.of(manifest, cache="int8")
-    assert near.besides == exact.besides
+    assert near.overhead == exact.overhead
     decoder = manifest.model.thinker.decoder
     states = 2 * decoder.layers * decoder.kv_heads * decoder.head_dim
     assert exact.context(10, speech=False) - near.context(10, speech=False) == 10 * 3 * states

@@ -131,7 +131,7 @@ def build(progress: Callable[[str], None] | None = None) -> KernelLibrary:
     except subprocess.SubprocessError as error:
         said = str(getattr(error, "stderr", None) or "it failed without a word").splitlines()
         reasons = [line for line in said if "error" in line or "failed:" in line] or said
-        problem = f"{' '.join(plan.command[:1])} made no kernels: {reasons[0]}"
+        problem = f"{plan.command[0]} made no kernels: {reasons[0]}"
         _failed[plan] = KernelLibrary(None, problem, "CXX=another compiler")
     except OSError as error:
         _failed[plan] = _unusable(error)

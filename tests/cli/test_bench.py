@@ -14,20 +14,12 @@ import numpy as np
 import pytest
 
 from conftest import Twin
-from omni_runtime.bench import (
-    baseline,
-    cold_start,
-    components,
-    gguf_twin,
-    plan,
-    probes,
-    replies,
-    rows,
-)
+from omni_export.baselines import gguf_file, llama_cpp
+from omni_runtime.bench import cold_start, components, plan, probes, replies, rows
 from omni_runtime.bench.spans import Sound, Timeline
 from omni_runtime.bundle.manifest import read_manifest, write_manifest
 from omni_runtime.cli import bench, main
-from omni_runtime.engine.kernels import kernel_library
+from omni_runtime.engine.kernels import build
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.errors import OmniError
 from omni_runtime.model import Model
@@ -43,7 +35,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
                         "IMAGES": {"448x448": 112, "1 MP": 168}}.items():  # fmt: skip
         monkeypatch.setattr(components, name, value)
     for name in ("PROMPT", "STEPS"):
-        monkeypatch.setattr(baseline, name, getattr(components, name))
+        monkeypatch.setattr(llama_cpp, name, getattr(components, name))
     monkeypatch.setattr(replies, "MAX_TOKENS", 4)
     monkeypatch.setattr(replies, "sleep", lambda seconds: None)
 
@@ -155,7 +147,7 @@ def test_warm_up_is_not_counted() -> None:
 
 
 def test_the_report_says_whose_kernels_ran(omni, bundle: Path) -> None:
-    for words, said in (((), "our own" if kernel_library().library else kernel_library().problem),
+    for words, said in (((), "our own" if build().library else build().problem),
                         (("--no-native",), "ONNX Runtime's, --no-native")):  # fmt: skip
         ran = omni("bench", bundle, *FAST, *words, "--only", "tg", "-o", "json")
         assert said in json.loads(ran.out)["kernels"]
@@ -188,9 +180,12 @@ def test_refusals(omni, bundle: Path, here: Path, monkeypatch) -> None:
     for name in ("llama_cpp", "xllamacpp"):
         monkeypatch.setitem(sys.modules, name, None)
     omni("bench", bundle, "--compare", "llama.cpp").refused("pip install xllamacpp gguf")
-    monkeypatch.setitem(sys.modules, "omni_export.torch_baseline", None)
-    torch = ("--compare", "torch", "--checkpoint", here)
-    omni("bench", bundle, *torch).refused('pip install "pocket-omni[export]"')
+    for module, words in (
+        ("torch_reference", ("torch", "--checkpoint", here)), ("llama_cpp", ("llama.cpp",))
+    ):  # fmt: skip
+        monkeypatch.setitem(sys.modules, f"omni_export.baselines.{module}", None)
+        ran = omni("bench", bundle, "--compare", *words)
+        ran.refused('pip install "pocket-omni[export]"')
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     omni("bench", bundle, "--roofline", "a.png").refused("pip install matplotlib")
 
@@ -237,7 +232,7 @@ def test_sides_take_turns_and_ratios_are_of_pairs(default_twin: Twin, monkeypatc
 
     monkeypatch.setattr(components.ThinkerRunner, "prefill", timed("pp", 0.25))
     monkeypatch.setattr(components.ThinkerRunner, "decode", timed("tg", 0.5))
-    comparisons = baseline.text_comparisons(default_twin.model, FakeRival(calls), ["pp", "tg"])
+    comparisons = llama_cpp.text_comparisons(default_twin.model, FakeRival(calls), ["pp", "tg"])
     pairs: list[rows.Pairs] = []
     rows.compare(comparisons, 2, pairs, lambda what: None, warm_up=False)
     assert calls[:4] == ["ours pp24 d0", "theirs pp24 d0", "theirs pp24 d0", "ours pp24 d0"]
@@ -269,7 +264,7 @@ class FakeLlama:
 @pytest.fixture
 def llama(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llama_cpp", SimpleNamespace(Llama=FakeLlama))
-    monkeypatch.setattr(baseline, "llama_version", lambda: "llama-cpp-python 0")
+    monkeypatch.setattr(llama_cpp, "llama_version", lambda: "llama-cpp-python 0")
 
 
 def test_compare_with_llama_cpp(omni, bundle: Path, here: Path, llama: None) -> None:
@@ -285,7 +280,7 @@ def test_compare_with_llama_cpp(omni, bundle: Path, here: Path, llama: None) -> 
     assert "times faster" in table and "pp24" not in table
     omni(*words, here / "b.gguf").refused("there is no file")
     (here / "c.gguf").write_bytes(b"PNG")
-    omni(*words, here / "c.gguf").refused("llama.cpp can't load")
+    omni(*words, here / "c.gguf").refused("llama.cpp cannot load")
 
 
 class FakeServer:
@@ -314,9 +309,9 @@ def test_the_server_reads_what_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_pat
     fake = SimpleNamespace(Server=FakeServer, CommonParams=params)
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
     monkeypatch.setitem(sys.modules, "xllamacpp", fake)
-    monkeypatch.setattr(baseline.importlib.metadata, "version", lambda name: "0")
+    monkeypatch.setattr(llama_cpp.importlib.metadata, "version", lambda name: "0")
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
-    server = baseline.llama(tmp_path / "a.gguf", 64 + baseline.ROOM, 1)
+    server = llama_cpp.llama(tmp_path / "a.gguf", 64 + llama_cpp.EXTRA_CONTEXT, 1)
     assert server.name == "llama.cpp (xllamacpp 0)"
     for depth in (0, 40, 40, 8):
         assert server.prefill(24, depth) == pytest.approx(0.024)
@@ -327,13 +322,13 @@ def test_a_rival_of_the_same_shape(make_twin, tmp_path: Path) -> None:
     """Shapes and sizes; llama.cpp itself is not needed."""
     for name, inner in (("default", 256), ("narrow", 96), ("wide", 192)):
         manifest = read_manifest(make_twin(name).bundle)
-        assert gguf_twin.inner_size(manifest) == inner
+        assert gguf_file.inner_size(manifest) == inner
         config = manifest.model.thinker.decoder
-        plans = {plan.name: plan for plan in gguf_twin.tensors(config, inner)}
+        plans = {plan.name: plan for plan in gguf_file.tensors(config, inner)}
         assert len(plans) == 12 * config.layers + 3
         for one in plans.values():
-            content = gguf_twin.values(one, np.random.default_rng(0))
-            shape, size = gguf_twin._layout(one)
+            content = gguf_file.values(one, np.random.default_rng(0))
+            shape, size = gguf_file._layout(one)
             assert content.shape == shape and content.nbytes == size
     wide = {name: plan.kind for name, plan in plans.items()}
     assert wide["token_embd.weight"] == "Q4_K" and wide["output.weight"] == "Q6_K"
@@ -343,10 +338,10 @@ def test_a_rival_of_the_same_shape(make_twin, tmp_path: Path) -> None:
 def test_the_rivals_file_can_be_read(default_twin: Twin, tmp_path: Path) -> None:
     gguf = pytest.importorskip("gguf")
     config = default_twin.model.config.thinker.decoder
-    gguf_twin.write(tmp_path / "a.gguf", config, 256, 512)
+    gguf_file.write(tmp_path / "a.gguf", config, 256, 512)
     reader = gguf.GGUFReader(tmp_path / "a.gguf")
     found = {tensor.name: tensor for tensor in reader.tensors}
-    assert list(found) == [plan.name for plan in gguf_twin.tensors(config, 256)]
+    assert list(found) == [plan.name for plan in gguf_file.tensors(config, 256)]
     for name in ("output.weight", "token_embd.weight"):
         tensor = found[name]
         assert list(tensor.shape) == [config.hidden_size, config.vocab_size]

@@ -62,7 +62,7 @@ def test_without_a_bundle(omni) -> None:
 
 def test_no_compiler(omni, monkeypatch: pytest.MonkeyPatch) -> None:
     missing = kernels.KernelLibrary(None, "there is none", "get one")
-    monkeypatch.setattr(kernels, "kernel_library", lambda: missing)
+    monkeypatch.setattr(kernels, "build", lambda progress: missing)
     assert lines_of(omni("doctor"))["native kernels"] == (
         "warn", "there is none: ONNX Runtime's own are slower  ->  get one")  # fmt: skip
 

@@ -7,18 +7,15 @@ Run as a module this file is that process; it prints its peak memory in bytes.
 """
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import cast
 
-import omni_runtime
 from omni_runtime.bench.replies import ask, questions
 from omni_runtime.bench.rows import BenchCase, Quantity, duration
 from omni_runtime.bundle.contracts import CacheType
+from omni_runtime.child_process import run_module
 from omni_runtime.engine.session import SessionOptions
-from omni_runtime.errors import OmniError
 from omni_runtime.machine import peak_memory
 from omni_runtime.model import Model
 
@@ -58,23 +55,13 @@ def memory(model: Model) -> Iterator[BenchCase]:
 
 def _child(model: Model, *, answer: bool) -> int:
     """Start a new process and wait for it; its peak memory in bytes."""
-    root = str(Path(omni_runtime.__file__).parent.parent)  # also where nothing is installed
-    before = os.environ.get("PYTHONPATH")
-    done = subprocess.run(  # noqa: S603 - our own code on our own files
-        [
-            *(sys.executable, "-m", __name__, str(model.bundle.folder)),
-            *(str(model.options.resolved_threads()), str(int(model.options.native))),
-            *(str(int(model.options.prepack_cache)), model.options.kv_cache, str(int(answer))),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([root, before] if before else [root])},
-    )
-    if done.returncode != 0:
-        reason = (done.stderr.strip() or "no message").splitlines()[-1]
-        raise OmniError(f"a new process can't run the bundle: {reason}", fix="omni doctor BUNDLE")
-    return int(done.stdout)
+    options = model.options
+    arguments = [
+        *(str(model.bundle.folder), str(options.resolved_threads()), str(int(options.native))),
+        *(str(int(options.prepack_cache)), options.kv_cache, str(int(answer))),
+    ]
+    failure, fix = "a new process can't run the bundle", "omni doctor BUNDLE"
+    return int(run_module(__name__, arguments, failure=failure, fix=fix))
 
 
 def main(

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
-from omni_runtime.arrays import FloatArray
+from omni_runtime.arrays import FloatArray, IntArray
 from omni_runtime.bench.rows import BenchCase, Quantity, duration, rate, seconds
 from omni_runtime.bundle.config import SpeechConfig
 from omni_runtime.engine.dit import Dit, MelStream, seeded_noise
@@ -96,7 +95,7 @@ def prefill(model: Model) -> Iterator[BenchCase]:
 
 
 def decode(model: Model) -> Iterator[BenchCase]:
-    """Writing text, token by token, without the draw."""
+    """Writing text, token by token, without sampling."""
     runner = ThinkerRunner(model)
     for count, depth, note in depths(model.config.thinker.decoder.max_context, STEPS):
         quantity = Quantity(at_depth("tg", count, depth), "tok/s", True, note)
@@ -149,13 +148,13 @@ def image_note(model: Model, patches: Patches) -> str:
 
 
 def talker(model: Model) -> Iterator[BenchCase]:
-    """Drawing codes, each with the Talker's own sampling. An end code does not end it."""
+    """Decoding codes, each sampled with the Talker's own sampling. An end code does not end it."""
     part, config = model.talker, model.speech.talker
     sampling = own_sampling(config)
     cache = part.new_cache()
     count = min(CODES, cache.limit)
 
-    def draw() -> None:
+    def decode_codes() -> None:
         cache.truncate(0)
         settings = TalkerSettings(sampling, count, np.random.default_rng(0))
         code, seen = config.codec_bos, {config.codec_bos}
@@ -166,10 +165,10 @@ def talker(model: Model) -> Iterator[BenchCase]:
             seen.add(code)
 
     note = f"{count} codes; {model.codes_per_second:.0f} make a second"
-    yield rate("talker", "codes/s", count, draw, note)
+    yield rate("talker", "codes/s", count, decode_codes, note)
 
 
-def some_codes(speech: SpeechConfig, blocks: int) -> npt.NDArray[np.int64]:
+def some_codes(speech: SpeechConfig, blocks: int) -> IntArray:
     """Random codes of whole DiT blocks, int64 (n,)."""
     count = blocks * speech.dit.block_frames // speech.dit.frames_per_code
     return np.random.default_rng(0).integers(1, speech.dit.codes, count)

@@ -51,7 +51,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The same work done by us and by a rival; both run once and give the quantity's value."""
+    """The same work done by us and by a baseline; each runs once and gives the quantity's value."""
 
     quantity: Quantity
     ours: Callable[[], float]
@@ -60,7 +60,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Values of a comparison; `ours[i]` and `theirs[i]` were measured one right after the other."""
+    """Paired measurements: `ours[i]` and `theirs[i]` were taken back to back."""
 
     quantity: Quantity
     ours: list[float] = field(default_factory=list[float])

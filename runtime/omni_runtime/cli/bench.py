@@ -4,30 +4,46 @@ import argparse
 import importlib
 import platform
 import sys
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
 from omni_runtime import machine
-from omni_runtime.bench import baseline, gguf_twin, plan, plots, probes, roofline, spans
-from omni_runtime.bench.components import DEPTH, PROMPT
+from omni_runtime.bench import plan, plots, probes, roofline, spans
 from omni_runtime.bench.replies import typed
 from omni_runtime.bench.rows import Comparison, Pairs, Row, compare
 from omni_runtime.cli import ui
 from omni_runtime.cli.bench_report import PAIR_HEADER, ROW_HEADER, Line, of_pairs, of_row, render
-from omni_runtime.engine.kernels import kernel_library
+from omni_runtime.cli.common import format_size
+from omni_runtime.engine import kernels
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.errors import OmniError, UsageError
 from omni_runtime.model import Model
 from omni_runtime.options import SpeechOptions
 
-LLAMA, TORCH = "llama.cpp", "torch"
-NEEDS = {LLAMA: {"pp": "", "tg": ""}}
-NEEDS[TORCH] = {"audio": "audio", "image": "vision", "dit": "speech", "vocoder": "speech"}
-"""What can be compared with whom, and what the bundle must be able to do for it."""
+
+@dataclass(frozen=True)
+class Baseline:
+    """A module of `omni_export.baselines`, and the flag that names its model.
+
+    `needs` lists the benchmarks that it has, each with what the bundle must be able to do for it.
+    """
+
+    module: str
+    flag: str
+    needs: dict[str, str]
+
+
+BASELINES = {
+    "llama.cpp": Baseline("llama_cpp", "gguf", {"pp": "", "tg": ""}),
+    "torch": Baseline(
+        "torch_reference",
+        "checkpoint",
+        {"audio": "audio", "image": "vision", "dit": "speech", "vocoder": "speech"},
+    ),
+}
 
 
 def main(options: argparse.Namespace) -> int:
@@ -42,6 +58,7 @@ def main(options: argparse.Namespace) -> int:
     model = Model(options.bundle, settings)
     if options.preset is not None:
         SpeechOptions(preset=options.preset).resolved(model.speech)  # refused before any work
+    model.warm_up(ui.note)
     if options.timeline or options.roofline:
         _pictures(options, model)
     elif options.compare:
@@ -53,10 +70,12 @@ def main(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     """Raises UsageError for flags that would do nothing."""
-    for flag, wanted in (("gguf", LLAMA), ("checkpoint", TORCH)):
-        if getattr(options, flag) and options.compare != wanted:
-            raise UsageError(f"--{flag} is for another comparison", fix=f"--compare {wanted}")
-    if options.compare == TORCH and not options.checkpoint:
+    for name, baseline in BASELINES.items():
+        if getattr(options, baseline.flag) and options.compare != name:
+            raise UsageError(
+                f"--{baseline.flag} is for another comparison", fix=f"--compare {name}"
+            )
+    if options.compare == "torch" and not options.checkpoint:
         raise UsageError(
             "--compare torch needs the shape of a checkpoint",
             fix="--checkpoint FOLDER, the checkpoint that the bundle was made of",
@@ -90,56 +109,35 @@ def _measure(options: argparse.Namespace, model: Model) -> None:
 
 
 def _compare(options: argparse.Namespace, model: Model) -> None:
-    needs = NEEDS[options.compare]
-    names = plan.chosen(options.only, list(needs))
-    lacks = {name: plan.missing(model, needs[name]) for name in names}
+    baseline = BASELINES[options.compare]
+    names = plan.chosen(options.only, list(baseline.needs))
+    lacks = {name: plan.missing(model, baseline.needs[name]) for name in names}
     left_out = {name: reason for name, reason in lacks.items() if reason}
     names = [name for name in names if name not in left_out]
+    given = getattr(options, baseline.flag)
     pairs: list[Pairs] = []
-    with _rival(options, model, names) as (name, comparisons):
+    with _comparisons(baseline, model, names, Path(given) if given else None) as (name, found):
         try:
-            compare(comparisons, options.repetitions, pairs, ui.note, warm_up=options.warm_up)
+            compare(found, options.repetitions, pairs, ui.note, warm_up=options.warm_up)
         finally:
             lines = map(of_pairs, pairs)
             _print(options, model, PAIR_HEADER, lines, left_out, {"theirs": name})
 
 
-@contextmanager
-def _rival(
-    options: argparse.Namespace, model: Model, names: Sequence[str]
-) -> Generator[tuple[str, Iterable[Comparison]]]:
-    """Who is compared with, and the comparisons."""
-    if options.compare == TORCH:
-        torch_baseline = _torch_baseline()
-        yield (
-            torch_baseline.NAME,
-            torch_baseline.comparisons(model, Path(options.checkpoint), names),
-        )
-        return
-    with TemporaryDirectory(prefix="omni-bench-") as folder:
-        other = _llama(options, model, Path(folder))
-        yield f"{other.name}, {other.detail}", baseline.text_comparisons(model, other, names)
-
-
-def _torch_baseline() -> Any:
+def _comparisons(
+    baseline: Baseline, model: Model, names: Sequence[str], given: Path | None
+) -> AbstractContextManager[tuple[str, Iterable[Comparison]]]:
+    """The name of the baseline and its comparisons. Raises OmniError without its packages."""
     try:
-        return importlib.import_module("omni_export.torch_baseline")
+        module = importlib.import_module(f"omni_export.baselines.{baseline.module}")
     except ImportError as error:
         raise OmniError(
-            f"--compare torch needs {error.name}", fix='pip install "pocket-omni[export]"'
+            f"--compare needs {error.name}", fix='pip install "pocket-omni[export]"'
         ) from None
-
-
-def _llama(options: argparse.Namespace, model: Model, folder: Path) -> baseline.Baseline:
-    """llama.cpp on the named file, or on one of the Thinker's shape made in `folder`."""
-    config = model.config.thinker.decoder
-    context = min(DEPTH + PROMPT, config.max_context) + baseline.ROOM
-    gguf = Path(options.gguf or folder / "same-shape-Q4_K_M.gguf")
-    baseline.llama_package()
-    if not options.gguf:
-        ui.note("writing a GGUF of the same shape, Q4_K_M, random weights")
-        gguf_twin.write(gguf, config, gguf_twin.inner_size(model.bundle.manifest), context)
-    return baseline.llama(gguf, context, model.options.resolved_threads())
+    found: AbstractContextManager[tuple[str, Iterable[Comparison]]] = module.comparisons(
+        model, names, given, ui.note
+    )
+    return found
 
 
 def _pictures(options: argparse.Namespace, model: Model) -> None:
@@ -149,8 +147,8 @@ def _pictures(options: argparse.Namespace, model: Model) -> None:
     if options.timeline:
         _ = model.speech  # raises for a bundle without a voice
         ui.note("one spoken reply")
-        watched = spans.TracedModel(model.bundle.folder, model.options)
-        line = spans.record(watched, typed())
+        traced = spans.TracedModel(model.bundle.folder, model.options)
+        line = spans.record(traced, typed())
         plots.timeline(Path(options.timeline), line, f"A spoken reply: {where}")
         ui.say(f"{options.timeline}: {timeline_summary(line)}")
     if options.roofline:
@@ -181,7 +179,7 @@ def timeline_summary(line: spans.Timeline) -> str:
 def setting(model: Model, options: argparse.Namespace) -> dict[str, object]:
     """What holds for every row."""
     manifest = model.bundle.manifest
-    size = ui.size(sum(entry.bytes for entry in manifest.files.values()))
+    size = format_size(sum(entry.bytes for entry in manifest.files.values()))
     packages = ("pocket-omni", "onnxruntime", "numpy")
     versions = [f"{name} {_version(name)}" for name in packages]
     return {
@@ -201,8 +199,8 @@ def _kernels(options: argparse.Namespace) -> str:
         return "ONNX Runtime's, --no-native"
     return (
         "our own where there are any"
-        if kernel_library().library
-        else f"ONNX Runtime's: {kernel_library().problem}"
+        if kernels.find().library
+        else f"ONNX Runtime's: {kernels.find().problem}"
     )
 
 

@@ -1,4 +1,4 @@
-"""The tables of `omni bench`: rows, and ratios to a rival, as Markdown, JSON or CSV."""
+"""The tables of `omni bench`: rows, and ratios to a baseline, as Markdown, JSON or CSV."""
 
 import csv
 import io
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from omni_runtime.bench.rows import Pairs, Row, spread
 
-FORMS = ("md", "json", "csv")
 SIGNIFICANT = 3
 
 

@@ -8,9 +8,10 @@ from omni_runtime import processor_features
 from omni_runtime.bundle.config import SpeechConfig
 from omni_runtime.bundle.manifest import EXPORT_AGAIN, Manifest
 from omni_runtime.bundle.store import Bundle
-from omni_runtime.cli import memory_check, ui
+from omni_runtime.cli import memory_check
 from omni_runtime.cli.check import Check
-from omni_runtime.engine.kernels import kernel_library
+from omni_runtime.cli.common import format_size
+from omni_runtime.engine import kernels
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.errors import BundleError, OmniError
 from omni_runtime.memory import ENCODERS, Footprint
@@ -25,10 +26,10 @@ def check_bundle(folder: Path, budget: int | None = None) -> Iterator[Check]:
     bundle = Bundle(folder)
     manifest = bundle.manifest
     total = sum(entry.bytes for entry in manifest.files.values())
-    yield Check("ok", "bundle", f"{manifest.name}, recipe {manifest.recipe}, {ui.size(total)}")
+    yield Check("ok", "bundle", f"{manifest.name}, recipe {manifest.recipe}, {format_size(total)}")
     yield _target(manifest)
     speaks = manifest.model.speech is not None
-    footprint = Footprint.of(manifest, native=kernel_library().library is not None)
+    footprint = Footprint.of(manifest, native=kernels.find().usable)
     room = memory_check.memory(footprint, budget, speech=speaks, encoders=ENCODERS)
     yield room
     model = Model(bundle, SessionOptions(prepack_cache=False))

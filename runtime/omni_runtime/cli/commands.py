@@ -1,16 +1,16 @@
 """The commands of a conversation, one function each, in a registry by name.
 
-A command gets the conversation's Repl and the text behind its name. It raises OmniError for what
-can't be done; the loop prints it and goes on.
+A command gets the ReplState and the text behind its name. It raises OmniError for what cannot be
+done; the loop prints it and goes on.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from omni_runtime.cli import ui
 from omni_runtime.cli.attach import MediaKind, unquoted
 from omni_runtime.cli.microphone import record
+from omni_runtime.cli.repl_state import ReplState
 from omni_runtime.conversation import Conversation
 from omni_runtime.engine.sampling import Sampling
 from omni_runtime.errors import UsageError
@@ -18,10 +18,7 @@ from omni_runtime.inputs.audio_stream import AudioStream
 from omni_runtime.inputs.messages import Audio, Text
 from omni_runtime.options import AUTO, SpeechOptions
 
-if TYPE_CHECKING:
-    from omni_runtime.cli.repl import Repl
-
-Action = Callable[["Repl", str], None]
+Action = Callable[[ReplState, str], None]
 
 AGAIN = Sampling(temperature=0.7, top_p=0.9)
 """How /regen draws words where the flags take the likeliest, which would be the same again."""
@@ -39,7 +36,7 @@ class Command:
 COMMANDS: dict[str, Command] = {}
 
 
-def run(repl: "Repl", name: str, argument: str) -> None:
+def run(repl: ReplState, name: str, argument: str) -> None:
     """Do what a line beginning with /name asks for. Raises UsageError for an unknown one."""
     found = COMMANDS.get(name)
     if found is None:
@@ -61,7 +58,7 @@ def _command(name: str, argument: str, summary: str) -> Callable[[Action], Actio
 
 
 def _register_media(kind: MediaKind, summary: str) -> None:
-    def attach(repl: "Repl", argument: str) -> None:
+    def attach(repl: ReplState, argument: str) -> None:
         repl.attach(kind, unquoted(argument))
 
     _command(kind, "FILE", summary)(attach)
@@ -73,7 +70,7 @@ _register_media("video", "show a video with the next line")
 
 
 @_command("mic", "", "speak: record until Enter, then send it")
-def _mic(repl: "Repl", _argument: str) -> None:
+def _mic(repl: ReplState, _argument: str) -> None:
     config = repl.conversation.model.config.audio
     if config is None:
         raise UsageError("this bundle can't hear", fix="omni show prints what a bundle can do")
@@ -90,16 +87,16 @@ def _mic(repl: "Repl", _argument: str) -> None:
 
 
 @_command("voice", "[NAME]", "choose who speaks, or list the voices")
-def _voice(repl: "Repl", name: str) -> None:
+def _voice(repl: ReplState, name: str) -> None:
     _choose(repl, "voice", name)
 
 
 @_command("preset", "[NAME]", "choose how speech is made, or list the presets")
-def _preset(repl: "Repl", name: str) -> None:
+def _preset(repl: ReplState, name: str) -> None:
     _choose(repl, "preset", name)
 
 
-def _choose(repl: "Repl", what: str, name: str) -> None:
+def _choose(repl: ReplState, what: str, name: str) -> None:
     speech = repl.conversation.model.speech
     options = repl.speech or SpeechOptions()
     if name:
@@ -113,7 +110,7 @@ def _choose(repl: "Repl", what: str, name: str) -> None:
 
 
 @_command("mute", "", "switch speech off, or on again")
-def _mute(repl: "Repl", _argument: str) -> None:
+def _mute(repl: ReplState, _argument: str) -> None:
     if repl.reply.speech is None:
         _ = repl.conversation.model.speech  # raises when there is no voice at all
     speech = (repl.speech or SpeechOptions()) if repl.reply.speech is None else None
@@ -122,7 +119,7 @@ def _mute(repl: "Repl", _argument: str) -> None:
 
 
 @_command("system", "[TEXT]", "start anew with this system prompt, or print it")
-def _system(repl: "Repl", text: str) -> None:
+def _system(repl: ReplState, text: str) -> None:
     if not text:
         ui.say(_system_prompt(repl))
         return
@@ -131,7 +128,7 @@ def _system(repl: "Repl", text: str) -> None:
 
 
 @_command("stats", "", "numbers of the last answer, and how full the context is")
-def _stats(repl: "Repl", _argument: str) -> None:
+def _stats(repl: ReplState, _argument: str) -> None:
     if repl.last is not None:
         ui.say(ui.turn_line(repl.last))
     talk = repl.conversation
@@ -139,7 +136,7 @@ def _stats(repl: "Repl", _argument: str) -> None:
 
 
 @_command("regen", "", "take back the last answer and make another")
-def _regen(repl: "Repl", _argument: str) -> None:
+def _regen(repl: ReplState, _argument: str) -> None:
     options = replace(repl.reply, seed=repl.reply.seed + 1)
     if options.sampling.temperature == 0:
         penalty = options.sampling.repetition_penalty
@@ -149,7 +146,7 @@ def _regen(repl: "Repl", _argument: str) -> None:
 
 
 @_command("undo", "", "take back what is attached, else the last turn")
-def _undo(repl: "Repl", _argument: str) -> None:
+def _undo(repl: ReplState, _argument: str) -> None:
     if repl.attached:
         repl.attached.clear()
         ui.say("took back what was attached")
@@ -159,20 +156,20 @@ def _undo(repl: "Repl", _argument: str) -> None:
 
 
 @_command("clear", "", "start anew")
-def _clear(repl: "Repl", _argument: str) -> None:
+def _clear(repl: ReplState, _argument: str) -> None:
     _start_anew(repl, _system_prompt(repl))
     ui.say("a new conversation")
 
 
 @_command("save", "FOLDER", "write the conversation, to go on later")
-def _save(repl: "Repl", argument: str) -> None:
+def _save(repl: ReplState, argument: str) -> None:
     folder = unquoted(argument)
     repl.conversation.save(folder)
     ui.say(f"saved in {folder}")
 
 
 @_command("load", "FOLDER", "go on with a saved conversation")
-def _load(repl: "Repl", argument: str) -> None:
+def _load(repl: ReplState, argument: str) -> None:
     loaded = Conversation.load(unquoted(argument), repl.conversation.model)
     repl.conversation.close()
     repl.conversation = loaded
@@ -182,7 +179,7 @@ def _load(repl: "Repl", argument: str) -> None:
 
 
 @_command("help", "", "print this")
-def _help(_repl: "Repl", _argument: str) -> None:
+def _help(_repl: ReplState, _argument: str) -> None:
     rows = [
         (f"/{name} {command.argument}".strip(), command.summary)
         for name, command in COMMANDS.items()
@@ -195,17 +192,17 @@ def _help(_repl: "Repl", _argument: str) -> None:
 
 
 @_command("bye", "", "leave")
-def _bye(repl: "Repl", _argument: str) -> None:
+def _bye(repl: ReplState, _argument: str) -> None:
     repl.over = True
 
 
-def _system_prompt(repl: "Repl") -> str:
+def _system_prompt(repl: ReplState) -> str:
     return "".join(
         part.text for part in repl.conversation.messages[0].parts if isinstance(part, Text)
     )
 
 
-def _start_anew(repl: "Repl", system: str) -> None:
+def _start_anew(repl: ReplState, system: str) -> None:
     talk = repl.conversation
     talk.close()
     context = talk.requested_context

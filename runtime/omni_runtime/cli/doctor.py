@@ -14,6 +14,7 @@ from pathlib import Path
 
 from omni_runtime import processor_features
 from omni_runtime.cli.check import Check
+from omni_runtime.cli.common import format_size
 from omni_runtime.errors import OmniError
 
 PACKAGES = {
@@ -22,6 +23,7 @@ PACKAGES = {
     "msgspec": "0.19",
     "numpy": "2.0",
     "onnxruntime": "1.29",
+    "packaging": "24",
     "pillow": "11",
     "platformdirs": "4.3",
     "psutil": "6",
@@ -96,6 +98,8 @@ def _python() -> Iterator[Check]:
 
 
 def _packages() -> Iterator[Check]:
+    from packaging.version import Version  # noqa: PLC0415
+
     good: list[str] = []
     for name, least in PACKAGES.items():
         try:
@@ -103,16 +107,11 @@ def _packages() -> Iterator[Check]:
         except metadata.PackageNotFoundError:
             yield Check("fail", name, "is not installed", f'pip install "{name}>={least}"')
             continue
-        if _numbers(version) < _numbers(least):
+        if Version(version) < Version(least):
             yield Check("fail", name, f"{version} is too old", f'pip install -U "{name}>={least}"')
         else:
             good.append(f"{name} {version}")
     yield Check("ok", "packages", ", ".join(good))
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """1.32.0rc1 as (1, 32): what comparing with a lowest version takes."""
-    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
 
 
 def _processor() -> Iterator[Check]:
@@ -128,9 +127,10 @@ def _processor() -> Iterator[Check]:
 
 
 def _kernels() -> Iterator[Check]:
+    from omni_runtime.cli import ui  # noqa: PLC0415
     from omni_runtime.engine import kernels  # noqa: PLC0415
 
-    found = kernels.kernel_library()
+    found = kernels.build(ui.note)
     if found.library:
         yield Check("ok", "native kernels", str(found.library))
     else:
@@ -148,12 +148,13 @@ def _caches() -> Iterator[Check]:
 
 
 def _packed() -> Iterator[Check]:
-    from omni_runtime.cli import ui  # noqa: PLC0415
     from omni_runtime.engine import prepack_cache  # noqa: PLC0415
 
     if (size := prepack_cache.size()) is not None:
         yield Check(
-            "ok", "packed weights", f"{ui.size(size)} in {prepack_cache.folder()}, can be deleted"
+            "ok",
+            "packed weights",
+            f"{format_size(size)} in {prepack_cache.folder()}, can be deleted",
         )
 
 
@@ -165,20 +166,20 @@ def _usable_cores() -> int:
 
 def _memory() -> Iterator[Check]:
     from omni_runtime import machine  # noqa: PLC0415
-    from omni_runtime.cli import ui  # noqa: PLC0415
 
     available, total = machine.available_memory(), machine.total_memory()
-    yield Check("ok", "memory", f"{ui.size(available)} available of {ui.size(total)}")
+    yield Check("ok", "memory", f"{format_size(available)} available of {format_size(total)}")
 
 
 def _disk() -> Iterator[Check]:
-    from omni_runtime.cli import ui  # noqa: PLC0415
 
     free = shutil.disk_usage(Path.cwd()).free
     if free < LEAST_DISK:
-        yield Check("warn", "disk", f"{ui.size(free)} free here", "free some space, 1 GB is enough")
+        yield Check(
+            "warn", "disk", f"{format_size(free)} free here", "free some space, 1 GB is enough"
+        )
     else:
-        yield Check("ok", "disk", f"{ui.size(free)} free here")
+        yield Check("ok", "disk", f"{format_size(free)} free here")
 
 
 def _sound() -> Iterator[Check]:

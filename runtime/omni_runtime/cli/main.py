@@ -7,15 +7,13 @@ import io
 import math
 import os
 import re
-import signal
 import sys
-import threading
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager, suppress
-from types import FrameType
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
 
-from omni_runtime.errors import OmniError, UsageError
+from omni_runtime.cli.common import INTERRUPTED, OneLineParser, complain, terminable
+from omni_runtime.errors import OmniError
 
 COMMANDS = {
     "run": "ask a bundle something, or talk with it when no prompt is given",
@@ -27,9 +25,7 @@ COMMANDS = {
     "export": "turn a checkpoint into a bundle (the same as python export/run.py)",
 }
 
-INTERRUPTED = 130
 BROKEN_PIPE = 141
-TERMINATED = 143
 
 NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
@@ -81,29 +77,6 @@ def _prepare_streams() -> None:
             stream.reconfigure(errors="replace")
 
 
-def _terminate(_number: int, _frame: FrameType | None) -> None:
-    sys.exit(TERMINATED)
-
-
-@contextmanager
-def terminable() -> Generator[None]:
-    """A polite kill cleans up like Ctrl-C."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def complain(error: OmniError) -> int:
-    """One line for the user, and the exit code."""
-    sys.stderr.write(f"error: {error}\n")
-    return error.exit_code
-
-
 def _export(words: list[str]) -> int:
     try:
         command = importlib.import_module("omni_export.cli")
@@ -112,13 +85,6 @@ def _export(words: list[str]) -> int:
             OmniError(f"the export needs {error.name}", fix='pip install "pocket-omni[export]"')
         )
     return int(command.main(words))
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """Complains in one line, as everything else here does."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(UsageError.exit_code, f"error: {message} ({self.prog} --help)\n")
 
 
 class CommandParser(OneLineParser):

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from omni_runtime import machine
 from omni_runtime.cli import ui
 from omni_runtime.cli.check import Check
+from omni_runtime.cli.common import format_size
 from omni_runtime.conversation import Conversation
 from omni_runtime.errors import OmniError, UsageError
 from omni_runtime.inputs.messages import ContentPart, Text, Video, kind_of
@@ -37,14 +38,14 @@ def memory(
     written = count(tokens, speech=False, encoders=encoders)
     available, total = machine.available_memory(), machine.total_memory()
     limit = total if budget is None else budget
-    found = f"needs about {ui.size(needed)} with a context of {tokens} tokens"
+    found = f"needs about {format_size(needed)} with a context of {tokens} tokens"
     if tokens < longest:
         full = needed + footprint.context(longest, speech=speech)
         full -= footprint.context(tokens, speech=speech)
-        found += f", {ui.size(full)} with {longest}"
-    found += f"; {ui.size(available)} of {ui.size(total)} available"
+        found += f", {format_size(full)} with {longest}"
+    found += f"; {format_size(available)} of {format_size(total)} available"
     if budget is not None:
-        found += f", the budget is {ui.size(budget)}"
+        found += f", the budget is {format_size(budget)}"
     if needed <= min(limit, available):
         return Check("ok", NAME, found)
     fails = needed > limit
@@ -53,7 +54,7 @@ def memory(
     if tokens > MIN_CONTEXT:
         repairs.append("a shorter --context")
     if speech and written <= min(limit, available):
-        repairs.append(f"--no-speech, which needs {ui.size(written)}")
+        repairs.append(f"--no-speech, which needs {format_size(written)}")
     return Check("fail" if fails else "warn", NAME, found, ", or ".join([*repairs, SMALLER]))
 
 

@@ -6,9 +6,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from threading import Event, Thread
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from omni_runtime.arrays import FloatArray
 from omni_runtime.errors import OmniError
 from omni_runtime.inputs.audio_stream import AudioStream
 
@@ -48,7 +46,7 @@ def _opened(sounddevice: Any, stream: AudioStream) -> AbstractContextManager[obj
     try:
         rate = int(sounddevice.query_devices(kind="input")["default_samplerate"])
 
-        def push(data: npt.NDArray[np.float32], *_: object) -> None:
+        def push(data: FloatArray, *_: object) -> None:
             stream.push(data[:, 0], rate)
 
         return sounddevice.InputStream(samplerate=rate, channels=1, dtype="float32", callback=push)

@@ -7,7 +7,7 @@ from pathlib import Path
 from time import perf_counter
 
 from omni_runtime.bundle.config import ModelConfig
-from omni_runtime.cli import memory_check
+from omni_runtime.cli import memory_check, ui
 from omni_runtime.cli.answer import Style, deliver
 from omni_runtime.cli.attach import medium
 from omni_runtime.cli.audio_output import AudioOutput
@@ -33,6 +33,7 @@ def main(options: argparse.Namespace) -> int:
     model = Model(options.bundle, settings)
     parts = question(options, model.config)
     wanted = reply_options(options, model)
+    model.warm_up(None if options.quiet else ui.note)
     memory_check.check_memory(model, parts, wanted, options)
     conversation = Conversation(model, system=options.system, context=options.context)
     memory_check.report_context(conversation, options)

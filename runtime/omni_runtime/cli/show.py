@@ -8,6 +8,7 @@ import msgspec
 from omni_runtime.bundle.manifest import GraphError, Manifest, Quality
 from omni_runtime.bundle.store import Bundle
 from omni_runtime.cli import ui
+from omni_runtime.cli.common import format_size
 from omni_runtime.engine.solver import evaluations, nfe
 
 
@@ -27,7 +28,7 @@ def describe(manifest: Manifest) -> str:
     origin = manifest.origin
     total = sum(entry.bytes for entry in manifest.files.values())
     lines = [
-        f"{manifest.name}  {ui.size(total)}",
+        f"{manifest.name}  {format_size(total)}",
         f"from      {origin.model}, revision {origin.revision}",
         f"licence   {origin.licence}",
         f"recipe    {manifest.recipe}, for {manifest.target}, by {manifest.exporter}",
@@ -48,7 +49,7 @@ def describe(manifest: Manifest) -> str:
         )
         lines.append(
             f"measured  first text {text}, first audio {audio}, "
-            f"peak {ui.size(measured.peak_memory)}, {measured.threads} threads, "
+            f"peak {format_size(measured.peak_memory)}, {measured.threads} threads, "
             f"{measured.machine}, "
             f"ONNX Runtime {measured.onnxruntime}"
         )
@@ -82,8 +83,8 @@ def cost_table(manifest: Manifest) -> str:
         (
             name,
             graph.weights,
-            ui.size(graph.fp32_bytes),
-            ui.size(graph.bytes),
+            format_size(graph.fp32_bytes),
+            format_size(graph.bytes),
             *_error(graph.error),
             f"{graph.seconds:.1f}",
         )
@@ -94,7 +95,14 @@ def cost_table(manifest: Manifest) -> str:
         files = [entry.file, *([entry.scales] if entry.scales else [])]
         after = sum(manifest.files[file].bytes for file in files)
         rows.append(
-            (name, entry.encoding, ui.size(before), ui.size(after), *_error(entry.error), "")
+            (
+                name,
+                entry.encoding,
+                format_size(before),
+                format_size(after),
+                *_error(entry.error),
+                "",
+            )
         )
     return ui.table(
         ("part", "weights", "float32", "here", "cosine", "max error", "of", "seconds"), rows

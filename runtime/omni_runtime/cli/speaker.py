@@ -13,12 +13,10 @@ from threading import Event
 from typing import Any, BinaryIO, NoReturn, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from omni_runtime.arrays import FloatArray
 from omni_runtime.atomic_file import AtomicFile
 from omni_runtime.errors import OmniError, UsageError
-
-Samples = npt.NDArray[np.float32]
 
 UNKNOWN_LENGTH = 0x7FFFF000
 """Bytes that a wav header on a pipe promises, since nobody knows yet."""
@@ -27,7 +25,7 @@ UNKNOWN_LENGTH = 0x7FFFF000
 class Sink(Protocol):
     """Takes speech as it comes."""
 
-    def write(self, samples: Samples, rate: int) -> None:
+    def write(self, samples: FloatArray, rate: int) -> None:
         """Take a piece of speech, float32 in -1 .. 1."""
         ...
 
@@ -52,7 +50,7 @@ class WavFile:
         except OSError as error:
             self._fail(error)
 
-    def write(self, samples: Samples, rate: int) -> None:
+    def write(self, samples: FloatArray, rate: int) -> None:
         """Append samples. Raises OmniError, with nothing left behind, when the disk is full."""
         data = pcm16(samples)
         try:
@@ -94,7 +92,7 @@ class WavPipe:
             raise UsageError("-o - writes sound to a terminal", fix="pipe it into a player")
         self._out = out or sys.stdout.buffer
 
-    def write(self, samples: Samples, rate: int) -> None:
+    def write(self, samples: FloatArray, rate: int) -> None:
         if not self._started:
             self._out.write(wav_header(rate, UNKNOWN_LENGTH))
             self._started = True
@@ -129,11 +127,11 @@ class Loudspeaker:
     def __init__(self, sounddevice: Any) -> None:
         self._sounddevice = sounddevice
         self._stream: Any = None
-        self._waiting: deque[Samples] = deque()
+        self._waiting: deque[FloatArray] = deque()
         self._ended = False
         self._silent = Event()
 
-    def write(self, samples: Samples, rate: int) -> None:
+    def write(self, samples: FloatArray, rate: int) -> None:
         """Add samples to what will be heard. Raises OmniError when the device fails."""
         self._waiting.append(samples)
         if self._stream is None:
@@ -162,7 +160,7 @@ class Loudspeaker:
         self._stream.close()
         self._stream = None
 
-    def _play(self, out: Samples, frames: int, _time: object, _status: object) -> None:
+    def _play(self, out: FloatArray, frames: int, _time: object, _status: object) -> None:
         """Fill `out` (frames, 1), on the device's own thread; silence where nothing is ready."""
         filled = 0
         while filled < frames and self._waiting:
@@ -189,7 +187,7 @@ def loudspeaker() -> Loudspeaker | str:
     return Loudspeaker(sounddevice)
 
 
-def pcm16(samples: Samples) -> bytes:
+def pcm16(samples: FloatArray) -> bytes:
     """Little-endian 16-bit samples."""
     return np.rint(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes()
 

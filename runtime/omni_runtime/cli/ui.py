@@ -4,21 +4,10 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TextIO
 
-from omni_runtime.errors import OmniError
+from omni_runtime.cli.common import format_size
 from omni_runtime.events import PlaybackUnderrun, PresetChosen, TurnDone
 
-GIB, MIB = 2**30, 2**20
-
 _STEERING = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
-
-
-def size(count: float) -> str:
-    """Bytes for people."""
-    if count >= GIB:
-        return f"{count / GIB:.1f} GB"
-    if count >= MIB:
-        return f"{count / MIB:.1f} MB"
-    return f"{count / 1024:.0f} KB"
 
 
 def turn_line(done: TurnDone, speech: str | None = None) -> str:
@@ -33,7 +22,7 @@ def turn_line(done: TurnDone, speech: str | None = None) -> str:
         parts.append(f"first audio {timings.first_audio:.2f} s")
     if timings.realtime is not None:
         parts.append(f"speech {timings.realtime:.1f}x real time")
-    parts.append(f"peak {size(done.peak_memory)}")
+    parts.append(f"peak {format_size(done.peak_memory)}")
     if done.finish_reason == "length":
         parts.append("cut at --max-tokens")
     if done.finish_reason == "context":
@@ -69,7 +58,9 @@ def _slow_line(slow: PlaybackUnderrun) -> str:
 
 def context_line(used: int, limit: int, cache_bytes: int) -> str:
     """How full the context is."""
-    return f"context {used} of {limit} tokens ({used / limit:.0%}) · caches {size(cache_bytes)}"
+    return (
+        f"context {used} of {limit} tokens ({used / limit:.0%}) · caches {format_size(cache_bytes)}"
+    )
 
 
 def printable(text: str, out: TextIO) -> str:
@@ -81,11 +72,6 @@ def say(text: str) -> None:
     """The answer to a command, on standard output."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
-
-
-def complain(error: OmniError) -> None:
-    """An error in its one line."""
-    sys.stderr.write(f"error: {error}\n")
 
 
 def note(text: str) -> None:

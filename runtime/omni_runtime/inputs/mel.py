@@ -14,9 +14,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from omni_runtime.arrays import FloatArray
 from omni_runtime.bundle.config import AudioConfig
-
-FloatArray = NDArray[np.float32]
 
 MIN_FRAMES = 3
 """The shortest clip that gives one token: two frames after the convolutions, averaged."""

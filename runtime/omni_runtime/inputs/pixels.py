@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from omni_runtime.arrays import FloatArray, IntArray
 from omni_runtime.bundle.config import VisionConfig
 from omni_runtime.errors import MediaError
 
@@ -33,7 +34,7 @@ class Patches:
     so that the patches which are merged into one token are neighbours; `grid` is (t, h, w).
     """
 
-    values: NDArray[np.float32]
+    values: FloatArray
     grid: Grid
 
 
@@ -52,14 +53,14 @@ class VisionGeometry:
     `angles` float32 (n, head_dim // 2): rotary angles in radians, of the height first.
     """
 
-    window_index: NDArray[np.int64]
-    reverse_index: NDArray[np.int64]
-    patch_index: NDArray[np.int64]
-    window_lengths: NDArray[np.int64]
-    window_slots: NDArray[np.int64]
-    unpad: NDArray[np.int64]
-    frame_bounds: NDArray[np.int64]
-    angles: NDArray[np.float32]
+    window_index: IntArray
+    reverse_index: IntArray
+    patch_index: IntArray
+    window_lengths: IntArray
+    window_slots: IntArray
+    unpad: IntArray
+    frame_bounds: IntArray
+    angles: FloatArray
 
 
 def smart_resize(
@@ -139,9 +140,9 @@ def patches(frames: NDArray[np.uint8], config: VisionConfig) -> Patches:
 def vision_geometry(grids: Sequence[Grid], config: VisionConfig) -> VisionGeometry:
     """The geometry of the media with these grids, in this order, encoded in one call."""
     merge, unit = config.merge_size, config.merge_size**2
-    order: list[NDArray[np.int64]] = []
-    window_sizes: list[NDArray[np.int64]] = []
-    angles: list[NDArray[np.float32]] = []
+    order: list[IntArray] = []
+    window_sizes: list[IntArray] = []
+    angles: list[FloatArray] = []
     frame_sizes: list[int] = []
     tokens = 0
     for t, h, w in grids:
@@ -168,7 +169,7 @@ def vision_geometry(grids: Sequence[Grid], config: VisionConfig) -> VisionGeomet
     )
 
 
-def _normalisation(config: VisionConfig) -> NDArray[np.float32]:
+def _normalisation(config: VisionConfig) -> FloatArray:
     """What each of the 256 values of each channel becomes: float32 (3, 256).
 
     Rescaled in float64, then normalised in float32, as the reference does.
@@ -178,9 +179,7 @@ def _normalisation(config: VisionConfig) -> NDArray[np.float32]:
     return (scaled - mean) / np.asarray(config.image_std, np.float32)[:, None]
 
 
-def _windows(
-    t: int, rows: int, columns: int, config: VisionConfig
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _windows(t: int, rows: int, columns: int, config: VisionConfig) -> tuple[IntArray, IntArray]:
     """Merged tokens of a (t, rows, columns) grid in window order, and how many each window has."""
     side = config.window_size // config.merge_size // config.patch_size
     down, across = -(-rows // side), -(-columns // side)
@@ -192,7 +191,7 @@ def _windows(
     return windows[inside], inside.sum(axis=1)
 
 
-def _angles(h: int, w: int, config: VisionConfig) -> NDArray[np.float32]:
+def _angles(h: int, w: int, config: VisionConfig) -> FloatArray:
     """Rotary angles of one frame, float32 (h * w, head_dim // 2), in the order of its patches."""
     merge, half = config.merge_size, config.head_dim // 2
     exponents = np.arange(0, half, 2, dtype=np.float32) / np.float32(half)

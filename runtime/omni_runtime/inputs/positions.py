@@ -15,11 +15,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from omni_runtime.arrays import IntArray
 from omni_runtime.bundle.config import PositionConfig
-
-Positions = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -65,14 +63,14 @@ Piece = tuple[Literal["video", "audio"], int, int]
 """Tokens [start, stop) of one track of a video with sound."""
 
 
-def walk(runs: Sequence[Run], config: PositionConfig, start: int = 0) -> tuple[Positions, int]:
-    """Positions of all tokens of `runs`, int64 (3, n), and the position of the token after them.
+def walk(runs: Sequence[Run], config: PositionConfig, start: int = 0) -> tuple[IntArray, int]:
+    """IntArray of all tokens of `runs`, int64 (3, n), and the position of the token after them.
 
     `start` is the position of the first token: 0, or where the conversation so far stopped. The
     position after the last token is one more than the maximum of all, which is where the
     reference's decoding goes on.
     """
-    pieces: list[Positions] = []
+    pieces: list[IntArray] = []
     place = start
     for run in runs:
         made = [piece + place for piece in _pieces(run, config) if piece.size]
@@ -115,8 +113,8 @@ def _chunks(times: Sequence[float], per_chunk: int) -> Iterator[tuple[int, int]]
     yield start, len(times)
 
 
-def _pieces(run: Run, config: PositionConfig) -> list[Positions]:
-    """Positions of a run that starts at 0, in the pieces after whose last one the walk goes on."""
+def _pieces(run: Run, config: PositionConfig) -> list[IntArray]:
+    """IntArray of a run that starts at 0, in the pieces after whose last one the walk goes on."""
     match run:
         case Sequential(length):
             return [_along(np.arange(length))]
@@ -130,11 +128,11 @@ def _pieces(run: Run, config: PositionConfig) -> list[Positions]:
             return [tracks[track][:, start:stop] for track, start, stop in order]
 
 
-def _along(times: NDArray[np.int64]) -> Positions:
+def _along(times: IntArray) -> IntArray:
     return np.broadcast_to(times, (3, len(times)))
 
 
-def _picture(run: Picture, config: PositionConfig) -> Positions:
+def _picture(run: Picture, config: PositionConfig) -> IntArray:
     seconds, rate = np.float32(run.seconds), np.float32(config.ids_per_second)
     t, h, w = run.grid
     times = (np.arange(t, dtype=np.float32) * seconds * rate).astype(np.int64)

@@ -20,9 +20,10 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from omni_runtime.arrays import FloatArray, IntArray
 from omni_runtime.bundle.config import VisionConfig
 from omni_runtime.errors import MediaError
-from omni_runtime.inputs.media import MAX_SECONDS, FloatArray, load_audio
+from omni_runtime.inputs.media import MAX_SECONDS, load_audio
 from omni_runtime.inputs.pixels import resize, video_size
 from omni_runtime.inputs.source import (
     STATES_LENGTH,
@@ -83,7 +84,7 @@ def load_video(
     return VideoClip(np.stack(frames), total / rate, fps, audio)
 
 
-def sample_frames(total: int, rate: float, config: VisionConfig) -> tuple[NDArray[np.int64], float]:
+def sample_frames(total: int, rate: float, config: VisionConfig) -> tuple[IntArray, float]:
     """Which of `total` frames at `rate` frames a second are used, int64 (n,), and their own rate.
 
     The indices are those of Qwen2VLVideoProcessor.sample_frames; its float32 arange depends on the
@@ -155,7 +156,7 @@ def _refuse_huge(
 def _decode_frames(
     container: InputContainer,
     stream: VideoStream,
-    indices: NDArray[np.int64],
+    indices: IntArray,
     config: VisionConfig,
 ) -> Iterator[NDArray[np.uint8]]:
     """Decode up to the last index, and yield the frames at `indices`, upright and resized."""

@@ -5,6 +5,14 @@
 // plus, perhaps, bias[n], where total is the sum of a column's weights in the block. Weights come
 // straight from the mapped file; the columns that a thread works on are interleaved in its scratch
 // memory.
+//
+// The function of the same name (omni_quantize/dynamic.py) quantizes all rows with one scale, to
+// 0 ... 255, so the two differ by more than rounding. Relative error against float32, weights of 64
+// levels, 1280 and 3420 inputs (tests/engine/test_kernels.py holds the bounds):
+//                                        kernel    function   kernel to function
+//   normal rows                          2.2 %     1.9 %      1.8 %
+//   four input channels 30 times larger  3.0 %     9 - 17 %   9 - 17 %
+//   beside rows 30 times larger          2.2 %     23 - 27 %  23 - 27 %
 #pragma once
 
 #include "ort.h"

@@ -1,4 +1,4 @@
-"""A module of ours run as a new process: for its memory, or for a start from nothing."""
+"""Run a module of this package in a new process: to isolate its memory, or to time a cold start."""
 
 import os
 import subprocess
@@ -9,12 +9,18 @@ from omni_runtime.errors import OmniError
 
 
 def run_module(
-    module: str, arguments: Sequence[str], *, failure: str, fix: str, timeout: float | None = None
+    module: str,
+    arguments: Sequence[str],
+    *,
+    failure: str,
+    fix: str,
+    code: str | None = None,
+    timeout: float | None = None,
 ) -> str:
     """Run `python -m module` with this process's import path; return its standard output.
 
-    Raises OmniError with `failure` and the last line of its standard error when it fails, and
-    subprocess.TimeoutExpired after `timeout` seconds.
+    Raises OmniError with `failure`, the last line of its standard error, `fix` and `code` when it
+    fails, and subprocess.TimeoutExpired after `timeout` seconds.
     """
     done = subprocess.run(  # noqa: S603 - our own code
         [sys.executable, "-m", module, *arguments],
@@ -28,5 +34,5 @@ def run_module(
     )
     if done.returncode != 0:
         reason = (done.stderr.strip() or "no message").splitlines()[-1]
-        raise OmniError(f"{failure}: {reason}", fix=fix)
+        raise OmniError(f"{failure}: {reason}", fix=fix, code=code)
     return done.stdout

@@ -116,7 +116,8 @@ class Model:
         if self.config.speech is None:
             raise UsageError(
                 f"{self.bundle.folder} has no voice: its checkpoint does not speak",
-                fix="--no-speech",
+                fix="ask for replies without speech: ReplyOptions(speech=None)",
+                code="no_speech",
             )
         return self.config.speech
 

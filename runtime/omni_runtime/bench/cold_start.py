@@ -60,8 +60,14 @@ def _child(model: Model, *, answer: bool) -> int:
         *(str(model.bundle.folder), str(options.resolved_threads()), str(int(options.native))),
         *(str(int(options.prepack_cache)), options.kv_cache, str(int(answer))),
     ]
-    failure, fix = "a new process can't run the bundle", "omni doctor BUNDLE"
-    return int(run_module(__name__, arguments, failure=failure, fix=fix))
+    printed = run_module(
+        __name__,
+        arguments,
+        failure="the bundle cannot be run in a new process",
+        fix="open the bundle in this process to see the error",
+        code="benchmark_process",
+    )
+    return int(printed)
 
 
 def main(

@@ -46,7 +46,12 @@ def chosen(only: str | None, known: Sequence[str]) -> list[str]:
     wanted = [name.strip() for name in only.split(",")]
     for name in wanted:
         if name not in known:
-            raise UsageError(f"there is no benchmark {name!r}", fix=f"--only {','.join(known)}")
+            raise UsageError(
+                f"there is no benchmark {name!r}",
+                fix=f"choose from {', '.join(known)}",
+                code="unknown_benchmark",
+                details={"known": ",".join(known)},
+            )
     return [name for name in known if name in wanted]
 
 

@@ -21,7 +21,7 @@ FORMAT = 5
 
 FILE_NAME = "manifest.json"
 DIGEST_NAME = digest_file(FILE_NAME)
-EXPORT_AGAIN = "export it again: python export/run.py --model CHECKPOINT"
+EXPORT_AGAIN = "export the bundle again"
 
 
 class _Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -149,7 +149,11 @@ def read_manifest(folder: Path) -> Manifest:
     with suppress(OSError):  # what cannot be recovered is not there, as the next line says
         recover(folder)  # an export was killed while it replaced the bundle
     if not folder.is_dir():
-        raise BundleError(f"there is no bundle at {folder}", fix="python export/run.py makes one")
+        raise BundleError(
+            f"there is no bundle at {folder}",
+            fix="check the path, or export a checkpoint there",
+            code="no_bundle",
+        )
     try:
         text = path.read_bytes()
     except FileNotFoundError:
@@ -158,7 +162,9 @@ def read_manifest(folder: Path) -> Manifest:
         ) from None
     except OSError as error:
         raise BundleError(
-            f"{path} can't be read: {error.strerror}", fix="check its permissions"
+            f"{path} cannot be read: {error.strerror}",
+            fix="check its permissions",
+            code="unreadable_bundle",
         ) from None
     try:
         version = msgspec.json.decode(text, type=_Version).format
@@ -166,6 +172,7 @@ def read_manifest(folder: Path) -> Manifest:
             raise BundleError(
                 f"{folder} is of format {version}, this runtime reads up to {FORMAT}",
                 fix="update pocket-omni",
+                code="newer_bundle",
             )
         if version < FORMAT:
             raise BundleError(

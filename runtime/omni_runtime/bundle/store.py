@@ -63,7 +63,8 @@ class Bundle:
             why = self.manifest.not_measured or "there was no room to calibrate it"
             raise UsageError(
                 f"{self.folder} has no {name} with a cache of {cache}: {why}",
-                fix="leave out --kv-cache, or export it again where there is room for a reply",
+                fix='use kv_cache="float32", or export the bundle again with more free memory',
+                code="no_int8_cache",
             )
         return self.folder / entry.int8_cache
 

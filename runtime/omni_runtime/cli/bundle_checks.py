@@ -6,11 +6,12 @@ from time import perf_counter
 
 from omni_runtime import processor_features
 from omni_runtime.bundle.config import SpeechConfig
-from omni_runtime.bundle.manifest import EXPORT_AGAIN, Manifest
+from omni_runtime.bundle.manifest import Manifest
 from omni_runtime.bundle.store import Bundle
 from omni_runtime.cli import memory_check
 from omni_runtime.cli.check import Check
 from omni_runtime.cli.common import format_size
+from omni_runtime.cli.hints import EXPORT_AGAIN, hint
 from omni_runtime.engine import kernels
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.errors import BundleError, OmniError
@@ -58,7 +59,7 @@ def _opened(name: str, make: Callable[[], object], content: str = "") -> Check:
     try:
         make()
     except OmniError as error:
-        return Check("fail", name, error.message, error.fix or EXPORT_AGAIN)
+        return Check("fail", name, error.message, hint(error) or EXPORT_AGAIN)
     return Check("ok", name, content or f"opened in {perf_counter() - started:.2f} s")
 
 

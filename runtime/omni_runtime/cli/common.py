@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
+from omni_runtime.cli.hints import hint
 from omni_runtime.errors import OmniError, UsageError
 
 INTERRUPTED = 130
@@ -24,8 +25,10 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def complain(error: OmniError) -> int:
-    """Print an error with its notes as one line on standard error; return the exit code."""
-    sys.stderr.write(f"error: {'; '.join([str(error), *notes(error)])}\n")
+    """Print an error as one line on standard error: message, hint, notes. Return its exit code."""
+    fix = hint(error)
+    line = f"{error.message} ({fix})" if fix else error.message
+    sys.stderr.write(f"error: {'; '.join([line, *notes(error)])}\n")
     return error.exit_code
 
 

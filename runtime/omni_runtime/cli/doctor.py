@@ -15,6 +15,7 @@ from pathlib import Path
 from omni_runtime import processor_features
 from omni_runtime.cli.check import Check
 from omni_runtime.cli.common import format_size
+from omni_runtime.cli.hints import hint
 from omni_runtime.errors import OmniError
 
 PACKAGES = {
@@ -82,7 +83,7 @@ def _guarded(name: str, check: Callable[[], Iterator[Check]]) -> Iterator[Check]
     try:
         yield from check()
     except OmniError as error:
-        yield Check("fail", name, error.message, error.fix or "omni doctor")
+        yield Check("fail", name, error.message, hint(error) or "omni doctor")
     except ImportError as error:
         package = (error.name or "pocket-omni").split(".")[0]
         yield Check("fail", name, f"can't be checked without {package}", "pip install pocket-omni")
@@ -144,7 +145,7 @@ def _caches() -> Iterator[Check]:
     try:
         yield Check("ok", "caches", str(machine.caches()))
     except OmniError as error:
-        yield Check("warn", "caches", error.message, error.fix or "omni doctor")
+        yield Check("warn", "caches", error.message, hint(error) or "omni doctor")
 
 
 def _packed() -> Iterator[Check]:

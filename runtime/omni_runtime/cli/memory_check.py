@@ -10,7 +10,7 @@ from omni_runtime.cli.common import format_size
 from omni_runtime.conversation import Conversation
 from omni_runtime.errors import OmniError, UsageError
 from omni_runtime.inputs.messages import ContentPart, Text, Video, kind_of
-from omni_runtime.memory import MIN_CONTEXT, Footprint, as_flag
+from omni_runtime.memory import MIN_CONTEXT, Footprint, format_limit
 from omni_runtime.model import Model
 from omni_runtime.options import ReplyOptions
 
@@ -50,7 +50,7 @@ def memory(
         return Check("ok", NAME, found)
     fails = needed > limit
     insist = "" if budget else " to try it all the same"
-    repairs = [f"--memory {as_flag(needed)}{insist}" if fails else "close other programs"]
+    repairs = [f"--memory {format_limit(needed)}{insist}" if fails else "close other programs"]
     if tokens > MIN_CONTEXT:
         repairs.append("a shorter --context")
     if speech and written <= min(limit, available):

@@ -3,8 +3,8 @@
 import argparse
 import sys
 
-from omni_runtime.bundle.manifest import EXPORT_AGAIN
 from omni_runtime.bundle.store import Bundle
+from omni_runtime.cli.hints import EXPORT_AGAIN
 from omni_runtime.errors import BundleError
 
 

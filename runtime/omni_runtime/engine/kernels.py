@@ -111,7 +111,9 @@ def find() -> KernelLibrary:
         return KernelLibrary(None, error.message, error.fix or "")
     except OSError as error:
         return _unusable(error)
-    pending = KernelLibrary(None, "the kernels are not compiled yet", "omni doctor", pending=True)
+    pending = KernelLibrary(
+        None, "the kernels are not compiled yet", "warm the model up", pending=True
+    )
     return _failed.get(build, pending)
 
 

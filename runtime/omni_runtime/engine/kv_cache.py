@@ -159,12 +159,15 @@ class KVCache:
         if states.dtype != dtype:
             raise OmniError(
                 f"{path} holds a cache of {states.dtype}, not of {dtype}",
-                fix=f"--kv-cache {states.dtype}",
+                fix=f'load it with kv_cache="{states.dtype}"',
+                code="kv_cache_type",
+                details={"dtype": str(states.dtype)},
             )
         if length > cache.limit:
             raise ContextFullError(
                 f"{path} holds {length} tokens, the context has room for {cache.limit}",
-                fix="a larger --context or --memory",
+                fix="use a longer context or a higher memory limit",
+                code="context_too_short",
             )
         if length > cache.capacity:
             cache._grow(length)

@@ -17,6 +17,7 @@ from omni_runtime.errors import OmniError
 
 COMMANDS = {
     "run": "ask a bundle something, or talk with it when no prompt is given",
+    "talk": "hold a spoken conversation with microphone and loudspeaker",
     "show": "print what a bundle is: parts, sizes, errors, licence",
     "verify": "read every file of a bundle and compare its checksum",
     "doctor": "check this machine, and a bundle on it",
@@ -113,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         for name, text in COMMANDS.items()
     }
     _run_flags(made["run"])
+    _talk_flags(made["talk"])
     for name in ("show", "verify"):
         made[name].add_argument("bundle", help="folder of the bundle")
     made["show"].add_argument("--json", action="store_true", help="print the whole manifest")
@@ -132,21 +134,91 @@ def _run_flags(run: argparse.ArgumentParser) -> None:
     for kind in ("image", "audio", "video"):
         media.add_argument(f"--{kind}", action=Attach, dest="media", metavar="FILE", default=[])
     media.add_argument("--no-video-sound", action="store_true", help="look at videos only")
-    speech = run.add_argument_group("speech")
-    speech.add_argument("--voice", help="who speaks (omni show lists the voices)")
-    speech.add_argument("--preset", help="faithful, balanced, fast, or auto: what keeps up here")
-    speech.add_argument("--no-speech", action="store_true", help="answer in text only")
+    speech = _speech_flags(run)
     speech.add_argument(
         "-o", "--output", metavar="FILE", help="write the speech to a wav file; - for stdout"
-    )
-    speech.add_argument(
-        "--max-speech", type=_seconds, metavar="SECONDS", help="speak no longer than this"
     )
     speech.add_argument("--no-play", action="store_true", help="do not play the speech")
     speech.add_argument(
         "--whole", action="store_true", help="speak only when all of the speech is made: no pauses"
     )
-    text = run.add_argument_group("text")
+    _text_flags(run)
+    _machine_flags(run)
+    _memory_flag(run)
+    run.add_argument("--json", action="store_true", help="print every event as a line of JSON")
+    run.add_argument("-q", "--quiet", action="store_true", help="print the reply and nothing else")
+
+
+def _talk_flags(talk: argparse.ArgumentParser) -> None:
+    talk.add_argument("bundle", nargs="?", help="folder of the bundle")
+    devices = talk.add_argument_group("devices")
+    devices.add_argument("--list-devices", action="store_true", help="list the sound devices")
+    devices.add_argument("--input-device", metavar="NAME", help="microphone, by a part of its name")
+    devices.add_argument(
+        "--output-device", metavar="NAME", help="loudspeaker, by a part of its name"
+    )
+    devices.add_argument(
+        "--headphones",
+        action="store_true",
+        help="the microphone does not hear the reply: interrupt it by speaking",
+    )
+    devices.add_argument(
+        "--half-duplex",
+        action="store_true",
+        help="ignore the microphone while the reply is played, even with echo cancellation",
+    )
+    devices.add_argument(
+        "--camera", nargs="?", const="default", metavar="DEVICE", help="show what a camera sees"
+    )
+    turns = talk.add_argument_group("turns")
+    turns.add_argument(
+        "--push-to-talk", action="store_true", help="the space key begins and ends a turn"
+    )
+    turns.add_argument(
+        "--end-silence",
+        type=_seconds,
+        default=0.5,
+        metavar="SECONDS",
+        help="silence that ends a turn (0.5)",
+    )
+    turns.add_argument(
+        "--threshold",
+        type=_share,
+        default=0.5,
+        metavar="P",
+        help="speech probability that counts as a voice (0.5)",
+    )
+    files = talk.add_argument_group("files")
+    files.add_argument("--input", metavar="FILE", help="use a recording as the microphone")
+    files.add_argument("--output", metavar="FILE", help="write the reply to a wav file, in step")
+    files.add_argument(
+        "--fast", action="store_true", help="with --input: not in real time, but as fast as it goes"
+    )
+    files.add_argument(
+        "--record", metavar="FOLDER", help="keep both sides as wav files, and a log of events"
+    )
+    _speech_flags(talk)
+    _text_flags(talk)
+    _machine_flags(talk)
+    _memory_flag(talk)
+    talk.add_argument("--json", action="store_true", help="print every event as a line of JSON")
+    talk.add_argument("-q", "--quiet", action="store_true", help="print captions and nothing else")
+    talk.set_defaults(whole=False, no_play=True)
+
+
+def _speech_flags(command: argparse.ArgumentParser) -> Any:
+    speech = command.add_argument_group("speech")
+    speech.add_argument("--voice", help="who speaks (omni show lists the voices)")
+    speech.add_argument("--preset", help="faithful, balanced, fast, or auto: what keeps up here")
+    speech.add_argument("--no-speech", action="store_true", help="answer in text only")
+    speech.add_argument(
+        "--max-speech", type=_seconds, metavar="SECONDS", help="speak no longer than this"
+    )
+    return speech
+
+
+def _text_flags(command: argparse.ArgumentParser) -> None:
+    text = command.add_argument_group("text")
     text.add_argument("--system", help="replace the system prompt (speech may suffer)")
     text.add_argument("--max-tokens", type=_positive, default=1024, metavar="N")
     text.add_argument(
@@ -157,10 +229,6 @@ def _run_flags(run: argparse.ArgumentParser) -> None:
     text.add_argument("--repeat-penalty", type=float, default=1.0, metavar="R")
     text.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same reply")
     text.add_argument("--context", type=_positive, metavar="N", help="tokens to keep at most")
-    _machine_flags(run)
-    _memory_flag(run)
-    run.add_argument("--json", action="store_true", help="print every event as a line of JSON")
-    run.add_argument("-q", "--quiet", action="store_true", help="print the reply and nothing else")
 
 
 def _machine_flags(command: argparse.ArgumentParser) -> None:
@@ -253,6 +321,16 @@ def _seconds(text: str) -> float:
         number = math.nan
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return number
+
+
+def _share(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 1")
     return number
 
 

@@ -23,14 +23,7 @@ from omni_runtime.options import ReplyOptions, SpeechOptions
 def main(options: argparse.Namespace) -> int:
     """Answer once when there is a prompt or a file, else start a conversation."""
     started = perf_counter()
-    settings = SessionOptions(
-        options.threads,
-        options.memory,
-        options.native,
-        prepack_cache=options.prepack_cache,
-        kv_cache=options.kv_cache,
-    )
-    model = Model(options.bundle, settings)
+    model = Model(options.bundle, session_options(options))
     parts = question(options, model.config)
     wanted = reply_options(options, model)
     model.warm_up(None if options.quiet else ui.note)
@@ -48,6 +41,17 @@ def main(options: argparse.Namespace) -> int:
     deliver(events, way_out.open() if wanted.speech else None, style)
     way_out.explain()
     return 0
+
+
+def session_options(options: argparse.Namespace) -> SessionOptions:
+    """Return the options of `Model` that the flags ask for."""
+    return SessionOptions(
+        options.threads,
+        options.memory,
+        options.native,
+        prepack_cache=options.prepack_cache,
+        kv_cache=options.kv_cache,
+    )
 
 
 def question(options: argparse.Namespace, config: ModelConfig) -> list[ContentPart]:

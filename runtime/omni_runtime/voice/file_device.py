@@ -29,7 +29,7 @@ class FileDevice:
         self._fast = fast
         self._happened = Condition()
         self._events = 0
-        self._reply_done = True
+        self._reply_done = False
 
     def notice(self, event: SessionEvent, *, reply_done: bool | None = None) -> None:
         """Be told of every event of the session; `reply_done` when a reply begins or ends."""

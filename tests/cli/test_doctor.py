@@ -64,7 +64,7 @@ def test_no_compiler(omni, monkeypatch: pytest.MonkeyPatch) -> None:
     missing = kernels.KernelLibrary(None, "there is none", "get one")
     monkeypatch.setattr(kernels, "build", lambda progress: missing)
     assert lines_of(omni("doctor"))["native kernels"] == (
-        "warn", "there is none: ONNX Runtime's own are slower  ->  get one")  # fmt: skip
+        "warn", "there is none: ONNX Runtime's kernels are slower  ->  get one")  # fmt: skip
 
 
 def test_no_bundle_there(omni, here: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from conftest import Twin
 from omni_export.baselines import gguf_file, llama_cpp
 from omni_runtime.bench import cold_start, components, plan, probes, replies, rows
-from omni_runtime.bench.spans import Sound, Timeline
+from omni_runtime.bench.spans import Chunk, Timeline
 from omni_runtime.bundle.manifest import read_manifest, write_manifest
 from omni_runtime.cli import bench, main
 from omni_runtime.engine.kernels import build
@@ -44,10 +44,10 @@ EXPECTED = [
     "pp24", "pp24 @ d40", "tg3", "tg3 @ d40", "audio encoder 3 s", "image 448x448", "image 1 MP",
     "talker", "DiT, 1 evaluation", "DiT, faithful", "DiT, balanced", "DiT, fast", "vocoder",
     "code2wav, faithful", "code2wav, balanced", "code2wav, fast",
-    "first text, typed", "first sound, typed", "real time, typed",
-    "first text, spoken 4 s", "first sound, spoken 4 s", "real time, spoken 4 s",
-    "first text, spoken 4 s, heard live", "first sound, spoken 4 s, heard live",
-    "real time, spoken 4 s, heard live",
+    "first text, typed", "first audio, typed", "real-time factor, typed",
+    "first text, spoken 4 s", "first audio, spoken 4 s", "real-time factor, spoken 4 s",
+    "first text, spoken 4 s, streamed", "first audio, spoken 4 s, streamed",
+    "real-time factor, spoken 4 s, streamed",
     "load, cold", "load, warm", "peak memory",
 ]  # fmt: skip
 
@@ -71,7 +71,7 @@ def test_every_row_is_there(omni, bundle: Path) -> None:
         assert row["sd"] == pytest.approx(np.std(row["samples"], ddof=1))
     assert report["threads"] == 1 and "onnxruntime" in report["versions"]
     notes = {row["test"]: row["note"] for row in report["rows"]}
-    assert notes["image 1 MP"] == "seen as 168x168, 36 tokens"
+    assert notes["image 1 MP"] == "resized to 168x168, 36 tokens"
     assert notes["audio encoder 3 s"] == "75 tokens"
     assert "[1/11] pp24\n" in ran.err
 
@@ -94,14 +94,14 @@ def test_replies_in_another_preset_and_with_another_cache(omni, bundle: Path) ->
     report = json.loads(omni(*words, "--preset", "fast", "--kv-cache", "int8").out)
     assert report["KV cache"] == "int8"
     notes = {row["test"]: row["note"] for row in report["rows"]}
-    assert notes["first sound, typed"].endswith("s of speech, fast")
+    assert notes["first audio, typed"].endswith("s of speech, fast")
     omni(*words, "--preset", "best").refused("there is no preset 'best'", 2)
     omni("bench", bundle, "--preset", "fast", "--compare", "llama.cpp").refused("leave it out", 2)
 
 
 def test_depth_ends_with_the_context() -> None:
     assert components.depths(1000, 24) == [(24, 0, ""), (24, 40, "")]
-    assert components.depths(50, 24) == [(24, 0, ""), (24, 26, "context ends at 50")]
+    assert components.depths(50, 24) == [(24, 0, ""), (24, 26, "context length 50")]
     assert components.depths(20, 24) == [(20, 0, "")]
 
 
@@ -122,11 +122,11 @@ def test_what_a_bundle_lacks_is_left_out(omni, copied: Path) -> None:
     assert [row["test"] for row in report["rows"]] == [
         "first text, typed",
         "first text, spoken 4 s",
-        "first text, spoken 4 s, heard live",
+        "first text, spoken 4 s, streamed",
     ]
-    assert report["left_out"] == {"image": "it can't see", "talker": "it has no voice"}
+    assert report["left_out"] == {"image": "no vision encoder", "talker": "no speech"}
     silent = omni("bench", copied, *FAST, "--only", "image")
-    assert silent.out.endswith("left out: image (it can't see)\n")
+    assert silent.out.endswith("left out: image (no vision encoder)\n")
 
 
 def test_a_quantity_without_a_value_has_no_row() -> None:
@@ -147,8 +147,8 @@ def test_warm_up_is_not_counted() -> None:
 
 
 def test_the_report_says_whose_kernels_ran(omni, bundle: Path) -> None:
-    for words, said in (((), "our own" if build().library else build().problem),
-                        (("--no-native",), "ONNX Runtime's, --no-native")):  # fmt: skip
+    for words, said in (((), "native" if build().library else build().problem),
+                        (("--no-native",), "ONNX Runtime (--no-native)")):  # fmt: skip
         ran = omni("bench", bundle, *FAST, *words, "--only", "tg", "-o", "json")
         assert said in json.loads(ran.out)["kernels"]
 
@@ -193,7 +193,9 @@ def test_refusals(omni, bundle: Path, here: Path, monkeypatch) -> None:
 def test_a_child_that_fails_is_one_line(default_twin: Twin, monkeypatch) -> None:
     model = Model(default_twin.bundle, SessionOptions(threads=1))
     model.bundle.folder = default_twin.bundle / "gone"
-    with pytest.raises(OmniError, match=r"a new process can't run the bundle: .*no bundle at"):
+    with pytest.raises(
+        OmniError, match=r"the bundle cannot be run in a new process: .*no bundle at"
+    ):
         cold_start._child(model, answer=False)
 
 
@@ -362,16 +364,16 @@ def test_compare_with_torch(omni, bundle: Path, default_twin: Twin, make_twin) -
 
 
 def test_a_timeline_knows_when_playback_ran_dry() -> None:
-    sounds = [Sound(1.0, 0.5), Sound(1.2, 0.5), Sound(3.0, 1.0), Sound(3.5, 1.0)]
+    sounds = [Chunk(1.0, 0.5), Chunk(1.2, 0.5), Chunk(3.0, 1.0), Chunk(3.5, 1.0)]
     line = Timeline([], [0.5], sounds, 3.5)
     assert line.playback() == [(1.0, 2.0), (3.0, 5.0)]
-    assert line.dry() == [(2.0, 3.0)]
+    assert line.underruns() == [(2.0, 3.0)]
     corners = np.array(line.buffered())
     wanted = [(1, 0), (1, 0.5), (1.2, 0.3), (1.2, 0.8), (2, 0), (3, 0), (3, 1), (3.5, 0.5),
               (3.5, 1.5), (5, 0)]  # fmt: skip
     assert corners == pytest.approx(np.array(wanted))
     assert bench.timeline_summary(line) == (
-        "first sound 1.00 s, 3.0 s of speech made in 3.50 s, playback ran dry for 1.00 s"
+        "first audio 1.00 s, 3.0 s of speech in 3.50 s, playback underran for 1.00 s"
     )
 
 
@@ -381,7 +383,7 @@ def test_pictures(omni, bundle: Path, here: Path, monkeypatch) -> None:
     ran = omni("bench", bundle, *FAST, "--timeline", "a.png", "--roofline", "b.png", "-o", "json")
     assert ran.code == 0
     line, _, table = ran.out.partition("\n")
-    assert re.match(r"a.png: first sound [\d.]+ s, [\d.]+ s of speech made in ", line)
+    assert re.match(r"a.png: first audio [\d.]+ s, [\d.]+ s of speech in ", line)
     names = [row["test"] for row in json.loads(table)["rows"]]
     assert names == ["memory read", "fp32 peak", "int8 peak", "prefill 24", "decode 3",
                      "audio encoder", "image 1 MP", "talker", "DiT", "vocoder"]  # fmt: skip
@@ -391,4 +393,4 @@ def test_pictures(omni, bundle: Path, here: Path, monkeypatch) -> None:
     omni("bench", bundle, *FAST, "--timeline", "no/a.png").refused("there is no folder no", 2)
     ending = omni("bench", bundle, *FAST, "--timeline", "a.wrong")
     assert ending.code == 1 and not ending.out
-    assert ending.err.splitlines()[-1].startswith("error: a.wrong can't be written: ")
+    assert ending.err.splitlines()[-1].startswith("error: a.wrong cannot be written: ")

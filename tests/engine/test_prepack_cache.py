@@ -212,7 +212,7 @@ def test_what_nobody_opens_goes(bundle: Path) -> None:
 
 def test_the_doctor_tells_what_they_take(bundle: Path) -> None:
     def told() -> list[str]:
-        return [check.found for check in doctor.checks(None) if check.name == "packed weights"]
+        return [check.found for check in doctor.checks(None) if check.name == "prepack cache"]
 
     assert not told()
     logits(plain(bundle))

@@ -29,7 +29,7 @@ def speak(path: Path, *, keep: bool = True) -> None:
 
 
 def draw(path: Path) -> None:
-    plot = plots.plotting()
+    plot = plots.load_pyplot()
     plots._save(plot, plot.figure(), path)
 
 
@@ -131,5 +131,5 @@ def test_a_file_is_replaced_only_by_a_whole_one(
 @UNIX
 def test_speech_into_a_stream_is_for_somebody_who_listens(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
-    assert AudioOutput(str(tmp_path / "fifo"), play=False, quiet=True).listened
-    assert not AudioOutput(str(tmp_path / "file"), play=False, quiet=True).listened
+    assert AudioOutput(str(tmp_path / "fifo"), play=False, quiet=True).is_live
+    assert not AudioOutput(str(tmp_path / "file"), play=False, quiet=True).is_live

@@ -88,7 +88,7 @@ def _dit(model: Model, config: Any) -> Iterator[Comparison]:
     shape = config.token2wav_config.dit_config
     network = reference.Qwen2_5OmniToken2WavDiTModel(shape).eval()
     work, speech = components.dit_evaluation(model), model.speech
-    codes = components.some_codes(speech, components.COMMIT_BLOCKS + components.AHEAD_BLOCKS)
+    codes = components.random_codes(speech, components.COMMIT_BLOCKS + components.LOOK_AHEAD_BLOCKS)
     frames = len(codes) * speech.dit.frames_per_code
     inputs: dict[str, Any] = {
         "hidden_states": torch.randn(1, frames, shape.mel_dim),
@@ -107,7 +107,7 @@ def _vocoder(model: Model, config: Any) -> Iterator[Comparison]:
         config.token2wav_config.bigvgan_config
     ).eval()
     speech = model.speech
-    mel = components.some_mel(speech, components.COMMIT_BLOCKS * speech.dit.block_frames)
+    mel = components.random_mel(speech, components.COMMIT_BLOCKS * speech.dit.block_frames)
     per = len(mel) * components.frame_seconds(speech)
     theirs = torch.from_numpy(mel.T.copy())[None]
     yield _comparison(

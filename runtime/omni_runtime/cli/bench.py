@@ -1,4 +1,4 @@
-"""`omni bench`: how fast a bundle is on this machine, alone, against a baseline, or as a plot."""
+"""`omni bench`: benchmark a bundle, compare it with a baseline, or plot it."""
 
 import argparse
 import importlib
@@ -26,9 +26,9 @@ from omni_runtime.options import SpeechOptions
 
 @dataclass(frozen=True)
 class Baseline:
-    """A module of `omni_export.baselines`, and the flag that names its model.
+    """A module of `omni_export.baselines`, and the flag for its model.
 
-    `needs` lists the benchmarks that it has, each with what the bundle must be able to do for it.
+    `needs` maps its benchmarks to the part that the bundle must have: audio, vision or speech.
     """
 
     module: str
@@ -47,7 +47,7 @@ BASELINES = {
 
 
 def main(options: argparse.Namespace) -> int:
-    """Measure and print. What was measured before an interruption is printed all the same."""
+    """Measure and print. After an interruption the results so far are printed."""
     _check(options)
     settings = SessionOptions(
         options.threads,
@@ -57,10 +57,10 @@ def main(options: argparse.Namespace) -> int:
     )
     model = Model(options.bundle, settings)
     if options.preset is not None:
-        SpeechOptions(preset=options.preset).resolved(model.speech)  # refused before any work
+        SpeechOptions(preset=options.preset).resolved(model.speech)  # raises before any work
     model.warm_up(ui.note)
     if options.timeline or options.roofline:
-        _pictures(options, model)
+        _plot(options, model)
     elif options.compare:
         _compare(options, model)
     else:
@@ -69,28 +69,28 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Raises UsageError for flags that would do nothing."""
+    """Raise UsageError for flags that would have no effect."""
     for name, baseline in BASELINES.items():
         if getattr(options, baseline.flag) and options.compare != name:
             raise UsageError(
-                f"--{baseline.flag} is for another comparison", fix=f"--compare {name}"
+                f"--{baseline.flag} belongs to another comparison", fix=f"--compare {name}"
             )
     if options.compare == "torch" and not options.checkpoint:
         raise UsageError(
-            "--compare torch needs the shape of a checkpoint",
-            fix="--checkpoint FOLDER, the checkpoint that the bundle was made of",
+            "--compare torch needs the configuration of a checkpoint",
+            fix="--checkpoint FOLDER, the checkpoint that the bundle was exported from",
         )
     if options.preset and (options.compare or options.timeline or options.roofline):
-        raise UsageError("--preset is for the replies of the table", fix="leave it out")
+        raise UsageError("--preset applies only to the replies of the table", fix="leave it out")
     if (options.timeline or options.roofline) and (options.compare or options.only):
-        raise UsageError("a picture has its own works", fix="leave out --compare and --only")
-    for picture in filter(None, (options.timeline, options.roofline)):
-        if not (folder := Path(picture).parent).is_dir():
+        raise UsageError("a plot has its own measurements", fix="leave out --compare and --only")
+    for plot in filter(None, (options.timeline, options.roofline)):
+        if not (folder := Path(plot).parent).is_dir():
             raise UsageError(f"there is no folder {folder}", fix=f"mkdir {folder}")
 
 
 def _measure(options: argparse.Namespace, model: Model) -> None:
-    names = plan.chosen(options.only, list(plan.BENCHMARKS))
+    names = plan.select(options.only, list(plan.BENCHMARKS))
     rows: list[Row] = []
     left_out: dict[str, str] = {}
     try:
@@ -110,74 +110,77 @@ def _measure(options: argparse.Namespace, model: Model) -> None:
 
 def _compare(options: argparse.Namespace, model: Model) -> None:
     baseline = BASELINES[options.compare]
-    names = plan.chosen(options.only, list(baseline.needs))
-    lacks = {name: plan.missing(model, baseline.needs[name]) for name in names}
-    left_out = {name: reason for name, reason in lacks.items() if reason}
+    names = plan.select(options.only, list(baseline.needs))
+    reasons = {name: plan.missing_part(model, baseline.needs[name]) for name in names}
+    left_out = {name: reason for name, reason in reasons.items() if reason}
     names = [name for name in names if name not in left_out]
-    given = getattr(options, baseline.flag)
+    reference = getattr(options, baseline.flag)
     pairs: list[Pairs] = []
-    with _comparisons(baseline, model, names, Path(given) if given else None) as (name, found):
+    with _comparisons(baseline, model, names, Path(reference) if reference else None) as (
+        name,
+        comparisons,
+    ):
         try:
-            compare(found, options.repetitions, pairs, ui.note, warm_up=options.warm_up)
+            compare(comparisons, options.repetitions, pairs, ui.note, warm_up=options.warm_up)
         finally:
             lines = map(of_pairs, pairs)
             _print(options, model, PAIR_HEADER, lines, left_out, {"theirs": name})
 
 
 def _comparisons(
-    baseline: Baseline, model: Model, names: Sequence[str], given: Path | None
+    baseline: Baseline, model: Model, names: Sequence[str], model_path: Path | None
 ) -> AbstractContextManager[tuple[str, Iterable[Comparison]]]:
-    """The name of the baseline and its comparisons. Raises OmniError without its packages."""
+    """Open the baseline: its name and comparisons. Raises OmniError if its packages are missing."""
     try:
         module = importlib.import_module(f"omni_export.baselines.{baseline.module}")
     except ImportError as error:
         raise OmniError(
             f"--compare needs {error.name}", fix='pip install "pocket-omni[export]"'
         ) from None
-    found: AbstractContextManager[tuple[str, Iterable[Comparison]]] = module.comparisons(
-        model, names, given, ui.note
+    comparisons: AbstractContextManager[tuple[str, Iterable[Comparison]]] = module.comparisons(
+        model, names, model_path, ui.note
     )
-    return found
+    return comparisons
 
 
-def _pictures(options: argparse.Namespace, model: Model) -> None:
-    plots.plotting()  # without it, nothing need be measured
-    where = f"{model.bundle.manifest.name}, threads: {model.options.resolved_threads()}, "
-    where += machine.describe()
+def _plot(options: argparse.Namespace, model: Model) -> None:
+    plots.load_pyplot()  # raises before anything is measured
+    title = f"{model.bundle.manifest.name}, threads: {model.options.resolved_threads()}, "
+    title += machine.describe()
     if options.timeline:
-        _ = model.speech  # raises for a bundle without a voice
+        _ = model.speech  # raises for a bundle without speech
         ui.note("one spoken reply")
         traced = spans.TracedModel(model.bundle.folder, model.options)
         line = spans.record(traced, typed())
-        plots.timeline(Path(options.timeline), line, f"A spoken reply: {where}")
+        plots.timeline(Path(options.timeline), line, f"A spoken reply: {title}")
         ui.say(f"{options.timeline}: {timeline_summary(line)}")
     if options.roofline:
         loads: list[roofline.Load] = []
         threads = model.options.resolved_threads()
-        ui.note("limits of this machine, before and after")
+        ui.note("limits of this machine, measured before and after")
         limits = probes.limits(threads)
         roofline.measure(model, options.repetitions, loads, ui.note)
-        limits = limits.or_better(probes.limits(threads))
-        plots.roofline(Path(options.roofline), loads, limits, f"Roofline: {where}")
+        limits = limits.best_of(probes.limits(threads))
+        plots.roofline(Path(options.roofline), loads, limits, f"Roofline: {title}")
         lines = map(of_row, roofline.rows(loads, limits))
         _print(options, model, ROW_HEADER, lines, {})
 
 
 def timeline_summary(line: spans.Timeline) -> str:
-    """The picture in a line."""
-    if not line.sounds:
-        return f"no sound came, all made after {line.end:.2f} s"
-    dry = sum(until - begin for begin, until in line.dry())
-    silence = f"playback ran dry for {dry:.2f} s" if dry else "playback never ran dry"
-    spoken = sum(sound.seconds for sound in line.sounds)
+    """Summarize the timeline in one line."""
+    if not line.chunks:
+        return f"no speech, done after {line.end:.2f} s"
+    underrun = sum(until - begin for begin, until in line.underruns())
+    silence = f"playback underran for {underrun:.2f} s" if underrun else "no underrun"
+    spoken = sum(chunk.seconds for chunk in line.chunks)
     return (
-        f"first sound {line.sounds[0].at:.2f} s, {spoken:.1f} s of speech made in "
+        f"first audio {line.chunks[0].at:.2f} s, {spoken:.1f} s of speech in "
         f"{line.end:.2f} s, {silence}"
     )
 
 
 def setting(model: Model, options: argparse.Namespace) -> dict[str, object]:
-    """What holds for every row."""
+    """Return the setting of the benchmark, which is the same for all rows."""
     manifest = model.bundle.manifest
     size = format_size(sum(entry.bytes for entry in manifest.files.values()))
     packages = ("pocket-omni", "onnxruntime", "numpy")
@@ -196,11 +199,11 @@ def setting(model: Model, options: argparse.Namespace) -> dict[str, object]:
 
 def _kernels(options: argparse.Namespace) -> str:
     if not options.native:
-        return "ONNX Runtime's, --no-native"
+        return "ONNX Runtime (--no-native)"
     return (
-        "our own where there are any"
+        "native where implemented"
         if kernels.find().library
-        else f"ONNX Runtime's: {kernels.find().problem}"
+        else f"ONNX Runtime: {kernels.find().problem}"
     )
 
 
@@ -208,7 +211,7 @@ def _version(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return "not installed, a checkout"
+        return "not installed (checkout)"
 
 
 def _print(
@@ -219,9 +222,9 @@ def _print(
     left_out: Mapping[str, str],
     more: Mapping[str, object] | None = None,
 ) -> None:
-    """Print a report, unless nothing came of it."""
-    found = list(lines)
-    if found or left_out:
+    """Print a report, unless it is empty."""
+    rows = list(lines)
+    if rows or left_out:
         about = {**setting(model, options), **(more or {})}
-        sys.stdout.write(render(options.output, about, header, found, left_out))
+        sys.stdout.write(render(options.output, about, header, rows, left_out))
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""What every command line here needs: one-line errors, a clean end on SIGTERM, sizes for people."""
+"""Shared by the command lines: one-line errors, clean exit on SIGTERM, formatted sizes."""
 
 import argparse
 import signal
@@ -18,7 +18,7 @@ GIB, MIB = 2**30, 2**20
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, as all errors here are."""
+    """An argument parser that reports errors in one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(UsageError.exit_code, f"error: {message} ({self.prog} --help)\n")
@@ -39,7 +39,7 @@ def notes(error: BaseException) -> list[str]:
 
 @contextmanager
 def terminable() -> Generator[None]:
-    """Turn SIGTERM into SystemExit, so that it cleans up like Ctrl-C. Main thread only."""
+    """Turn SIGTERM into SystemExit, so that cleanup runs as for Ctrl-C. Main thread only."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -55,7 +55,7 @@ def _terminate(_number: int, _frame: FrameType | None) -> None:
 
 
 def format_size(count: float) -> str:
-    """Format bytes for people: 1.2 GB, 3.4 MB, 12 KB."""
+    """Format a number of bytes: 1.2 GB, 3.4 MB, 12 KB."""
     if count >= GIB:
         return f"{count / GIB:.1f} GB"
     if count >= MIB:

@@ -1,7 +1,7 @@
-"""`omni doctor`: is this machine fit, and does a bundle work on it? One line for each check.
+"""`omni doctor`: check this machine, and a bundle on it. One line for each check.
 
-Repairs nothing. Every line that is not ok ends with the command that does. It must run where
-things are broken, so what a check needs is imported inside it.
+Nothing is repaired. Each line that is not ok ends with the command that repairs it. The doctor must
+run in a broken installation, so each check imports what it needs.
 """
 
 import argparse
@@ -31,7 +31,7 @@ PACKAGES = {
     "soxr": "1.0",
     "tokenizers": "0.21",
 }
-"""What the runtime needs, with the lowest version: the same as in pyproject.toml."""
+"""Packages of the runtime and their minimum versions, as in pyproject.toml."""
 
 LEAST_PYTHON = (3, 11)
 LEAST_DISK = 2**30
@@ -39,7 +39,7 @@ TALK = 'pip install "pocket-omni[talk]"'
 
 
 def main(options: argparse.Namespace) -> int:
-    """Print all findings; returns 1 when a check failed, 0 with warnings only."""
+    """Print the results. Return 1 if a check failed, else 0."""
     failed = False
     for check in checks(options.bundle, options.memory):
         fix = f"  ->  {check.fix}" if check.fix else ""
@@ -50,9 +50,9 @@ def main(options: argparse.Namespace) -> int:
 
 
 def checks(bundle: str | None, budget: int | None = None) -> Iterator[Check]:
-    """All findings about this machine, then about a bundle on it, as they are made.
+    """Check this machine, then a bundle on it. Yield each result as soon as it is known.
 
-    `budget` is how many bytes of memory the bundle may take; None for all of the machine's.
+    `budget` is the memory limit in bytes; None for all of the machine's memory.
     """
     machine: list[Callable[[], Iterator[Check]]] = [
         _python,
@@ -60,7 +60,7 @@ def checks(bundle: str | None, budget: int | None = None) -> Iterator[Check]:
         _processor,
         _caches,
         _kernels,
-        _packed,
+        _prepack_cache,
         _memory,
         _disk,
         _sound,
@@ -70,23 +70,23 @@ def checks(bundle: str | None, budget: int | None = None) -> Iterator[Check]:
         yield from _guarded(check.__name__.strip("_"), check)
     if bundle is not None:
 
-        def examined() -> Iterator[Check]:
+        def bundle_checks() -> Iterator[Check]:
             from omni_runtime.cli.bundle_checks import check_bundle  # noqa: PLC0415 - imports onnxruntime
 
             return check_bundle(Path(bundle), budget)
 
-        yield from _guarded("bundle", examined)
+        yield from _guarded("bundle", bundle_checks)
 
 
 def _guarded(name: str, check: Callable[[], Iterator[Check]]) -> Iterator[Check]:
-    """The findings of a check; that it can't be made is one, too."""
+    """Yield the results of a check. A check that cannot run yields a failure."""
     try:
         yield from check()
     except OmniError as error:
         yield Check("fail", name, error.message, hint(error) or "omni doctor")
     except ImportError as error:
         package = (error.name or "pocket-omni").split(".")[0]
-        yield Check("fail", name, f"can't be checked without {package}", "pip install pocket-omni")
+        yield Check("fail", name, f"cannot be checked without {package}", "pip install pocket-omni")
 
 
 def _python() -> Iterator[Check]:
@@ -121,10 +121,14 @@ def _processor() -> Iterator[Check]:
     from omni_runtime import machine  # noqa: PLC0415
 
     features = processor_features.found()
-    known = ", ".join(sorted(features & processor_features.RELEVANT)) or "no vector units known"
+    known = (
+        ", ".join(sorted(features & processor_features.RELEVANT)) or "no known vector extensions"
+    )
     yield Check("ok", "processor", f"{machine.processor()}: {known}")
     physical = psutil.cpu_count(logical=False)
-    yield Check("ok", "cores", f"{_usable_cores()} usable, {physical or 'unknown number of'} real")
+    yield Check(
+        "ok", "cores", f"{_usable_cores()} usable, {physical or 'unknown number of'} physical"
+    )
 
 
 def _kernels() -> Iterator[Check]:
@@ -135,7 +139,7 @@ def _kernels() -> Iterator[Check]:
     if found.library:
         yield Check("ok", "native kernels", str(found.library))
     else:
-        slower = "ONNX Runtime's own are slower"
+        slower = "ONNX Runtime's kernels are slower"
         yield Check("warn", "native kernels", f"{found.problem}: {slower}", found.fix)
 
 
@@ -148,13 +152,13 @@ def _caches() -> Iterator[Check]:
         yield Check("warn", "caches", error.message, hint(error) or "omni doctor")
 
 
-def _packed() -> Iterator[Check]:
+def _prepack_cache() -> Iterator[Check]:
     from omni_runtime.engine import prepack_cache  # noqa: PLC0415
 
     if (size := prepack_cache.size()) is not None:
         yield Check(
             "ok",
-            "packed weights",
+            "prepack cache",
             f"{format_size(size)} in {prepack_cache.folder()}, can be deleted",
         )
 
@@ -173,11 +177,10 @@ def _memory() -> Iterator[Check]:
 
 
 def _disk() -> Iterator[Check]:
-
     free = shutil.disk_usage(Path.cwd()).free
     if free < LEAST_DISK:
         yield Check(
-            "warn", "disk", f"{format_size(free)} free here", "free some space, 1 GB is enough"
+            "warn", "disk", f"{format_size(free)} free here", "free some space; 1 GB is enough"
         )
     else:
         yield Check("ok", "disk", f"{format_size(free)} free here")
@@ -187,9 +190,9 @@ def _sound() -> Iterator[Check]:
     try:
         sounddevice = importlib.import_module("sounddevice")
     except ImportError:
-        yield Check("warn", "sounddevice", "is not installed: no playing, no recording", TALK)
+        yield Check("warn", "sounddevice", "is not installed: no playback, no recording", TALK)
         return
-    except OSError as error:  # the package is there, the library under it is not
+    except OSError as error:  # the package is installed, PortAudio is not
         fix = "apt install libportaudio2" if sys.platform == "linux" else TALK
         yield Check("warn", "sounddevice", str(error), fix)
         return
@@ -200,7 +203,7 @@ def _sound() -> Iterator[Check]:
     ):
         try:
             device = sounddevice.query_devices(kind=kind)
-        except Exception as error:  # PortAudioError, or ValueError where there is no device
+        except Exception as error:  # PortAudioError, or ValueError without a device
             yield Check("warn", name, str(error).splitlines()[0], instead)
         else:
             yield Check("ok", name, str(device["name"]))
@@ -213,6 +216,6 @@ def _line_editor() -> Iterator[Check]:
         yield Check(
             "warn",
             "prompt-toolkit",
-            "is not installed: no history in a conversation",
+            "is not installed: no history in conversations",
             'pip install "pocket-omni[repl]"',
         )

@@ -1,8 +1,8 @@
-"""A conversation in the terminal: lines in, answers out, until /bye, Ctrl-D or the end of a pipe.
+"""The loop of a conversation in the terminal, until /bye, Ctrl-D or the end of a pipe.
 
-What a command does is in `commands.py`. The one rule here: neither an error nor Ctrl-C ends the
-program, and both leave the conversation and what is attached fit for another try. A pipe is not
-a person: there Ctrl-C does end it, and the last error gives the exit code.
+`commands.py` implements the commands. In a terminal neither an error nor Ctrl-C ends the program,
+and both keep the conversation and the attached files. With piped input Ctrl-C ends the program,
+and the last error determines the exit code.
 """
 
 import argparse
@@ -23,7 +23,7 @@ _COMMAND = re.compile(r"/([A-Za-z]+)(?:\s+(.*))?", re.DOTALL)
 
 
 class Repl(ReplState):
-    """The loop over the lines."""
+    """Reads lines and handles each as a message or a command."""
 
     def __init__(
         self,
@@ -34,24 +34,24 @@ class Repl(ReplState):
         lines: LineInput | None = None,
         load: float = 0.0,
     ) -> None:
-        """`lines` replaces terminal and pipe; the rest is as for `ReplState`."""
+        """`lines` replaces standard input; the other arguments are those of `ReplState`."""
         lines = lines or open_line_input([f"/{name}" for name in COMMANDS])
         super().__init__(conversation, reply, options, lines, load)
 
     def loop(self) -> int:
-        """Take lines until there are no more; returns the exit code."""
+        """Handle lines until the end of the input. Return the exit code."""
         interactive = self.lines.interactive
         if interactive and not self.options.quiet:
-            ui.note("Say something, drop a file, or /help.")
-        if interactive:  # what loading takes, it takes before the first question
-            with suppress(ContextFullError, KeyboardInterrupt):  # the first question says so, too
+            ui.note("Type a message, drop a file, or /help.")
+        if interactive:  # load the graphs before the first message
+            with suppress(ContextFullError, KeyboardInterrupt):  # the first message reports it
                 self.conversation.read_ahead(speech=self.reply.speech is not None)
         code, leaving = 0, False
         while not self.over:
             try:
                 line = self.lines.read(PROMPT)
                 leaving = False
-                self._take(line)
+                self._handle(line)
             except EOFError:
                 break
             except OmniError as error:
@@ -63,12 +63,12 @@ class Repl(ReplState):
                 if leaving:
                     break
                 leaving = True
-                ui.note("\n(Ctrl-C once more, Ctrl-D or /bye leaves)")
+                ui.note("\n(press Ctrl-C again, Ctrl-D or /bye to leave)")
         return 0 if interactive else code
 
-    def _take(self, line: str) -> None:
-        found = _COMMAND.fullmatch(line.strip())
-        if found is None:
+    def _handle(self, line: str) -> None:
+        match = _COMMAND.fullmatch(line.strip())
+        if match is None:
             self.ask(line)
         else:
-            run(self, found.group(1).lower(), (found.group(2) or "").strip())
+            run(self, match.group(1).lower(), (match.group(2) or "").strip())

@@ -1,4 +1,4 @@
-"""The state of a conversation in the terminal: what its commands and its loop work on."""
+"""State of a conversation in the terminal, shared by the loop and the commands."""
 
 import argparse
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omni_runtime.cli import ui
 from omni_runtime.cli.answer import Style, deliver
-from omni_runtime.cli.attach import MediaKind, find_files, medium
+from omni_runtime.cli.attach import MediaKind, find_files, media_part
 from omni_runtime.cli.audio_output import AudioOutput
 from omni_runtime.cli.line_input import LineInput
 from omni_runtime.conversation import Conversation
@@ -20,7 +20,7 @@ from omni_runtime.response import Response
 
 
 class ReplState:
-    """The conversation, its options, and what is attached for the next line."""
+    """The conversation, its options, and the files attached to the next message."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class ReplState:
         lines: LineInput,
         load: float,
     ) -> None:
-        """`options` are the flags of `omni run`; `load` is the seconds that loading took."""
+        """`options` are the flags of `omni run`; `load` is the load time in seconds."""
         self.conversation = conversation
         self.reply = reply
         self.lines = lines
@@ -44,7 +44,7 @@ class ReplState:
 
     @property
     def speech(self) -> SpeechOptions | None:
-        """How answers are spoken, or would be if speech were not off."""
+        """Speech options, kept while speech is off."""
         return self._speech
 
     @speech.setter
@@ -54,35 +54,35 @@ class ReplState:
             self.reply = replace(self.reply, speech=options)
 
     def ask(self, line: str) -> None:
-        """Send a line with the files named in it and what is attached. Raises OmniError."""
+        """Send a line with the attached files and those that it names. Raises OmniError."""
         text, files = find_files(line)
         for kind, path in files:
             self.attach(kind, path)
         parts: list[ContentPart] = [*self.attached, *([Text(text)] if text else [])]
         if not parts:
             return
-        talk = self.conversation
-        before = len(talk.messages)
+        conversation = self.conversation
+        before = len(conversation.messages)
         try:
-            self.deliver(talk.send(parts, self.reply))
+            self.deliver(conversation.send(parts, self.reply))
         except OmniError as error:
-            if len(talk.messages) == before:
-                self._blame(error)
+            if len(conversation.messages) == before:
+                self._drop_failed_media(error)
             raise
         finally:
-            if len(talk.messages) > before:  # the turn was taken, even if it was stopped
+            if len(conversation.messages) > before:  # the message was accepted
                 self.attached.clear()
 
     def attach(self, kind: MediaKind, path: Path) -> None:
-        """Keep a file for the next line. Raises OmniError when it can't be taken."""
+        """Attach a file to the next message. Raises OmniError if it cannot be attached."""
         config = self.conversation.model.config
-        part = medium(kind, path, config, sound=not self.options.no_video_sound)
+        part = media_part(kind, path, config, sound=not self.options.no_video_sound)
         self.attached.append(part)
         if self.lines.interactive and not self.options.quiet:
             ui.note(f"attached: {path.name}")
 
     def deliver(self, events: Response) -> None:
-        """Show and play an answer; a person's Ctrl-C stops it and nothing else."""
+        """Print and play a reply. In a terminal Ctrl-C cancels only the reply."""
         sink = self._outlet.open() if self.reply.speech is not None else None
         try:
             self.last = deliver(events, sink, self._style) or self.last
@@ -92,18 +92,18 @@ class ReplState:
                 raise
             ui.note("\n(stopped)")
 
-    def _blame(self, error: OmniError) -> None:
-        """Drop the media that made the turn fail; tell which ones wait for another try."""
+    def _drop_failed_media(self, error: OmniError) -> None:
+        """Drop the media that caused the error, and list those that are still attached."""
         if isinstance(error, MediaError):
             kept = [part for part in self.attached if _name(part) not in error.message]
             self.attached = kept if len(kept) < len(self.attached) else []
         if self.attached and not self.options.quiet:
             names = ", ".join(Path(_name(part)).name for part in self.attached)
-            ui.note(f"still attached: {names} (/undo drops what is attached)")
+            ui.note(f"still attached: {names} (/undo removes them)")
 
 
 def _name(part: MediaPart) -> str:
-    """The path of a medium, or what errors call one that was recorded."""
+    """Return the path of a media part, or the name that errors use for one without a path."""
     source = part.source
     if isinstance(source, audio_stream.AudioStream):
         return audio_stream.NAME

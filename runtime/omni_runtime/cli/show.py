@@ -1,4 +1,4 @@
-"""`omni show`: what a bundle is."""
+"""`omni show`: describe a bundle."""
 
 import argparse
 import sys
@@ -13,7 +13,7 @@ from omni_runtime.engine.solver import evaluations, nfe
 
 
 def main(options: argparse.Namespace) -> int:
-    """Print the manifest, for people or whole."""
+    """Print a summary of the manifest, or all of it as JSON."""
     manifest = Bundle(options.bundle).manifest
     if options.json:
         text = msgspec.json.format(msgspec.json.encode(manifest), indent=2).decode()
@@ -24,7 +24,7 @@ def main(options: argparse.Namespace) -> int:
 
 
 def describe(manifest: Manifest) -> str:
-    """A page about the bundle."""
+    """Return a summary of a bundle in text."""
     origin = manifest.origin
     total = sum(entry.bytes for entry in manifest.files.values())
     lines = [
@@ -62,12 +62,12 @@ def describe(manifest: Manifest) -> str:
 
 
 def quality_table(quality: Quality) -> str:
-    """How well a bundle of this recipe answers and speaks, as measured on these weights."""
+    """Return a table of the benchmark scores measured with this recipe and these weights."""
     rows = [
-        (exam, ", ".join(f"{name} {_score(name, value)}" for name, value in scores.items()))
-        for exam, scores in quality.items()
+        (benchmark, ", ".join(f"{name} {_score(name, value)}" for name, value in scores.items()))
+        for benchmark, scores in quality.items()
     ]
-    return ui.table(("exam", "results"), rows)
+    return ui.table(("benchmark", "scores"), rows)
 
 
 def _score(name: str, value: float) -> str:
@@ -75,9 +75,9 @@ def _score(name: str, value: float) -> str:
 
 
 def cost_table(manifest: Manifest) -> str:
-    """Graphs and tables: how they are stored, sizes before and after, error against float32.
+    """Return a table of graphs and tables: encoding, sizes, quantization error against float32.
 
-    What the error is of, `GraphError` says.
+    `GraphError` says what was compared.
     """
     rows = [
         (
@@ -105,7 +105,7 @@ def cost_table(manifest: Manifest) -> str:
             )
         )
     return ui.table(
-        ("part", "weights", "float32", "here", "cosine", "max error", "of", "seconds"), rows
+        ("part", "weights", "float32", "size", "cosine", "max error", "of", "seconds"), rows
     )
 
 

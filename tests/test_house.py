@@ -21,7 +21,7 @@ HEAVY = {"torch", "transformers", "onnx", "onnx_ir", "onnxscript", "optimum", "s
 
 RUNTIME_LAYERS = [
     {"arrays", "errors"},
-    {"atomic_file", "atomic_folder", "checksums", "machine", "processor_features"},
+    {"atomic_file", "atomic_folder", "checksums", "child_process", "machine", "processor_features"},
     {"bundle"},
     {"inputs"},
     {"engine"},
@@ -98,6 +98,43 @@ def test_runtime_layers_import_in_one_direction() -> None:
             parts = name.split(".")
             if parts[0] == "omni_runtime" and len(parts) > 1 and parts[1] in rank:
                 assert rank[parts[1]] <= rank[own], f"{name_of(path)} imports {name}"
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the three packages by its name."""
+    found: dict[str, Path] = {}
+    for package, root in PACKAGES.items():
+        for path in (root / package).rglob("*.py"):
+            parts = path.relative_to(root).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def by_name(path: Path) -> set[str]:
+    """Literal names of modules that a file hands to `import_module`."""
+    calls = (n for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, ast.Call))
+    return {
+        argument.value
+        for call in calls
+        if ast.unparse(call.func).endswith("import_module")
+        for argument in call.args
+        if isinstance(argument, ast.Constant)
+    }
+
+
+def test_no_modules_import_each_other() -> None:
+    """Not along any number of steps, under TYPE_CHECKING, inside functions, or by name."""
+    known = modules()
+    edges = {
+        name: ((imports(path, name.split(".")[0]) | by_name(path)) & known.keys()) - {name}
+        for name, path in known.items()
+    }
+    assert "omni_export.cli" in edges["omni_runtime.cli.main"]
+    del edges["omni_runtime"]  # the public names, each imported when it is first used
+    while leaves := [name for name, targets in edges.items() if not targets & edges.keys()]:
+        for name in leaves:
+            del edges[name]
+    assert not edges, "these import each other, or modules that do"
 
 
 def test_runtime_imports_no_export_packages() -> None:

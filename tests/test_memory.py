@@ -19,7 +19,7 @@ from omni_runtime.engine.session import SessionOptions
 from omni_runtime.errors import ContextFullError, UsageError
 from omni_runtime.events import AudioDelta, TurnDone
 from omni_runtime.inputs.messages import Audio, ContentPart, Image, Text
-from omni_runtime.memory import ENCODERS, MIN_CONTEXT, Budget, Footprint, as_flag
+from omni_runtime.memory import ENCODERS, MIN_CONTEXT, Budget, Footprint, format_limit
 from omni_runtime.model import Model
 from omni_runtime.options import ReplyOptions, SpeechOptions
 
@@ -141,7 +141,9 @@ def test_as_little_as_possible_is_released(default_twin: Twin) -> None:
         assert budget.displaced_by("audio_encoder") == [], limit
     budget = Budget(footprint, 59 * MIB + context)
     budget.open = ["thinker", "talker", "dit", "vocoder"]
-    with pytest.raises(UsageError, match=r"the vision encoder does not fit: about .*\(--memory"):
+    with pytest.raises(
+        UsageError, match=r"the vision encoder does not fit: about .*\(raise the memory"
+    ):
         budget.displaced_by("vision_encoder")
 
 
@@ -156,7 +158,7 @@ def test_the_context_fits_the_remaining_memory(default_twin: Twin) -> None:
     assert Budget(footprint, tight).lease(700).tokens == 700
     with pytest.raises(UsageError, match="a context of 1025 tokens does not fit"):
         Budget(footprint, tight).lease(MIN_CONTEXT + 1)
-    with pytest.raises(UsageError, match="a shorter --context, --no-speech"):
+    with pytest.raises(UsageError, match="a shorter context, reply without speech"):
         Budget(footprint, tight - 1).lease(None)
 
 
@@ -234,5 +236,5 @@ def test_context_bytes_equal_those_of_the_kv_caches(twin: Twin) -> None:
 
 
 def test_sizes_are_rounded_up() -> None:
-    assert as_flag(140 * MIB) == "140M" and as_flag(140 * MIB + 1) == "141M"
-    assert as_flag(4 * 2**30) == "4.0G" and as_flag(4 * 2**30 + 1) == "4.1G"
+    assert format_limit(140 * MIB) == "140M" and format_limit(140 * MIB + 1) == "141M"
+    assert format_limit(4 * 2**30) == "4.0G" and format_limit(4 * 2**30 + 1) == "4.1G"

@@ -44,8 +44,10 @@ INT8_CACHE = ", int8 cache"
 class Bundle:
     """A bundle as an examinee."""
 
-    def __init__(self, model: Model, preset: str = "balanced", pace: ChunkPolicy = "fixed") -> None:
-        self._model, self._preset, self._scheduler = model, preset, pace
+    def __init__(
+        self, model: Model, preset: str = "balanced", chunks: ChunkPolicy = "fixed"
+    ) -> None:
+        self._model, self._preset, self._chunks = model, preset, chunks
 
     def answer(self, item: exam.Item, turn: int) -> str:
         conversation = Conversation(self._model)
@@ -60,9 +62,7 @@ class Bundle:
         return "".join(e.text for e in events if isinstance(e, TextDelta)).strip()
 
     def say(self, question: str, voice: str, seed: int) -> tuple[str, Samples]:
-        options = ReplyOptions(
-            SpeechOptions(voice, self._preset, chunks=self._scheduler), seed=seed
-        )
+        options = ReplyOptions(SpeechOptions(voice, self._preset, chunks=self._chunks), seed=seed)
         text, sound = "", [np.zeros(0, np.float32)]
         for event in Conversation(self._model).send(question, options):
             match event:

@@ -25,12 +25,12 @@ ROUNDS = 2
 Speaker = Callable[[str, random.Random], Samples]
 
 
-def _scheduler(rng: random.Random) -> float:
+def _pace(rng: random.Random) -> float:
     return rng.uniform(0.85, 1.2)
 
 
 def _joe(text: str, rng: random.Random) -> Samples:
-    return voices.piper(text, chunks=_scheduler(rng), liveliness=rng.choice((0.0, 0.5, 0.8)))
+    return voices.piper(text, pace=_pace(rng), liveliness=rng.choice((0.0, 0.5, 0.8)))
 
 
 def _kokoro(*names: str) -> Speaker:
@@ -40,19 +40,19 @@ def _kokoro(*names: str) -> Speaker:
         shares = {name: rng.random() ** 2 + 1e-3 for name in names}
         total = sum(shares.values())
         blend = {name: share / total for name, share in shares.items()}
-        return voices.kokoro(text, blend, chunks=_scheduler(rng))
+        return voices.kokoro(text, blend, pace=_pace(rng))
 
     return speak
 
 
 def _flite(name: str) -> Speaker:
-    return lambda text, rng: voices.flite(text, name, chunks=_scheduler(rng))
+    return lambda text, rng: voices.flite(text, name, pace=_pace(rng))
 
 
 def _espeak(text: str, rng: random.Random) -> Samples:
     accent = rng.choice(("en-us", "en-gb"))
     throat = rng.choice(("m1", "m3", "m4", "m7", "f2", "f3", "f4"))
-    return voices.espeak(text, f"{accent}+{throat}", chunks=_scheduler(rng))
+    return voices.espeak(text, f"{accent}+{throat}", pace=_pace(rng))
 
 
 TRAINING: dict[str, Speaker] = {

@@ -7,10 +7,11 @@ import onnx_ir as ir
 from onnxscript import GraphBuilder
 
 from omni_export.checkpoint import Checkpoint, TensorHandle
-from omni_export.graphs.layers import Array, Matrix, Weight
+from omni_export.graphs.layers import Matrix, Weight
 from omni_export.networks import Network
 from omni_quantize.operators import MICROSOFT
 from omni_quantize.weight_stream import set_columns
+from omni_runtime.arrays import FloatArray
 from omni_runtime.bundle.contracts import DOMAIN, OPSET, GraphContract, TensorSpec
 
 IR_VERSION = 11
@@ -76,7 +77,7 @@ def _bind(parameter: Weight, path: str, network: Network, checkpoint: Checkpoint
     parameter.const_value = tensor
 
 
-def _make(parameter: Weight, handles: list[TensorHandle], shape: tuple[int, ...]) -> Array:
+def _make(parameter: Weight, handles: list[TensorHandle], shape: tuple[int, ...]) -> FloatArray:
     array = np.ascontiguousarray(parameter.build([handle.read() for handle in handles]))
     assert array.shape == shape, (array.shape, shape)
     return array

@@ -12,8 +12,8 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from omni_export.checkpoint import Array
 from omni_export.probe import Arrays
+from omni_runtime.arrays import FloatArray
 from omni_runtime.engine.session import available_cores
 
 TIME = 2
@@ -22,7 +22,7 @@ TIME = 2
 
 def ranges(
     path: Path, weights: Collection[str], inputs: Iterable[Arrays]
-) -> dict[str, tuple[Array, Array]]:
+) -> dict[str, tuple[FloatArray, FloatArray]]:
     """Run the graph in `path` on each of `inputs`, one after the other.
 
     For the input and the output of each convolution with one of `weights`, by name: the least and
@@ -45,8 +45,8 @@ def ranges(
     settings.intra_op_num_threads = available_cores()
     settings.log_severity_level = 3
     session = ort.InferenceSession(measuring, settings, providers=["CPUExecutionProvider"])
-    lows: dict[str, Array] = {}
-    highs: dict[str, Array] = {}
+    lows: dict[str, FloatArray] = {}
+    highs: dict[str, FloatArray] = {}
     for fed in inputs:
         seen = [np.asarray(value)[0] for value in session.run(outputs, fed)]
         for name, low, high in zip(names, seen[::2], seen[1::2], strict=True):

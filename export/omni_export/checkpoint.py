@@ -12,16 +12,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
 
 from omni_export import random_weights
 from omni_export.source import read_json
+from omni_runtime.arrays import FloatArray
 from omni_runtime.errors import OmniError
-
-Array = npt.NDArray[np.float32]
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -37,15 +34,15 @@ class TensorHandle:
     shape: tuple[int, ...]
     _get: Callable[[slice | None], torch.Tensor]
 
-    def read(self) -> Array:
+    def read(self) -> FloatArray:
         """The whole tensor."""
         return self._float32(lambda: self._get(None))
 
-    def rows(self, start: int, stop: int) -> Array:
+    def rows(self, start: int, stop: int) -> FloatArray:
         """Some of its rows; only they are read."""
         return self._float32(lambda: self._get(slice(start, stop)))
 
-    def _float32(self, get: Callable[[], torch.Tensor]) -> Array:
+    def _float32(self, get: Callable[[], torch.Tensor]) -> FloatArray:
         try:
             return get().to(torch.float32).numpy()
         except (SafetensorError, OSError) as error:

@@ -11,14 +11,20 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from omni_runtime.cli.main import OneLineParser, terminable
+from omni_runtime.cli.common import (
+    INTERRUPTED,
+    OneLineParser,
+    complain,
+    format_size,
+    notes,
+    terminable,
+)
 from omni_runtime.errors import OmniError, UsageError
 
 if TYPE_CHECKING:
     from omni_export.hub import LocalCheckpoint
     from omni_export.progress import Progress
 
-INTERRUPTED = 130
 RANDOM = re.compile(r"random(?::(.*))?")
 TINY = "tiny"
 EMBEDDED = Path(__file__).parents[2] / "tiny" / "checkpoint"
@@ -36,24 +42,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with terminable():  # a polite kill cleans up like Ctrl-C
             return _run(options)
     except OmniError as error:
-        sys.stderr.write(f"error: {'; '.join([str(error), *notes(error)])}\n")
-        return error.exit_code
+        return complain(error)
     except ModuleNotFoundError as error:
         fix = 'pip install "pocket-omni[export]"'
-        sys.stderr.write(f"error: the export needs {error.name} ({fix})\n")
-        return 1
+        return complain(OmniError(f"the export needs {error.name}", fix=fix))
     except OSError as error:  # a full or vanished disk, a folder without permission
-        sys.stderr.write(f"error: {error} (check the disk and its permissions)\n")
-        return 1
+        return complain(OmniError(str(error), fix="check the disk and its permissions"))
     except (KeyboardInterrupt, SystemExit) as stop:
         left = "; ".join(notes(stop)) or "nothing was left behind"
         sys.stderr.write(f"stopped; {left}\n")
         return int(stop.code or 0) if isinstance(stop, SystemExit) else INTERRUPTED
-
-
-def notes(error: BaseException) -> list[str]:
-    """What somebody added to an error on its way."""
-    return getattr(error, "__notes__", [])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -98,6 +96,7 @@ def _run(options: argparse.Namespace) -> int:
     from omni_runtime import machine  # noqa: PLC0415
     from omni_runtime.cli import ui  # noqa: PLC0415
     from omni_runtime.cli.show import cost_table  # noqa: PLC0415
+    from omni_runtime.engine import kernels  # noqa: PLC0415
 
     started = perf_counter()
     if options.output is not None:
@@ -105,20 +104,19 @@ def _run(options: argparse.Namespace) -> int:
     with TemporaryDirectory(prefix="omni-") as scratch:
         checkpoint = _checkpoint(options.model, Path(scratch))
         destination = options.output or Path("bundles") / f"{checkpoint.name}-{recipe.name}"
-        drawing = _Drawing()
+        kernels.build(ui.note)
+        line = _ProgressLine()
         try:
-            manifest = export(
-                ExportRequest(checkpoint, recipe, target, destination), drawing.report
-            )
+            manifest = export(ExportRequest(checkpoint, recipe, target, destination), line.report)
         finally:
-            drawing.end()
+            line.end()
     total = sum(entry.bytes for entry in manifest.files.values())
     sys.stdout.write(f"\n{cost_table(manifest)}\n\n")
     if manifest.not_measured is not None:
         sys.stdout.write(f"not measured: {manifest.not_measured}\n")
     sys.stdout.write(
-        f"{destination}  {ui.size(total)} in {perf_counter() - started:.0f} s, "
-        f"peak {ui.size(machine.peak_memory())}\n"
+        f"{destination}  {format_size(total)} in {perf_counter() - started:.0f} s, "
+        f"peak {format_size(machine.peak_memory())}\n"
     )
     sys.stdout.write(f'try it:  omni run {destination} "Hello!" -o answer.wav\n')
     return 0
@@ -162,7 +160,7 @@ def _write(model: str, folder: Path) -> int:
     return 0
 
 
-class _Drawing:
+class _ProgressLine:
     """Progress on standard error: one living line on a terminal, a line for each part elsewhere."""
 
     def __init__(self) -> None:
@@ -170,7 +168,7 @@ class _Drawing:
         self._step = -1
 
     def report(self, progress: "Progress") -> None:
-        """Draw a moment of the export."""
+        """Show how far the export is."""
         if not self._alive and progress.step == self._step:
             return
         if self._alive and progress.step != self._step:
@@ -188,14 +186,12 @@ class _Drawing:
 
 def progress_line(progress: "Progress") -> str:
     """[8/12] thinker · 4.1 GB of 11.9 GB of weights · about 63 s left"""
-    from omni_runtime.cli import ui  # noqa: PLC0415
-
     number = f"[{progress.step}/{progress.steps}] " if progress.steps else ""
     parts = [number + progress.part.replace("_", " ")]
     if progress.kept:
         parts.append("kept from before")
     if progress.done < progress.total:
-        parts.append(f"{ui.size(progress.done)} of {ui.size(progress.total)} of weights")
+        parts.append(f"{format_size(progress.done)} of {format_size(progress.total)} of weights")
     if progress.seconds_left:
         parts.append(f"about {progress.seconds_left:.0f} s left")
     return " · ".join(parts)

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from omni_quantize.weight_stream import Watch, WeightStream, Whole
+from omni_quantize.weight_stream import PlainTensor, SliceCallback, WeightStream
 
 INLINE = 256
 """Smaller tensors stay in the graph's own file, as ONNX tools expect of scalars and shapes."""
@@ -27,10 +27,10 @@ ALIGNED = 2**20
 
 GRAPH, DATA = "model.onnx", "model.onnx.data"
 
-Watcher = Callable[[WeightStream], Watch]
-"""Gives each weight_stream somebody who sees its slices."""
+SliceCallbacks = Callable[[WeightStream], SliceCallback]
+"""Gives each weight stream the callback for its slices."""
 
-Job = tuple[WeightStream, Watcher | None]
+Job = tuple[WeightStream, SliceCallbacks | None]
 
 
 def save(
@@ -38,14 +38,14 @@ def save(
     folder: Path,
     weight_streams: Sequence[WeightStream],
     *,
-    watch: Watcher | None,
+    on_slice: SliceCallbacks | None,
     advance: Callable[[int], None],
     workers: int,
 ) -> Path:
     """Write the model below `folder`, its weights beside it; returns the graph's file.
 
-    `watch` gives a watcher for each of `weight_streams`. `advance` is called, in this thread, with
-    the number of weights written since its last call. The model then points to the file.
+    `on_slice` gives the callback for each of `weight_streams`. `advance` is called, in this thread,
+    with the number of weights written since its last call. The model then points to the file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     taken = {name for weight_stream in weight_streams for name in weight_stream.names}
@@ -60,12 +60,12 @@ def save(
             continue
         external.append(value)
         if value.name not in taken:
-            plain.append(Whole(tensor))
+            plain.append(PlainTensor(tensor))
     places, total = _places(external)
     with (folder / DATA).open("wb") as file:
         file.truncate(total)
     jobs: list[Job] = [(weight_stream, None) for weight_stream in plain]
-    jobs += [(weight_stream, watch) for weight_stream in weight_streams]
+    jobs += [(weight_stream, on_slice) for weight_stream in weight_streams]
     jobs.sort(key=lambda job: -job[0].values)  # the largest last would leave the others idle
     _produce(folder / DATA, jobs, places, advance, workers)
     for value in external:
@@ -98,9 +98,9 @@ def _produce(
 ) -> None:
     stop = threading.Event()
 
-    def produce(weight_stream: WeightStream, watch: Watcher | None) -> int:
+    def produce(weight_stream: WeightStream, on_slice: SliceCallbacks | None) -> int:
         with path.open("r+b") as file:
-            for piece in weight_stream.pieces(watch and watch(weight_stream)):
+            for piece in weight_stream.pieces(on_slice and on_slice(weight_stream)):
                 if stop.is_set():
                     break
                 file.seek(places[piece.name] + piece.offset)

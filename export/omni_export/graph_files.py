@@ -16,10 +16,10 @@ import onnx
 import onnx_ir as ir
 
 from omni_export import calibration, external_data, probe
-from omni_export.checkpoint import Array
 from omni_quantize import dynamic, nbits, static
 from omni_quantize.products import ProductMeter
 from omni_quantize.recipe import Recipe, Rule
+from omni_runtime.arrays import FloatArray
 from omni_runtime.bundle.config import ModelConfig
 from omni_runtime.bundle.contracts import GraphContract
 from omni_runtime.bundle.manifest import GraphEntry
@@ -53,7 +53,7 @@ class GraphWriter:
         rules: dict[str, Rule],
         contract: GraphContract,
         config: ModelConfig,
-        mels: Sequence[Array],
+        mels: Sequence[FloatArray],
         advance: Callable[[int], None],
     ) -> GraphEntry:
         """Write, check and measure one graph below the bundle's `folder`, by its `rules`.
@@ -81,7 +81,7 @@ class GraphWriter:
             model,
             folder / "graphs" / name,
             weight_streams,
-            watch=meter and meter.watch,
+            on_slice=meter and meter.on_slice,
             advance=advance,
             workers=available_cores(),
         )
@@ -133,7 +133,7 @@ class GraphWriter:
         return path
 
 
-def windows(mels: Sequence[Array]) -> Iterator[Array]:
+def windows(mels: Sequence[FloatArray]) -> Iterator[FloatArray]:
     """What the vocoder runs over at once, which bounds the memory: a stretch of one mel."""
     for mel in mels:
         for start in range(0, len(mel), MEL_FRAMES):

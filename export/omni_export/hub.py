@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from omni_export.source import read_json
+from omni_export.source import read_bytes
 from omni_runtime.errors import OmniError, UsageError
 
 PATTERNS = ["*.json", "*.safetensors", "*.pt", "*.txt", "*.jinja", "LICENSE*", "NOTICE*"]
@@ -59,8 +59,7 @@ def _download(model: str) -> LocalCheckpoint:
 
 def _revision(folder: Path) -> str:
     """A digest over names and sizes of the weights and over config.json: cheap, and tells apart."""
-    read_json(folder / "config.json")
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    digest = hashlib.sha256(read_bytes(folder / "config.json"))
     for path in sorted(folder.glob("*.safetensors")):
         digest.update(f"{path.name} {path.stat().st_size}\n".encode())
     return digest.hexdigest()[:16]

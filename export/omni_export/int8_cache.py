@@ -1,14 +1,12 @@
-"""The decoders' second files, for a KV cache of int8: what its channels absmax, and the graphs.
+"""The decoders' second files, for an int8 KV cache: calibration of its channels, and the graphs.
 
-What keys and values absmax is read from the float32 caches of some replies of the new bundle, to a
-sound and a picture too where it hears and sees; where it speaks codes are drawn, but no sound is
-made of them. All this in a process of its own, as the first reply: it needs more memory than the
-export itself. Run as a module this file is that process.
+The magnitudes are read from the float32 caches of some replies of the new bundle, also to a sound
+and a picture where it takes them. Where it speaks, codes are sampled, but not synthesized. All this
+runs in a process of its own, like the first reply: it needs more memory than the export itself. Run
+as a module, this file is that process.
 """
 
 import io
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,14 +20,15 @@ import PIL.Image
 
 from omni_export.artifacts import file_entry
 from omni_quantize import kv_cache
-from omni_quantize.weight_stream import FloatArray
+from omni_runtime.arrays import FloatArray
 from omni_runtime.bundle.contracts import DECODERS
 from omni_runtime.bundle.manifest import Manifest, read_manifest
+from omni_runtime.child_process import run_module
+from omni_runtime.context import Context
 from omni_runtime.engine.decoder import complete
 from omni_runtime.engine.kv_cache import KVCache
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.engine.talker import TalkerSettings, own_sampling
-from omni_runtime.errors import OmniError
 from omni_runtime.inputs.messages import Audio, ContentPart, Image, Message, Text
 from omni_runtime.memory import ENCODERS, MIN_CONTEXT, Footprint
 from omni_runtime.model import Model
@@ -74,19 +73,8 @@ def calibrated(bundle: Path) -> AbsMax:
     """What `absmax` finds, in a process of its own. Raises OmniError when that fails."""
     with TemporaryDirectory(prefix="omni-") as folder:
         file = Path(folder) / "absmax.npz"
-        done = subprocess.run(  # noqa: S603 - our own code on our own files
-            [sys.executable, "-m", __name__, str(bundle), str(file)],
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            check=False,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        )
-        if done.returncode != 0:
-            reason = (done.stderr.strip() or "no message").splitlines()[-1]
-            raise OmniError(
-                f"the new bundle does not answer: {reason}", fix="report this as a defect"
-            )
+        failure, fix = "the new bundle does not answer", "report this as a defect"
+        run_module(__name__, [str(bundle), str(file)], failure=failure, fix=fix)
         with np.load(file) as found:
             return {name: list(found[name]) for name in found}
 
@@ -107,32 +95,35 @@ def absmax(bundle: Path) -> AbsMax:
 
 def _answer(model: Model, parts: Sequence[ContentPart]) -> list[KVCache]:
     """The caches after a reply: the Thinker's, and the Talker's where it is spoken."""
-    thinker, prompt = model.thinker, model.prompts.build([Message("user", parts)])
-    cache = thinker.new_cache()
-    output = thinker.prefill(cache, prompt)
-    asked, rows = output.talker_rows, []
-    while len(rows) < MAX_TOKENS and cache.room:
-        token = int(output.logits.argmax())
-        output = thinker.step(cache, token, prompt.next_position + len(rows))
+    context = Context(model)
+    logits = context.prefill(model.prompts.build([Message("user", parts)]))
+    position, speaks = context.position, model.config.speech is not None
+    if speaks:
+        complete(context.read_unread())
+    rows: list[FloatArray] = []
+    while len(rows) < MAX_TOKENS and context.room:
+        context.push(int(logits.argmax()))
+        output = context.forward()
+        logits = output.logits
         rows.append(output.talker_rows[0])
-    if model.config.speech is None:
-        return [cache]
-    sampling, talker = own_sampling(model.speech.talker), model.talker
-    spoken = talker.new_cache()
-    complete(talker.append(spoken, asked, prompt.positions))
-    settings = TalkerSettings(sampling, MAX_CODES, np.random.default_rng(0))
+    if not speaks:
+        return [context.thinker]
+    settings = TalkerSettings(
+        own_sampling(model.speech.talker), MAX_CODES, np.random.default_rng(0)
+    )
     bos = model.speech.voices[model.speech.default_voice]
-    speech = talker.start(spoken, bos, rows[0], prompt.next_position, settings)
+    spoken = context.begin_speech()
+    speech = model.talker.start(spoken, bos, rows[0], position, settings)
     for row in rows[1:]:
         speech.feed(row)
     speech.end_text()
     while speech.ready:
         speech.step()
-    return [cache, spoken]
+    return [context.thinker, spoken]
 
 
 def channels(cache: KVCache) -> list[FloatArray]:
-    """What the channels of keys and values of each layer absmax, float32 (kv_heads, head_dim) each.
+    """Largest magnitude of the channels of keys and values, float32 (kv_heads, head_dim) per layer.
 
     Of keys the length of the pair of channels that rotates together, which is the same at every
     position: in a long context one of them becomes what the other was at its beginning.

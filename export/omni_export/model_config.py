@@ -6,9 +6,16 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct
 
-from omni_export.checkpoint import Array
-from omni_export.source import DecoderSource, SourceConfig, SpeechSource, VisionSource, read_json
+from omni_export.source import (
+    DecoderSource,
+    SourceConfig,
+    SpeechSource,
+    VisionSource,
+    eos_ids,
+    read_json,
+)
 from omni_export.speech import Voice, vocoder_geometry
+from omni_runtime.arrays import FloatArray
 from omni_runtime.bundle.config import (
     AudioConfig,
     DecoderConfig,
@@ -64,6 +71,7 @@ PRESETS = {
 }
 DEFAULT_PRESET = "balanced"
 
+GENERATION = "generation_config.json"
 DOWNLOAD_AGAIN = "download the checkpoint again"
 
 Record = TypeVar("Record", bound=Struct)
@@ -100,22 +108,28 @@ def read_preprocessor(folder: Path) -> Preprocessor:
     return _convert(raw, Preprocessor, "preprocessor_config.json")
 
 
+def read_generation(folder: Path) -> dict[str, Any]:
+    """Return generation_config.json, empty where there is none. Raises OmniError."""
+    path = folder / GENERATION
+    return read_json(path) if path.is_file() else {}
+
+
 def model_config(
     folder: Path,
     source: SourceConfig,
     voices: dict[str, Voice],
-    rotary_frequencies: Array | None,
+    rotary_frequencies: FloatArray | None,
 ) -> ModelConfig:
     """The record for the runtime. `rotary_frequencies` are the DiT's, None without speech."""
-    preprocessor = read_preprocessor(folder)
+    preprocessor, generation = read_preprocessor(folder), read_generation(folder)
     speech = None
     if source.speech is not None and rotary_frequencies is not None:
-        sampling = _talker_sampling(folder)
+        sampling = _talker_sampling(generation)
         speech = _speech(source.speech, voices, rotary_frequencies, sampling)
     return ModelConfig(
         thinker=ThinkerConfig(
             decoder=decoder_config(source.text),
-            tokens=_tokens(folder, source),
+            tokens=_tokens(source, generation),
             positions=PositionConfig(
                 ids_per_second=source.thinker.position_id_per_seconds,
                 seconds_per_chunk=source.thinker.seconds_per_chunk,
@@ -149,7 +163,7 @@ def decoder_config(source: DecoderSource) -> DecoderConfig:
     )
 
 
-def _tokens(folder: Path, source: SourceConfig) -> SpecialTokens:
+def _tokens(source: SourceConfig, generation: dict[str, Any]) -> SpecialTokens:
     ids = source.thinker
     return SpecialTokens(
         audio=ids.audio_token_index,
@@ -159,25 +173,19 @@ def _tokens(folder: Path, source: SourceConfig) -> SpecialTokens:
         audio_eos=ids.audio_end_token_id,
         vision_bos=ids.vision_start_token_id,
         vision_eos=ids.vision_end_token_id,
-        eos=_ends(folder),
+        eos=_ends(source, generation),
     )
 
 
-def _ends(folder: Path) -> tuple[int, ...]:
+def _ends(source: SourceConfig, generation: dict[str, Any]) -> tuple[int, ...]:
     """Ids that end a reply: those of the Thinker's own section, and of generation_config.json.
 
     The reference reads only the former, published checkpoints have both.
     """
-    raws = [read_json(folder / "config.json")["thinker_config"]]
-    if (folder / "generation_config.json").is_file():
-        raws.append(read_json(folder / "generation_config.json"))
-    found: list[object] = []
-    for raw in raws:
-        ids = raw.get("eos_token_id")
-        found += ids if isinstance(ids, list) else [] if ids is None else [ids]
+    found = {*source.eos, *eos_ids(generation, GENERATION)}
     if not found:
         raise OmniError("config.json: thinker_config has no eos_token_id", fix=DOWNLOAD_AGAIN)
-    return _convert(sorted(set(found), key=str), tuple[int, ...], "eos_token_id")
+    return tuple(sorted(found))
 
 
 def _vision(source: VisionSource, preprocessor: Preprocessor) -> VisionConfig:
@@ -203,7 +211,7 @@ def _vision(source: VisionSource, preprocessor: Preprocessor) -> VisionConfig:
 def _speech(
     source: SpeechSource,
     voices: dict[str, Voice],
-    rotary_frequencies: Array,
+    rotary_frequencies: FloatArray,
     sampling: dict[str, float],
 ) -> SpeechConfig:
     ids, dit = source.talker_ids, source.dit
@@ -243,13 +251,11 @@ def _speech(
     )
 
 
-def _talker_sampling(folder: Path) -> dict[str, float]:
-    """How codes are drawn: the reference's settings, or the checkpoint's own."""
-    raw: dict[str, Any] = {}
-    if (folder / "generation_config.json").is_file():
-        raw = read_json(folder / "generation_config.json")
-    found = {name: raw.get(f"talker_{name}", value) for name, value in TALKER_SAMPLING.items()}
-    return _convert(found, dict[str, float], "generation_config.json")
+def _talker_sampling(generation: dict[str, Any]) -> dict[str, float]:
+    """How codes are sampled: the reference's settings, or the checkpoint's own."""
+    names = TALKER_SAMPLING.items()
+    found = {name: generation.get(f"talker_{name}", value) for name, value in names}
+    return _convert(found, dict[str, float], GENERATION)
 
 
 def _convert(raw: object, kind: type[Record] | Any, where: str) -> Any:

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from omni_export.artifacts import Artifact, Written
 from omni_export.build import build
-from omni_export.checkpoint import Array, Checkpoint
+from omni_export.checkpoint import Checkpoint
 from omni_export.graph_files import GraphWriter, weights
 from omni_export.model_config import PRESETS, model_config
 from omni_export.networks import TALKER_TABLE, networks
@@ -29,6 +29,7 @@ from omni_export.speech import (
     read_voices,
 )
 from omni_quantize import tables
+from omni_runtime.arrays import FloatArray
 from omni_runtime.bundle.config import ModelConfig
 from omni_runtime.bundle.contracts import GraphContract, contracts
 from omni_runtime.bundle.store import modulation_file
@@ -115,7 +116,7 @@ def _graphs(
     checkpoint: Checkpoint,
     source: SourceConfig,
     config: ModelConfig,
-    mels: list[Array],
+    mels: list[FloatArray],
 ) -> Iterator[Artifact]:
     for network in networks(source, checkpoint):
         contract = contracts(config)[network.name]
@@ -129,7 +130,7 @@ def _graph(
     model: ir.Model,
     contract: GraphContract,
     config: ModelConfig,
-    mels: list[Array],
+    mels: list[FloatArray],
 ) -> Artifact:
     rules = writer.rules(name, model)
 

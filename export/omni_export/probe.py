@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from omni_quantize.error import ErrorMeter
-from omni_quantize.weight_stream import FloatArray
+from omni_runtime.arrays import FloatArray
 from omni_runtime.bundle.config import ModelConfig
 from omni_runtime.bundle.contracts import GraphContract
 from omni_runtime.bundle.manifest import QuantizationError

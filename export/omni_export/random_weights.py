@@ -78,7 +78,7 @@ class RandomWeights:
         found = torch.empty((stop - start, width), dtype=self.dtype)
         for block in range(start // step, -(-stop // step)):
             first, last = block * step, min((block + 1) * step, shape[0])
-            values = self._draw(name, block, (last - first) * width, table).reshape(-1, width)
+            values = self._random(name, block, (last - first) * width, table).reshape(-1, width)
             low, high = max(first, start), min(last, stop)
             found[low - start : high - start] = values[low - first : high - first]
         if name == CODEC_HEAD:
@@ -87,7 +87,7 @@ class RandomWeights:
                     found[row - start] = 0
         return found.reshape(stop - start, *shape[1:])
 
-    def _draw(self, name: str, block: int, count: int, table: Any) -> torch.Tensor:
+    def _random(self, name: str, block: int, count: int, table: Any) -> torch.Tensor:
         key = [self._description.seed, zlib.crc32(name.encode()), block]
         bits = np.random.Generator(np.random.SFC64(key)).bytes(2 * count)
         values = torch.from_numpy(np.take(table, np.frombuffer(bits, "<u2")))

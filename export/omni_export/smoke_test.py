@@ -7,23 +7,20 @@ so.
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import onnxruntime
 
 from omni_runtime import machine
 from omni_runtime.bundle.manifest import Manifest, Measured
-from omni_runtime.cli import ui
-from omni_runtime.errors import OmniError
+from omni_runtime.child_process import run_module
+from omni_runtime.cli.common import format_size
 from omni_runtime.memory import MIN_CONTEXT, Footprint
 
 PROMPT = "Hello! Who are you, and what can you do?"
 MAX_TOKENS = 48
 MAX_SPEECH = 10
 SECONDS_ALLOWED = 1800
-
-COMMAND = "from omni_runtime.cli.main import main; sys.exit(main())"
 
 
 def obstacle(manifest: Manifest) -> str | None:
@@ -33,7 +30,7 @@ def obstacle(manifest: Manifest) -> str | None:
     free = machine.available_memory()
     if needed <= free:
         return None
-    return f"a reply may need {ui.size(needed)} of memory, {ui.size(free)} were free"
+    return f"a reply may need {format_size(needed)} of memory, {format_size(free)} were free"
 
 
 def attempt(bundle: Path, manifest: Manifest) -> tuple[Measured | None, str | None]:
@@ -53,20 +50,11 @@ def first_reply(bundle: Path) -> Measured:
     """
     limits = ["--max-tokens", str(MAX_TOKENS), "--max-speech", str(MAX_SPEECH)]
     arguments = ["run", str(bundle), PROMPT, "--json", "--no-play", "--no-prepack-cache", *limits]
-    runtime = str(Path(machine.__file__).parent.parent)  # also where nothing is installed
-    code = f"import sys; sys.path.insert(0, {runtime!r}); {COMMAND}"
-    done = subprocess.run(  # noqa: S603 - our own code on our own file
-        [sys.executable, "-c", code, *arguments],
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=SECONDS_ALLOWED,
-        check=False,
+    failure, fix = "the new bundle does not run", "report this as a defect"
+    printed = run_module(
+        "omni_runtime.cli.main", arguments, failure=failure, fix=fix, timeout=SECONDS_ALLOWED
     )
-    if done.returncode != 0:
-        reason = (done.stderr.strip() or "no message").splitlines()[-1]
-        raise OmniError(f"the new bundle does not run: {reason}", fix="report this as a defect")
-    turn = json.loads(done.stdout.splitlines()[-1])
+    turn = json.loads(printed.splitlines()[-1])
     return Measured(
         machine=machine.describe(),
         onnxruntime=onnxruntime.__version__,

@@ -141,24 +141,34 @@ class SpeechSource(Struct, frozen=True):
 
 
 class SourceConfig(Struct, frozen=True):
-    """The whole of config.json, as far as the export depends on it."""
+    """The whole of config.json, as far as the export depends on it.
+
+    `eos` are the ids of the Thinker's own section that end a reply.
+    """
 
     audio: AudioSource
     vision: VisionSource
     text: DecoderSource
     thinker: ThinkerIds
+    eos: tuple[int, ...]
     speech: SpeechSource | None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file, or an OmniError that names the file."""
+def read_bytes(path: Path) -> bytes:
+    """The content of a file of a checkpoint, or an OmniError that says that there is none."""
     try:
-        found = json.loads(path.read_text("utf-8"))
+        return path.read_bytes()
     except FileNotFoundError:
         raise OmniError(
             f"{path.parent} has no {path.name}, so it is not a Hugging Face checkpoint",
             fix="give --model a folder with config.json and *.safetensors, or a hub id",
         ) from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file, or an OmniError that names the file."""
+    try:
+        found = json.loads(read_bytes(path).decode("utf-8"))
     except (ValueError, OSError) as error:
         raise OmniError(
             f"{path} can't be read as JSON: {error}", fix="download the checkpoint again"
@@ -192,10 +202,23 @@ def read_config(folder: Path) -> SourceConfig:
         vision=thinker.inside("vision_config").read(VisionSource),
         text=thinker.inside("text_config").decoder(),
         thinker=thinker.read(ThinkerIds),
+        eos=eos_ids(thinker.raw, thinker.path),
         speech=speech,
     )
     _check_supported(config)
     return config
+
+
+def eos_ids(raw: dict[str, Any], where: str) -> tuple[int, ...]:
+    """Return `eos_token_id` of a section: one id, several, or none. Raises OmniError."""
+    found = raw.get("eos_token_id")
+    listed = found if isinstance(found, list) else [] if found is None else [found]
+    try:
+        return msgspec.convert(listed, tuple[int, ...])
+    except msgspec.ValidationError as error:
+        raise OmniError(
+            f"{where}: eos_token_id: {error}", fix="download the checkpoint again"
+        ) from None
 
 
 def _read_speech(section: "_Section") -> SpeechSource:

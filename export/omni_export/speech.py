@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from omni_export.checkpoint import Array, Checkpoint
+from omni_export.checkpoint import Checkpoint
 from omni_export.source import DitSource, SpeechSource, VocoderSource
+from omni_runtime.arrays import FloatArray
 from omni_runtime.bundle.config import SolverPreset, VocoderConfig
 from omni_runtime.bundle.contracts import FINAL_MODULATION_ROWS, MODULATION_ROWS
 from omni_runtime.engine.solver import evaluation_times
@@ -48,8 +49,8 @@ class Voice:
     """
 
     text_bos: int
-    condition: Array
-    mel: Array
+    condition: FloatArray
+    mel: FloatArray
 
 
 class InputProjection:
@@ -132,7 +133,9 @@ def _voice_encoder(checkpoint: Checkpoint, speech: SpeechSource) -> torch.nn.Mod
     return encoder.eval()
 
 
-def code_table(checkpoint: Checkpoint, config: DitSource, projection: InputProjection) -> Array:
+def code_table(
+    checkpoint: Checkpoint, config: DitSource, projection: InputProjection
+) -> FloatArray:
     """What each code adds to its frames, float32 (num_embeds + 1, hidden); row 0 is the null."""
     shape = (config.num_embeds + 1, config.emb_dim)
     table = checkpoint.claim(DIT + "text_embed.codec_embed.weight", shape).read()
@@ -168,14 +171,16 @@ class TimeModulation:
         """How many weights `tables` reads."""
         return sum(math.prod(weight.shape) for weight, _ in self._layers)
 
-    def tables(self, grids: Sequence[Array], advance: Callable[[int], None]) -> list[Array]:
+    def tables(
+        self, grids: Sequence[FloatArray], advance: Callable[[int], None]
+    ) -> list[FloatArray]:
         """For each grid of time points, float32 (times, layers * 6 + 2, hidden).
 
         See the DiT's contract for the rows. Each weight is read once for all grids; `advance` is
         told its size.
         """
         signals = [_silu(self._embed(times)) for times in grids]
-        parts: list[list[Array]] = [[] for _ in grids]
+        parts: list[list[FloatArray]] = [[] for _ in grids]
         for index, (weight, bias) in enumerate(self._layers):
             matrix, offset = weight.read(), bias.read()
             for signal, found in zip(signals, parts, strict=True):
@@ -191,7 +196,7 @@ class TimeModulation:
             advance(matrix.size)
         return [np.concatenate(found, axis=1).astype(np.float32) for found in parts]
 
-    def _embed(self, times: Array) -> Array:
+    def _embed(self, times: FloatArray) -> FloatArray:
         half = TIME_FREQUENCIES // 2
         decay = np.exp(
             np.arange(half, dtype=np.float32) * np.float32(-math.log(10000) / (half - 1))
@@ -202,12 +207,12 @@ class TimeModulation:
         return _silu(signal @ first.T + first_bias) @ second.T + second_bias
 
 
-def modulation_times(preset: SolverPreset) -> Array:
+def modulation_times(preset: SolverPreset) -> FloatArray:
     """The distinct time points of a preset, ascending: one row of its modulation table each."""
     return np.unique(evaluation_times(preset))
 
 
-def _silu(x: Array) -> Array:
+def _silu(x: FloatArray) -> FloatArray:
     return (x / (1 + np.exp(-x))).astype(np.float32)
 
 

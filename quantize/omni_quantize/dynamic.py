@@ -18,16 +18,17 @@ from omni_quantize.operators import function
 from omni_quantize.recipe import Rule
 from omni_quantize.weight_stream import (
     Columns,
-    FloatArray,
     Layout,
     Parts,
     Piece,
-    Watch,
+    SliceCallback,
     WeightStream,
     columns_of,
+    contiguous,
     register,
     slices,
 )
+from omni_runtime.arrays import FloatArray
 from omni_runtime.bundle.contracts import DOMAIN
 from omni_runtime.errors import UsageError
 
@@ -133,9 +134,11 @@ def integer_matmul(biased: bool = False) -> ir.Function:
     rows float32 (..., K); integers, scales and zero points, all zero, as `IntegerMatrix.layout`
     says; if `biased`, float32 (N), which is added. Returns float32 (..., N).
 
-    ONNX Runtime knows these nodes as one product, and rounds rows only once for all products of
-    the same ones. It rounds them all with one scale and to 8 bits, the kernel each block of 64
-    values with its own and to 91 levels.
+    ONNX Runtime fuses these nodes into one product, and quantizes rows only once for all products
+    of the same ones. The kernel is not this function up to rounding: it quantizes each block of
+    64 values with a scale of its own to 91 levels, the function all rows with one scale to 256.
+    On normal rows the two differ by 1.8 %, both about 2 % from float32. With outliers the kernel
+    stays within 3 %, the function does not (native/integer_matmul.h has the numbers).
     """
     names = ("rows", "quantized", "scale", "zero_point", *(("bias",) if biased else ()))
     inputs = [ir.Value(name=name) for name in names]
@@ -165,7 +168,7 @@ def integer_matmul(biased: bool = False) -> ir.Function:
 class IntegerMatrix:
     """One weight (inner, outer), with one scale for each column or one for all.
 
-    Its integers absmax from -`steps` to `steps`.
+    Its integers range from -`steps` to `steps`.
     """
 
     weight: str
@@ -192,7 +195,7 @@ class IntegerMatrix:
             "zero_point": Layout("_zero_point", ir.DataType.INT8, shape),
         }
 
-    def pieces(self, watch: Watch | None = None) -> Iterator[Piece]:
+    def pieces(self, on_slice: SliceCallback | None = None) -> Iterator[Piece]:
         """The integers lie row by row, so they are gathered before they are handed over."""
         whole: Parts = {
             name: np.empty(spec.shape, spec.dtype.numpy())
@@ -200,10 +203,10 @@ class IntegerMatrix:
         }
         largest = None if self.per_channel else self._largest()
         for start, stop in slices(self.inner, self.outer):
-            values = self.columns(start, stop)
+            values = contiguous(self.columns(start, stop))
             parts = self.quantize(values, largest)
-            if watch is not None:
-                watch(values, parts)
+            if on_slice is not None:
+                on_slice(values, parts)
             for name, data in parts.items():
                 if data.ndim:
                     whole[name][..., start:stop] = data

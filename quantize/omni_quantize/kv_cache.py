@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from omni_quantize.operators import MICROSOFT, function, passed
-from omni_quantize.weight_stream import FloatArray
+from omni_runtime.arrays import FloatArray
 from omni_runtime.bundle.contracts import DOMAIN
 
 FLOAT, INT8 = "CachedAttention", "Int8CachedAttention"

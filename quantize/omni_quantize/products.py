@@ -19,7 +19,8 @@ from omni_quantize.dynamic import INTEGER_MATMUL, IntegerMatrix, integer_matmul
 from omni_quantize.error import ErrorMeter
 from omni_quantize.nbits import BlockMatrix
 from omni_quantize.operators import MICROSOFT
-from omni_quantize.weight_stream import FloatArray, Parts, Watch, WeightStream
+from omni_quantize.weight_stream import Parts, SliceCallback, WeightStream
+from omni_runtime.arrays import FloatArray
 from omni_runtime.bundle.contracts import DOMAIN, OPSET
 from omni_runtime.bundle.manifest import QuantizationError
 
@@ -29,25 +30,25 @@ IR_VERSION = 10
 
 
 class ProductMeter:
-    """Watches weight_streams and accumulates the error of their products. Threads may share it."""
+    """Accumulates the error of the products of quantized matrices. Threads may share it."""
 
     def __init__(self) -> None:
         self._meter = ErrorMeter("products")
 
-    def watch(self, weight_stream: WeightStream) -> Watch:
-        """What to hand to the weight_stream's `pieces`."""
+    def on_slice(self, weight_stream: WeightStream) -> SliceCallback:
+        """Return the callback for the weight stream's `pieces`."""
         assert isinstance(weight_stream, BlockMatrix | IntegerMatrix)
         random = np.random.default_rng(0)
         rows = random.standard_normal((ROWS, weight_stream.inner), np.float32)
 
-        def see(values: FloatArray, parts: Parts) -> None:
+        def add(values: FloatArray, parts: Parts) -> None:
             if isinstance(weight_stream, BlockMatrix):
                 nodes = _block_product(weight_stream, values.shape[1], parts)
             else:
                 nodes = _integer_product(parts)
             self._meter.add(rows @ values, _run(nodes, rows, parts, values.shape[1]))
 
-        return see
+        return add
 
     def result(self) -> QuantizationError:
         """The error over all products seen."""

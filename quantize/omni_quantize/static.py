@@ -15,7 +15,8 @@ import onnx_ir as ir
 
 from omni_quantize.dynamic import largest_integer
 from omni_quantize.recipe import Rule
-from omni_quantize.weight_stream import FloatArray, Layout, Piece, Watch, WeightStream, register
+from omni_quantize.weight_stream import Layout, Piece, SliceCallback, WeightStream, register
+from omni_runtime.arrays import FloatArray
 
 Ranges = Mapping[str, tuple[FloatArray, FloatArray]]
 """Least and largest value of each channel of a tensor, float32 (channels,) each, by its name."""
@@ -160,9 +161,9 @@ class IntegerConvolution:
             "bias": Layout("_bias", ir.DataType.INT32, outputs),
         }
 
-    def pieces(self, watch: Watch | None = None) -> Iterator[Piece]:
-        """Four pieces; no convolution is large. `watch` sees nothing: it knows matrices alone."""
-        del watch
+    def pieces(self, on_slice: SliceCallback | None = None) -> Iterator[Piece]:
+        """Four pieces; no convolution is large. `on_slice` is not called: it is for matrices."""
+        del on_slice
         weight, *bias = [tensor.numpy().astype(np.float64) for tensor in self._tensors]
         weight *= self.scales[:, None]
         exact = np.abs(weight).max(axis=(1, 2)) / self.steps

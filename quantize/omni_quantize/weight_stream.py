@@ -19,7 +19,11 @@ Parts = dict[str, npt.NDArray[Any]]
 """Inputs of the quantized operator, by the suffix of their names."""
 
 Columns = Callable[[int, int], FloatArray]
-"""(start, stop) -> columns start .. stop of a weight, float32 (inner, stop - start)."""
+"""(start, stop) -> columns start .. stop of a weight, float32 (inner, stop - start).
+
+In any memory order; a checkpoint's own is column after column, which a method that packs columns
+reads as it is.
+"""
 
 WEIGHTS_AT_ONCE = 2**21
 """Weights in one slice: 8 MiB as float32, which stays in a processor's cache."""
@@ -45,8 +49,8 @@ class Piece:
     data: npt.NDArray[Any]
 
 
-Watch = Callable[[FloatArray, Parts], None]
-"""Is shown each slice of the weight, exact and quantized."""
+SliceCallback = Callable[[FloatArray, Parts], None]
+"""Gets each slice of a weight, exact and quantized."""
 
 
 class WeightStream(Protocol):
@@ -67,9 +71,19 @@ class WeightStream(Protocol):
         """The initializers that its pieces fill."""
         ...
 
-    def pieces(self, watch: Watch | None = None) -> Iterator[Piece]:
+    def pieces(self, on_slice: SliceCallback | None = None) -> Iterator[Piece]:
         """All bytes of all initializers, in any order, each once."""
         ...
+
+
+def contiguous(values: FloatArray) -> FloatArray:
+    """Return a matrix in C order, copied if it is not."""
+    if not (values.flags.f_contiguous and values.flags.writeable):
+        return np.ascontiguousarray(values)
+    import torch  # noqa: PLC0415 - whoever only asks for a recipe need not wait for it
+
+    # Transposing is twice as fast as numpy's.
+    return torch.from_numpy(values).contiguous().numpy()
 
 
 def set_columns(tensor: ir.LazyTensor, columns: Columns) -> None:
@@ -94,8 +108,8 @@ def slices(inner: int, outer: int) -> Iterator[tuple[int, int]]:
 
 
 @dataclass(frozen=True)
-class Whole:
-    """A tensor that no method took over: it is written as it is."""
+class PlainTensor:
+    """A tensor that no method quantizes: it is written as it is."""
 
     tensor: ir.TensorProtocol
 
@@ -112,9 +126,9 @@ class Whole:
     def names(self) -> tuple[str, ...]:
         return (self.weight,)
 
-    def pieces(self, watch: Watch | None = None) -> Iterator[Piece]:
-        """One piece. `watch` has nothing to see: nothing is quantized."""
-        del watch
+    def pieces(self, on_slice: SliceCallback | None = None) -> Iterator[Piece]:
+        """One piece. `on_slice` is not called: nothing is quantized."""
+        del on_slice
         columns = _known_columns(self.tensor)
         if columns is None:
             yield Piece(self.weight, 0, self.tensor.numpy())
@@ -122,7 +136,7 @@ class Whole:
         inner, outer = self.tensor.shape.numpy()
         whole = np.empty((inner, outer), np.float32)  # filled by slices: never there twice
         for start, stop in slices(inner, outer):
-            whole[:, start:stop] = columns(start, stop)
+            whole[:, start:stop] = contiguous(columns(start, stop))
         yield Piece(self.weight, 0, whole)
 
 

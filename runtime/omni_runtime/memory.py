@@ -197,15 +197,16 @@ class Budget:
     def _check(self, what: str, needed: int) -> None:
         if self.limit is not None and needed > self.limit:
             raise AdmissionError(
-                f"{what} does not fit: about {as_flag(needed)} of memory are needed, "
-                f"the budget is {as_flag(self.limit)}",
-                fix=f"--memory {as_flag(needed)}, a shorter --context, --no-speech for text only, "
-                "or a bundle of a smaller recipe (--quant int4)",
+                f"{what} does not fit: about {format_limit(needed)} of memory are needed, "
+                f"the budget is {format_limit(self.limit)}",
+                fix="raise the memory limit, use a shorter context, reply without speech, "
+                "or use a bundle of a smaller recipe",
+                details={"needed": format_limit(needed)},
             )
 
 
-def as_flag(count: int) -> str:
-    """Bytes as --memory takes them, rounded up: 4.2G, 140M."""
+def format_limit(count: int) -> str:
+    """Format a memory limit in bytes, rounded up: 4.2G, 140M."""
     if count >= 2**30:
         return f"{math.ceil(count / 2**30 * 10) / 10:.1f}G"
     return f"{math.ceil(count / 2**20)}M"

@@ -16,7 +16,7 @@ import numpy as np
 from omni_runtime.bundle.config import SpeechConfig
 from omni_runtime.bundle.contracts import DECODERS, contracts
 from omni_runtime.bundle.store import CHAT_TEMPLATE, TOKENIZER, Bundle
-from omni_runtime.engine import prepack_cache
+from omni_runtime.engine import kernels, prepack_cache
 from omni_runtime.engine.cancellation import RunControl
 from omni_runtime.engine.chunk_scheduler import (
     ChunkPolicy,
@@ -28,7 +28,7 @@ from omni_runtime.engine.code2wav import Code2Wav
 from omni_runtime.engine.decoder import Decoder
 from omni_runtime.engine.dit import Dit, Noise
 from omni_runtime.engine.encoders import AudioEncoder, VisionEncoder
-from omni_runtime.engine.kernels import KernelLibrary, kernel_library
+from omni_runtime.engine.kernels import KernelLibrary
 from omni_runtime.engine.session import Graph, SessionOptions, open_session
 from omni_runtime.engine.solver import nfe
 from omni_runtime.engine.speed import SynthesisSpeed, trial
@@ -54,17 +54,31 @@ class Model:
         self.config = self.bundle.config
         self.options = options or SessionOptions()
         self._contracts = contracts(self.config, self.options.kv_cache)
-        self._native = kernel_library() if self.options.native else KernelLibrary(None)
-        compiled = self._native.library is not None
-        footprint = Footprint.of(self.bundle.manifest, native=compiled, cache=self.options.kv_cache)
-        quick = [name for name in ENCODERS if self._native.reads(name)]
-        self.budget = Budget(footprint, self.options.memory, quick)
+        self._kernels = kernels.find() if self.options.native else KernelLibrary(None)
+        self.budget = Budget(self._footprint(), self.options.memory, self._quick())
         self._dits: dict[str, Dit] = {}
         self.lock = RLock()
         """Held by whoever runs a graph: one step at a time, whichever conversation it is for."""
         self.control = RunControl()
         self.prefix_contexts: dict[str, Any] = {}
         """Contexts that have read a system prompt, by its text (`system_prefix`)."""
+
+    def warm_up(self, progress: Callable[[str], None] | None = None) -> None:
+        """Compile the kernels for this CPU, unless that is done already: about 5 s, once.
+
+        Opening the first graph does the same. `progress` gets a line before it starts.
+        """
+        if self._kernels.pending:
+            self._kernels = kernels.build(progress)
+            self.budget.footprint, self.budget.quick = self._footprint(), self._quick()
+
+    def _footprint(self) -> Footprint:
+        cache = self.options.kv_cache
+        return Footprint.of(self.bundle.manifest, native=self._kernels.usable, cache=cache)
+
+    def _quick(self) -> list[str]:
+        """The encoders that open in a moment."""
+        return [name for name in ENCODERS if self._kernels.reads(name)]
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -102,7 +116,8 @@ class Model:
         if self.config.speech is None:
             raise UsageError(
                 f"{self.bundle.folder} has no voice: its checkpoint does not speak",
-                fix="--no-speech",
+                fix="ask for replies without speech: ReplyOptions(speech=None)",
+                code="no_speech",
             )
         return self.config.speech
 
@@ -185,6 +200,7 @@ class Model:
 
     def _opened(self, graph: str) -> Graph:
         """Open a graph and keep it open. Raises AdmissionError when the budget has no room."""
+        self.warm_up()
         for idle in self.budget.displaced_by(graph):
             if idle == "dit":
                 self._dits.clear()
@@ -198,10 +214,11 @@ class Model:
 
     def graph(self, graph: str) -> Graph:
         """Open one graph and check it against its contract."""
+        self.warm_up()
         cache = self.options.kv_cache if graph in DECODERS else "float32"
         path = self.bundle.graph_path(graph, cache)
         copy = None
         if self.options.prepack_cache:
-            copy = prepack_cache.place(self.bundle.manifest, path, graph, self._native)
+            copy = prepack_cache.place(self.bundle.manifest, path, graph, self._kernels)
         session = open_session(path, self._contracts[graph], self.options, copy)
         return Graph(session, self.control)

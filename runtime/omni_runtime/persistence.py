@@ -110,7 +110,9 @@ def read(folder: Path, model: Model) -> tuple[Saved, Callable[[int | None], Cont
     if record.fingerprint != _fingerprint(model):
         raise OmniError(
             f"{folder} was saved with another bundle: {record.bundle}",
-            fix=f"load it with {record.bundle}, or {START_ANEW}",
+            fix=f"load it with the bundle {record.bundle}, or {START_ANEW}",
+            code="other_bundle",
+            details={"bundle": record.bundle},
         )
     for name, sha256 in record.files.items():
         path = folder / name

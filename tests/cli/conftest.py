@@ -15,6 +15,7 @@ from PIL import Image
 from conftest import Twin
 from omni_runtime.bundle.manifest import read_manifest, write_manifest
 from omni_runtime.cli.main import main
+from omni_runtime.engine import kernels
 
 
 @dataclass
@@ -35,6 +36,12 @@ class Ran:
 
 
 Omni = Callable[..., Ran]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kernels_are_built() -> None:
+    """Or the first command that a test runs would say that it compiles them."""
+    kernels.build()
 
 
 @pytest.fixture(scope="session")

@@ -165,8 +165,10 @@ def test_wrong_wishes(omni, bundle: Path, here: Path) -> None:
     omni(*ask, "--seed", "-3").refused("--seed", 2)
     for prompt in ("", "  \n"):
         omni("run", bundle, prompt).refused("the prompt is empty", 2)
-    omni(*ask, "--max-tokens", "0").refused("argument --max-tokens: '0' is not a whole number", 2)
-    omni(*ask, "--threads", "many").refused("'many' is not a whole number", 2)
+    omni(*ask, "--max-tokens", "0").refused(
+        "argument --max-tokens: '0' is not a positive whole number", 2
+    )
+    omni(*ask, "--threads", "many").refused("'many' is not a positive whole number", 2)
     omni(*ask, "--fast").refused("unrecognized arguments: --fast (omni --help)", 2)
     omni("dance").refused("invalid choice: 'dance'", 2)
     omni().refused("COMMAND", 2)
@@ -212,7 +214,7 @@ def test_places_that_can_not_be_written_to(
 ) -> None:
     (here / "folder").mkdir()
     omni("run", bundle, *QUESTION[:1], "-o", "folder").refused("folder is a folder", 1)
-    omni("run", bundle, "Hi", "-o", "no/such/a.wav").refused("can't be written: No such file", 1)
+    omni("run", bundle, "Hi", "-o", "no/such/a.wav").refused("cannot be written: No such file", 1)
     real = Path.open
 
     def protected(path: Path, mode: str = "r", **more):
@@ -221,7 +223,7 @@ def test_places_that_can_not_be_written_to(
         return real(path, mode, **more)
 
     monkeypatch.setattr(Path, "open", protected)
-    omni("run", bundle, "Hi", "-o", "a.wav").refused("can't be written: Permission denied", 1)
+    omni("run", bundle, "Hi", "-o", "a.wav").refused("cannot be written: Permission denied", 1)
 
 
 class FullDisk(io.BytesIO):
@@ -253,7 +255,7 @@ def test_a_full_disk(
     ran = omni("run", bundle, "Hello", "-o", "a.wav", "--max-tokens", "4")
     assert ran.code == 1
     assert ran.err == (
-        f"error: {Path('a.wav')} can't be written: No space left on device "
+        f"error: {Path('a.wav')} cannot be written: No space left on device "
         "(free some space, or give another -o)\n"
     )
     assert not list(here.iterdir())
@@ -267,7 +269,7 @@ def test_a_full_disk_behind_standard_output(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(sys, "stdout", Full())
-    omni("run", bundle, *QUESTION).refused("the output can't be written: No space left", 1)
+    omni("run", bundle, *QUESTION).refused("the output cannot be written: No space left", 1)
 
 
 def test_a_prompt_that_is_no_utf8(omni, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,20 +14,12 @@ import numpy as np
 import pytest
 
 from conftest import Twin
-from omni_runtime.bench import (
-    baseline,
-    cold_start,
-    components,
-    gguf_twin,
-    plan,
-    probes,
-    replies,
-    rows,
-)
-from omni_runtime.bench.spans import Sound, Timeline
+from omni_export.baselines import gguf_file, llama_cpp
+from omni_runtime.bench import cold_start, components, plan, probes, replies, rows
+from omni_runtime.bench.spans import Chunk, Timeline
 from omni_runtime.bundle.manifest import read_manifest, write_manifest
 from omni_runtime.cli import bench, main
-from omni_runtime.engine.kernels import kernel_library
+from omni_runtime.engine.kernels import build
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.errors import OmniError
 from omni_runtime.model import Model
@@ -43,7 +35,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
                         "IMAGES": {"448x448": 112, "1 MP": 168}}.items():  # fmt: skip
         monkeypatch.setattr(components, name, value)
     for name in ("PROMPT", "STEPS"):
-        monkeypatch.setattr(baseline, name, getattr(components, name))
+        monkeypatch.setattr(llama_cpp, name, getattr(components, name))
     monkeypatch.setattr(replies, "MAX_TOKENS", 4)
     monkeypatch.setattr(replies, "sleep", lambda seconds: None)
 
@@ -52,10 +44,10 @@ EXPECTED = [
     "pp24", "pp24 @ d40", "tg3", "tg3 @ d40", "audio encoder 3 s", "image 448x448", "image 1 MP",
     "talker", "DiT, 1 evaluation", "DiT, faithful", "DiT, balanced", "DiT, fast", "vocoder",
     "code2wav, faithful", "code2wav, balanced", "code2wav, fast",
-    "first text, typed", "first sound, typed", "real time, typed",
-    "first text, spoken 4 s", "first sound, spoken 4 s", "real time, spoken 4 s",
-    "first text, spoken 4 s, heard live", "first sound, spoken 4 s, heard live",
-    "real time, spoken 4 s, heard live",
+    "first text, typed", "first audio, typed", "real-time factor, typed",
+    "first text, spoken 4 s", "first audio, spoken 4 s", "real-time factor, spoken 4 s",
+    "first text, spoken 4 s, streamed", "first audio, spoken 4 s, streamed",
+    "real-time factor, spoken 4 s, streamed",
     "load, cold", "load, warm", "peak memory",
 ]  # fmt: skip
 
@@ -79,7 +71,7 @@ def test_every_row_is_there(omni, bundle: Path) -> None:
         assert row["sd"] == pytest.approx(np.std(row["samples"], ddof=1))
     assert report["threads"] == 1 and "onnxruntime" in report["versions"]
     notes = {row["test"]: row["note"] for row in report["rows"]}
-    assert notes["image 1 MP"] == "seen as 168x168, 36 tokens"
+    assert notes["image 1 MP"] == "resized to 168x168, 36 tokens"
     assert notes["audio encoder 3 s"] == "75 tokens"
     assert "[1/11] pp24\n" in ran.err
 
@@ -102,14 +94,14 @@ def test_replies_in_another_preset_and_with_another_cache(omni, bundle: Path) ->
     report = json.loads(omni(*words, "--preset", "fast", "--kv-cache", "int8").out)
     assert report["KV cache"] == "int8"
     notes = {row["test"]: row["note"] for row in report["rows"]}
-    assert notes["first sound, typed"].endswith("s of speech, fast")
+    assert notes["first audio, typed"].endswith("s of speech, fast")
     omni(*words, "--preset", "best").refused("there is no preset 'best'", 2)
     omni("bench", bundle, "--preset", "fast", "--compare", "llama.cpp").refused("leave it out", 2)
 
 
 def test_depth_ends_with_the_context() -> None:
     assert components.depths(1000, 24) == [(24, 0, ""), (24, 40, "")]
-    assert components.depths(50, 24) == [(24, 0, ""), (24, 26, "context ends at 50")]
+    assert components.depths(50, 24) == [(24, 0, ""), (24, 26, "context length 50")]
     assert components.depths(20, 24) == [(20, 0, "")]
 
 
@@ -130,11 +122,11 @@ def test_what_a_bundle_lacks_is_left_out(omni, copied: Path) -> None:
     assert [row["test"] for row in report["rows"]] == [
         "first text, typed",
         "first text, spoken 4 s",
-        "first text, spoken 4 s, heard live",
+        "first text, spoken 4 s, streamed",
     ]
-    assert report["left_out"] == {"image": "it can't see", "talker": "it has no voice"}
+    assert report["left_out"] == {"image": "no vision encoder", "talker": "no speech"}
     silent = omni("bench", copied, *FAST, "--only", "image")
-    assert silent.out.endswith("left out: image (it can't see)\n")
+    assert silent.out.endswith("left out: image (no vision encoder)\n")
 
 
 def test_a_quantity_without_a_value_has_no_row() -> None:
@@ -155,8 +147,8 @@ def test_warm_up_is_not_counted() -> None:
 
 
 def test_the_report_says_whose_kernels_ran(omni, bundle: Path) -> None:
-    for words, said in (((), "our own" if kernel_library().library else kernel_library().problem),
-                        (("--no-native",), "ONNX Runtime's, --no-native")):  # fmt: skip
+    for words, said in (((), "native" if build().library else build().problem),
+                        (("--no-native",), "ONNX Runtime (--no-native)")):  # fmt: skip
         ran = omni("bench", bundle, *FAST, *words, "--only", "tg", "-o", "json")
         assert said in json.loads(ran.out)["kernels"]
 
@@ -188,9 +180,12 @@ def test_refusals(omni, bundle: Path, here: Path, monkeypatch) -> None:
     for name in ("llama_cpp", "xllamacpp"):
         monkeypatch.setitem(sys.modules, name, None)
     omni("bench", bundle, "--compare", "llama.cpp").refused("pip install xllamacpp gguf")
-    monkeypatch.setitem(sys.modules, "omni_export.torch_baseline", None)
-    torch = ("--compare", "torch", "--checkpoint", here)
-    omni("bench", bundle, *torch).refused('pip install "pocket-omni[export]"')
+    for module, words in (
+        ("torch_reference", ("torch", "--checkpoint", here)), ("llama_cpp", ("llama.cpp",))
+    ):  # fmt: skip
+        monkeypatch.setitem(sys.modules, f"omni_export.baselines.{module}", None)
+        ran = omni("bench", bundle, "--compare", *words)
+        ran.refused('pip install "pocket-omni[export]"')
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     omni("bench", bundle, "--roofline", "a.png").refused("pip install matplotlib")
 
@@ -198,7 +193,9 @@ def test_refusals(omni, bundle: Path, here: Path, monkeypatch) -> None:
 def test_a_child_that_fails_is_one_line(default_twin: Twin, monkeypatch) -> None:
     model = Model(default_twin.bundle, SessionOptions(threads=1))
     model.bundle.folder = default_twin.bundle / "gone"
-    with pytest.raises(OmniError, match=r"a new process can't run the bundle: .*no bundle at"):
+    with pytest.raises(
+        OmniError, match=r"the bundle cannot be run in a new process: .*no bundle at"
+    ):
         cold_start._child(model, answer=False)
 
 
@@ -237,7 +234,7 @@ def test_sides_take_turns_and_ratios_are_of_pairs(default_twin: Twin, monkeypatc
 
     monkeypatch.setattr(components.ThinkerRunner, "prefill", timed("pp", 0.25))
     monkeypatch.setattr(components.ThinkerRunner, "decode", timed("tg", 0.5))
-    comparisons = baseline.text_comparisons(default_twin.model, FakeRival(calls), ["pp", "tg"])
+    comparisons = llama_cpp.text_comparisons(default_twin.model, FakeRival(calls), ["pp", "tg"])
     pairs: list[rows.Pairs] = []
     rows.compare(comparisons, 2, pairs, lambda what: None, warm_up=False)
     assert calls[:4] == ["ours pp24 d0", "theirs pp24 d0", "theirs pp24 d0", "ours pp24 d0"]
@@ -269,7 +266,7 @@ class FakeLlama:
 @pytest.fixture
 def llama(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llama_cpp", SimpleNamespace(Llama=FakeLlama))
-    monkeypatch.setattr(baseline, "llama_version", lambda: "llama-cpp-python 0")
+    monkeypatch.setattr(llama_cpp, "llama_version", lambda: "llama-cpp-python 0")
 
 
 def test_compare_with_llama_cpp(omni, bundle: Path, here: Path, llama: None) -> None:
@@ -285,7 +282,7 @@ def test_compare_with_llama_cpp(omni, bundle: Path, here: Path, llama: None) -> 
     assert "times faster" in table and "pp24" not in table
     omni(*words, here / "b.gguf").refused("there is no file")
     (here / "c.gguf").write_bytes(b"PNG")
-    omni(*words, here / "c.gguf").refused("llama.cpp can't load")
+    omni(*words, here / "c.gguf").refused("llama.cpp cannot load")
 
 
 class FakeServer:
@@ -314,9 +311,9 @@ def test_the_server_reads_what_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_pat
     fake = SimpleNamespace(Server=FakeServer, CommonParams=params)
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
     monkeypatch.setitem(sys.modules, "xllamacpp", fake)
-    monkeypatch.setattr(baseline.importlib.metadata, "version", lambda name: "0")
+    monkeypatch.setattr(llama_cpp.importlib.metadata, "version", lambda name: "0")
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
-    server = baseline.llama(tmp_path / "a.gguf", 64 + baseline.ROOM, 1)
+    server = llama_cpp.llama(tmp_path / "a.gguf", 64 + llama_cpp.EXTRA_CONTEXT, 1)
     assert server.name == "llama.cpp (xllamacpp 0)"
     for depth in (0, 40, 40, 8):
         assert server.prefill(24, depth) == pytest.approx(0.024)
@@ -327,13 +324,13 @@ def test_a_rival_of_the_same_shape(make_twin, tmp_path: Path) -> None:
     """Shapes and sizes; llama.cpp itself is not needed."""
     for name, inner in (("default", 256), ("narrow", 96), ("wide", 192)):
         manifest = read_manifest(make_twin(name).bundle)
-        assert gguf_twin.inner_size(manifest) == inner
+        assert gguf_file.inner_size(manifest) == inner
         config = manifest.model.thinker.decoder
-        plans = {plan.name: plan for plan in gguf_twin.tensors(config, inner)}
+        plans = {plan.name: plan for plan in gguf_file.tensors(config, inner)}
         assert len(plans) == 12 * config.layers + 3
         for one in plans.values():
-            content = gguf_twin.values(one, np.random.default_rng(0))
-            shape, size = gguf_twin._layout(one)
+            content = gguf_file.values(one, np.random.default_rng(0))
+            shape, size = gguf_file._layout(one)
             assert content.shape == shape and content.nbytes == size
     wide = {name: plan.kind for name, plan in plans.items()}
     assert wide["token_embd.weight"] == "Q4_K" and wide["output.weight"] == "Q6_K"
@@ -343,10 +340,10 @@ def test_a_rival_of_the_same_shape(make_twin, tmp_path: Path) -> None:
 def test_the_rivals_file_can_be_read(default_twin: Twin, tmp_path: Path) -> None:
     gguf = pytest.importorskip("gguf")
     config = default_twin.model.config.thinker.decoder
-    gguf_twin.write(tmp_path / "a.gguf", config, 256, 512)
+    gguf_file.write(tmp_path / "a.gguf", config, 256, 512)
     reader = gguf.GGUFReader(tmp_path / "a.gguf")
     found = {tensor.name: tensor for tensor in reader.tensors}
-    assert list(found) == [plan.name for plan in gguf_twin.tensors(config, 256)]
+    assert list(found) == [plan.name for plan in gguf_file.tensors(config, 256)]
     for name in ("output.weight", "token_embd.weight"):
         tensor = found[name]
         assert list(tensor.shape) == [config.hidden_size, config.vocab_size]
@@ -367,16 +364,16 @@ def test_compare_with_torch(omni, bundle: Path, default_twin: Twin, make_twin) -
 
 
 def test_a_timeline_knows_when_playback_ran_dry() -> None:
-    sounds = [Sound(1.0, 0.5), Sound(1.2, 0.5), Sound(3.0, 1.0), Sound(3.5, 1.0)]
+    sounds = [Chunk(1.0, 0.5), Chunk(1.2, 0.5), Chunk(3.0, 1.0), Chunk(3.5, 1.0)]
     line = Timeline([], [0.5], sounds, 3.5)
     assert line.playback() == [(1.0, 2.0), (3.0, 5.0)]
-    assert line.dry() == [(2.0, 3.0)]
+    assert line.underruns() == [(2.0, 3.0)]
     corners = np.array(line.buffered())
     wanted = [(1, 0), (1, 0.5), (1.2, 0.3), (1.2, 0.8), (2, 0), (3, 0), (3, 1), (3.5, 0.5),
               (3.5, 1.5), (5, 0)]  # fmt: skip
     assert corners == pytest.approx(np.array(wanted))
     assert bench.timeline_summary(line) == (
-        "first sound 1.00 s, 3.0 s of speech made in 3.50 s, playback ran dry for 1.00 s"
+        "first audio 1.00 s, 3.0 s of speech in 3.50 s, playback underran for 1.00 s"
     )
 
 
@@ -386,7 +383,7 @@ def test_pictures(omni, bundle: Path, here: Path, monkeypatch) -> None:
     ran = omni("bench", bundle, *FAST, "--timeline", "a.png", "--roofline", "b.png", "-o", "json")
     assert ran.code == 0
     line, _, table = ran.out.partition("\n")
-    assert re.match(r"a.png: first sound [\d.]+ s, [\d.]+ s of speech made in ", line)
+    assert re.match(r"a.png: first audio [\d.]+ s, [\d.]+ s of speech in ", line)
     names = [row["test"] for row in json.loads(table)["rows"]]
     assert names == ["memory read", "fp32 peak", "int8 peak", "prefill 24", "decode 3",
                      "audio encoder", "image 1 MP", "talker", "DiT", "vocoder"]  # fmt: skip
@@ -396,4 +393,4 @@ def test_pictures(omni, bundle: Path, here: Path, monkeypatch) -> None:
     omni("bench", bundle, *FAST, "--timeline", "no/a.png").refused("there is no folder no", 2)
     ending = omni("bench", bundle, *FAST, "--timeline", "a.wrong")
     assert ending.code == 1 and not ending.out
-    assert ending.err.splitlines()[-1].startswith("error: a.wrong can't be written: ")
+    assert ending.err.splitlines()[-1].startswith("error: a.wrong cannot be written: ")

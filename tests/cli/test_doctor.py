@@ -46,7 +46,7 @@ def test_a_healthy_bundle(omni, bundle: Path) -> None:
     found = lines_of(ran)
     assert ran.code == 0 and ran.err == ""
     assert {name for name, (status, _) in found.items() if status != "ok"} <= {
-        "sounddevice", "prompt-toolkit", "disk", "memory for it", "target",
+        "sounddevice", "prompt-toolkit", "disk", "memory needed", "target",
         "native kernels"}  # fmt: skip
     for graph in read_manifest(bundle).graphs:
         assert found[f"graph {graph}"][0] == "ok"
@@ -62,9 +62,9 @@ def test_without_a_bundle(omni) -> None:
 
 def test_no_compiler(omni, monkeypatch: pytest.MonkeyPatch) -> None:
     missing = kernels.KernelLibrary(None, "there is none", "get one")
-    monkeypatch.setattr(kernels, "kernel_library", lambda: missing)
+    monkeypatch.setattr(kernels, "build", lambda progress: missing)
     assert lines_of(omni("doctor"))["native kernels"] == (
-        "warn", "there is none: ONNX Runtime's own are slower  ->  get one")  # fmt: skip
+        "warn", "there is none: ONNX Runtime's kernels are slower  ->  get one")  # fmt: skip
 
 
 def test_no_bundle_there(omni, here: Path) -> None:
@@ -98,7 +98,7 @@ def test_memory_against_the_measured_peak(omni, copied: Path, monkeypatch) -> No
         monkeypatch.setattr(machine, "available_memory", lambda size=available: size * 2**30)
         monkeypatch.setattr(machine, "total_memory", lambda size=total: size * 2**30)
         ran = omni("doctor", copied)
-        assert lines_of(ran)["memory for it"][0] == status
+        assert lines_of(ran)["memory needed"][0] == status
         assert ran.code == (status == "fail")
 
 

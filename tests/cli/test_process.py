@@ -92,7 +92,7 @@ def test_standard_output_that_is_full(bundle: Path, here: Path) -> None:
             )  # fmt: skip
         assert done.returncode == 1
         last = done.stderr.splitlines()[-1]
-        assert last.startswith("error: the output can't be written: No space left on device")
+        assert last.startswith("error: the output cannot be written: No space left on device")
         assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
     assert not list(here.iterdir())
 
@@ -136,7 +136,7 @@ def _talk(run: subprocess.Popen[bytes], ours: int) -> None:
     until(b">>> ")
     sleep(0.3)  # a signal between readline's prompt and its waiting shows at the next key only
     run.send_signal(signal.SIGINT)
-    until(b"Ctrl-C once more")
+    until(b"press Ctrl-C again")
     until(b">>> ")
     os.write(ours, b"/stats\n")
     until(b"of 32768 tokens")

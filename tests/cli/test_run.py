@@ -53,7 +53,7 @@ def test_without_a_loudspeaker_a_file_is_made_and_named(
     first = omni("run", bundle, "Hello", *SHORT)
     line, reason = first.err.splitlines()
     assert line.endswith("speech: answer.wav")
-    assert reason == "speech goes to files: no audio device: none"
+    assert reason == "speech is written to files: no audio device: none"
     omni("run", bundle, "Hello", *SHORT)
     assert sorted(path.name for path in here.iterdir()) == ["answer-2.wav", "answer.wav"]
     silent = omni("run", bundle, "Hello", "--no-play", *SHORT)
@@ -177,22 +177,22 @@ SLOW = PlaybackUnderrun(realtime=0.62, codes=2.0, preset="balanced", faster=("fa
     [
         (
             SLOW,
-            "speech paused: it is made at 0.62x real time here; try --preset fast, or --whole, "
-            "which waits for all of it",
+            "playback underran: speech is synthesized at 0.62x real time; try --preset fast; "
+            "--whole plays it after synthesis, without pauses",
         ),
         (
             replace(SLOW, preset="fast", faster=()),
-            "speech paused: it is made at 0.62x real time here, and no preset is faster than "
-            "fast; --whole waits for all of it",
+            "playback underran: speech is synthesized at 0.62x real time, and no preset is faster "
+            "than fast; --whole plays it after synthesis, without pauses",
         ),
         (
             replace(SLOW, realtime=0.3, codes=0.4),
-            "speech paused: it is made at 0.3x real time here, since its codes come at 0.4x, "
-            "which no preset changes; --whole waits for all of it",
+            "playback underran: speech is synthesized at 0.3x real time, its codes at 0.4x with "
+            "every preset; --whole plays it after synthesis, without pauses",
         ),
         (
             PresetChosen("balanced", {"faithful": 0.71, "balanced": 1.64, "fast": 2.0}, 1.0),
-            "preset balanced: 1.6x real time here (faithful 0.71x, fast 2x)",
+            "preset balanced: 1.6x real time on this machine (faithful 0.71x, fast 2x)",
         ),
     ],
 )
@@ -220,14 +220,14 @@ def test_what_is_said_about_speech(
 
 
 def test_only_who_may_listen_sets_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
-    def listened(output: str | None, *, play: bool = True) -> bool:
-        return audio_output.AudioOutput(output, play=play, quiet=True).listened
+    def is_live(output: str | None, *, play: bool = True) -> bool:
+        return audio_output.AudioOutput(output, play=play, quiet=True).is_live
 
     monkeypatch.setattr(audio_output, "loudspeaker", lambda: Loudspeaker(Device()))
-    assert listened(None) and listened("-") and listened("-", play=False)
-    assert not listened("a.wav") and not listened(None, play=False)
+    assert is_live(None) and is_live("-") and is_live("-", play=False)
+    assert not is_live("a.wav") and not is_live(None, play=False)
     monkeypatch.setattr(audio_output, "loudspeaker", lambda: "no audio device: none")
-    assert not listened(None)
+    assert not is_live(None)
 
 
 def test_whole_speech_and_a_preset_that_is_told(omni, bundle: Path) -> None:

@@ -95,7 +95,7 @@ def test_save_fork_and_load(default_twin: Twin, tmp_path: Path) -> None:
     assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
     with pytest.raises(OmniError, match="a cache of int8, not of float32") as told:
         KVCache.load(tmp_path / "cache.npz", cache.config)
-    assert told.value.fix == "--kv-cache int8"
+    assert (told.value.code, told.value.details) == ("kv_cache_type", {"dtype": "int8"})
 
 
 def test_where_it_was_not_calibrated(default_twin: Twin, tmp_path: Path) -> None:

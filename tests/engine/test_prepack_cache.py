@@ -12,7 +12,8 @@ import pytest
 
 from conftest import export_to
 from omni_runtime import machine, processor_features
-from omni_runtime.cli import doctor, ui
+from omni_runtime.cli import doctor
+from omni_runtime.cli.common import format_size
 from omni_runtime.engine import prepack_cache
 from omni_runtime.engine.kernels import KernelLibrary
 from omni_runtime.engine.session import SessionOptions
@@ -211,12 +212,12 @@ def test_what_nobody_opens_goes(bundle: Path) -> None:
 
 def test_the_doctor_tells_what_they_take(bundle: Path) -> None:
     def told() -> list[str]:
-        return [check.found for check in doctor.checks(None) if check.name == "packed weights"]
+        return [check.found for check in doctor.checks(None) if check.name == "prepack cache"]
 
     assert not told()
     logits(plain(bundle))
     assert told() == [
-        f"{ui.size(prepack_cache.size() or 0)} in {prepack_cache.folder()}, can be deleted"
+        f"{format_size(prepack_cache.size() or 0)} in {prepack_cache.folder()}, can be deleted"
     ]
     list(doctor.checks(str(bundle)))
     assert len(copies()) == 1  # it repairs nothing, and writes nothing

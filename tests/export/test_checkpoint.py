@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from conftest import Twin, export_to, relative
 from omni_export.checkpoint import Checkpoint, TensorHandle
-from omni_export.model_config import _ends, _talker_sampling
+from omni_export.model_config import _ends, _talker_sampling, read_generation
 from omni_export.source import read_config
 from omni_runtime.bundle.store import Bundle
 from omni_runtime.errors import OmniError
@@ -131,23 +131,35 @@ def test_ends_of_a_reply(default_twin: Twin, tmp_path: Path) -> None:
     shutil.copytree(default_twin.folder, tmp_path / "ends")
     tokenizer = Tokenizer.from_file(str(default_twin.folder / "tokenizer.json"))
     end, text_end = (tokenizer.token_to_id(t) for t in ("<|im_end|>", "<|endoftext|>"))
-    assert set(_ends(tmp_path / "ends")) == {end, text_end}
+
+    def ends() -> tuple[int, ...]:
+        return _ends(read_config(tmp_path / "ends"), read_generation(tmp_path / "ends"))
+
+    assert set(ends()) == {end, text_end}
     (tmp_path / "ends" / "generation_config.json").unlink()
-    assert _ends(tmp_path / "ends") == (end,)
+    assert ends() == (end,)
     path = tmp_path / "ends" / "config.json"
     config = json.loads(path.read_text())
+    config["thinker_config"]["eos_token_id"] = "end"
+    path.write_text(json.dumps(config))
+    with pytest.raises(OmniError, match="eos_token_id"):
+        ends()
     del config["thinker_config"]["eos_token_id"]
     path.write_text(json.dumps(config))
     with pytest.raises(OmniError, match="eos_token_id"):
-        _ends(tmp_path / "ends")
+        ends()
 
 
 def test_talker_sampling_of_the_checkpoint(default_twin: Twin, tmp_path: Path) -> None:
     """The reference's settings, unless generation_config.json has others."""
-    assert _talker_sampling(tmp_path)["temperature"] == 0.9
+
+    def sampling(folder: Path) -> dict[str, float]:
+        return _talker_sampling(read_generation(folder))
+
+    assert sampling(tmp_path)["temperature"] == 0.9
     path = tmp_path / "generation_config.json"
     path.write_text(json.dumps({"talker_temperature": 0.3}))
-    assert _talker_sampling(tmp_path) == {**_talker_sampling(tmp_path / "no"), "temperature": 0.3}
+    assert sampling(tmp_path) == {**sampling(tmp_path / "no"), "temperature": 0.3}
     path.write_text(json.dumps({"talker_top_p": "much"}))
     with pytest.raises(OmniError, match=r"generation_config\.json"):
-        _talker_sampling(tmp_path)
+        sampling(tmp_path)

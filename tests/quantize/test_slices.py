@@ -78,7 +78,7 @@ def by_optimum(source: Path, folder: Path, target: str, keep: str, per_channel: 
 
 def saved(model: ir.Model, folder: Path, made: list[weight_stream.WeightStream]) -> Path:
     return external_data.save(
-        model, folder, made, watch=None, advance=lambda values: None, workers=2
+        model, folder, made, on_slice=None, advance=lambda values: None, workers=2
     )
 
 
@@ -157,6 +157,8 @@ def test_blocks_do_not_depend_on_the_slices(
     rule = Rule(match="w", method="nbits", reason="test", bits=bits, symmetric=symmetric)
     matrix = BlockMatrix("w", 72, 37, rule, lambda start, stop: values[:, start:stop])
     whole = matrix.quantize(values)
+    for part, data in matrix.quantize(np.asfortranarray(values)).items():
+        assert np.array_equal(data, whole[part]), "any order in memory"
     monkeypatch.setattr(weight_stream, "WEIGHTS_AT_ONCE", 5 * 72)
     pieces = list(matrix.pieces())
     assert len(pieces) == 8 * len(whole)
@@ -231,7 +233,7 @@ def test_errors_of_products_see_a_wrong_scale() -> None:
             meter = ProductMeter()
             parts = matrix.quantize(values)
             parts[name] = spoil(parts[name])
-            meter.watch(matrix)(values, parts)
+            meter.on_slice(matrix)(values, parts)
             assert meter.result().of == "products"
             errors.append(meter.result().cosine)
         assert errors[1] < least < errors[0] < 1

@@ -22,9 +22,9 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Set a temporary home and cache folder, and reset the loaded kernels."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
-    kernels.kernel_library.cache_clear()
+    kernels.forget()
     yield tmp_path / "caches"
-    kernels.kernel_library.cache_clear()
+    kernels.forget()
 
 
 def refused(words: str) -> None:
@@ -32,8 +32,8 @@ def refused(words: str) -> None:
     with pytest.raises(OmniError, match=words) as error:
         machine.cache_folder()
     assert error.value.fix
-    kernels.kernel_library.cache_clear()
-    assert kernels.kernel_library().library is None
+    kernels.forget()
+    assert kernels.build().library is None
     assert prepack_cache.size() is None
     (told,) = doctor._caches()
     assert told.status == "warn" and told.found == error.value.message and told.fix

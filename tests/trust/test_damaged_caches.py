@@ -10,19 +10,19 @@ import pytest
 from conftest import Twin, export_to
 from omni_runtime import machine
 from omni_runtime.engine import kernels, prepack_cache
-from omni_runtime.engine.kernels import kernel_library
+from omni_runtime.engine.kernels import build, forget
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.model import Model
 
-compiled = pytest.mark.skipif(not kernel_library().library, reason=kernel_library().problem)
+compiled = pytest.mark.skipif(not build().library, reason=build().problem)
 
 
 @pytest.fixture(scope="module")
 def library() -> Path:
     """Compile the library once, in the real cache folder."""
-    kernel_library.cache_clear()
-    found = kernel_library().library
-    assert found is not None, kernel_library().problem
+    forget()
+    found = build().library
+    assert found is not None, build().problem
     return found
 
 
@@ -32,7 +32,7 @@ def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder.mkdir(mode=0o700)
     monkeypatch.setattr(machine, "cache_folder", lambda: folder)
     yield folder
-    kernel_library.cache_clear()
+    forget()
 
 
 def empty(path: Path) -> None:
@@ -75,11 +75,11 @@ def test_a_damaged_library_is_compiled_again(
         shutil.copy(library, command[-1])
 
     monkeypatch.setattr(kernels.subprocess, "run", compiler)
-    kernel_library.cache_clear()
-    assert kernel_library().library == kept and not commands  # it is taken as it is
+    forget()
+    assert build().library == kept and not commands  # it is taken as it is
     damaged(damage, kept)
-    kernel_library.cache_clear()
-    assert kernel_library().library == kept and len(commands) == 1
+    forget()
+    assert build().library == kept and len(commands) == 1
     assert kept.read_bytes() == library.read_bytes()
     assert [path.name for path in caches.iterdir()] == [library.name]
 

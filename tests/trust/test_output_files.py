@@ -29,7 +29,7 @@ def speak(path: Path, *, keep: bool = True) -> None:
 
 
 def draw(path: Path) -> None:
-    plot = plots.plotting()
+    plot = plots.load_pyplot()
     plots._save(plot, plot.figure(), path)
 
 
@@ -129,5 +129,5 @@ def test_a_file_is_replaced_atomically(tmp_path: Path, monkeypatch: pytest.Monke
 @UNIX
 def test_a_fifo_counts_as_playback(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
-    assert AudioOutput(str(tmp_path / "fifo"), play=False, quiet=True).listened
-    assert not AudioOutput(str(tmp_path / "file"), play=False, quiet=True).listened
+    assert AudioOutput(str(tmp_path / "fifo"), play=False, quiet=True).is_live
+    assert not AudioOutput(str(tmp_path / "file"), play=False, quiet=True).is_live

@@ -7,20 +7,12 @@ soon as its sound is there. Reference: Qwen2_5OmniAudioEncoder of transformers.
 import numpy as np
 from onnxscript.nn import Module, ModuleList
 
-from omni_export.graphs.layers import (
-    Array,
-    Conv1d,
-    LayerNorm,
-    Linear,
-    Op,
-    Value,
-    attention,
-    constant,
-)
+from omni_export.graphs.layers import Conv1d, LayerNorm, Linear, Op, Value, attention, constant
 from omni_export.source import AudioSource
+from omni_runtime.arrays import FloatArray
 
 
-def sinusoids(length: int, channels: int, max_timescale: float = 10000.0) -> Array:
+def sinusoids(length: int, channels: int, max_timescale: float = 10000.0) -> FloatArray:
     """Sinusoidal positions (length, channels): sines in the first half, cosines in the second."""
     step = np.log(max_timescale) / (channels // 2 - 1)
     frequencies = np.exp(-step * np.arange(channels // 2, dtype=np.float32))

@@ -15,8 +15,9 @@ import onnx_ir as ir
 from onnxscript import build_function
 from onnxscript.nn import Module, ModuleList
 
-from omni_export.graphs.layers import Array, Conv1d, Op, Value, Weight, constant, vector
+from omni_export.graphs.layers import Conv1d, Op, Value, Weight, constant, vector
 from omni_export.source import VocoderSource
+from omni_runtime.arrays import FloatArray
 from omni_runtime.bundle.contracts import DOMAIN, OPSET
 
 FILTER_TAPS = 12
@@ -29,7 +30,7 @@ REACH = 3
 """How many samples to each side either filter of an activation sees, at the lower rate."""
 
 
-def kaiser_sinc() -> Array:
+def kaiser_sinc() -> FloatArray:
     """The 12-tap low-pass filter around each activation, float32 (12,), summing to 1.
 
     Kaiser's formula for beta: for an attenuation between 21 and 50 dB, 0.5842 (A - 21)^0.4 +
@@ -46,7 +47,7 @@ def kaiser_sinc() -> Array:
     return (taps / taps.sum()).astype(np.float32)
 
 
-def _inverse_exp(beta: Array) -> Array:
+def _inverse_exp(beta: FloatArray) -> FloatArray:
     return (1 / (np.exp(beta) + SNAKE_EPS)).astype(np.float32)
 
 
@@ -59,7 +60,7 @@ class SnakeBeta(Module):
         self.beta = self._parameter(channels, _inverse_exp)
 
     @staticmethod
-    def _parameter(channels: int, function: Callable[[Array], Array]) -> Weight:
+    def _parameter(channels: int, function: Callable[[FloatArray], FloatArray]) -> Weight:
         return Weight(
             [channels, 1, 1],
             shapes=[(channels,)],

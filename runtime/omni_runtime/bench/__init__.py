@@ -1,1 +1,1 @@
-"""What a bundle costs on this machine: each part, whole replies, rivals. Draws no text."""
+"""What a bundle costs on this machine: each component and whole replies. Prints nothing."""

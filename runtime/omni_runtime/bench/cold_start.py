@@ -1,30 +1,27 @@
-"""What only a process of its own can tell: a cold start, and the most memory a reply takes.
+"""Benchmarks that need a new process: cold start and peak memory.
 
-Cold means that the process is new: its interpreter, its imports, its graphs. The system may still
-hold the bundle's files in memory from before; nothing here empties that.
+"Cold" means a new process, with its interpreter, imports and graphs. The page cache of the system
+is not dropped.
 
-Run as a module this file is that process; it prints its peak memory in bytes.
+Run as a module, this file is the new process. It prints its peak memory in bytes.
 """
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import cast
 
-import omni_runtime
-from omni_runtime.bench.replies import ask, questions
+from omni_runtime.bench.replies import ask, prompts
 from omni_runtime.bench.rows import BenchCase, Quantity, duration
 from omni_runtime.bundle.contracts import CacheType
+from omni_runtime.child_process import run_module
 from omni_runtime.engine.session import SessionOptions
-from omni_runtime.errors import OmniError
 from omni_runtime.machine import peak_memory
 from omni_runtime.model import Model
 
 
 def open_everything(model: Model) -> None:
-    """Open every graph and table that a conversation could need."""
+    """Open every graph and table that a conversation may use."""
     config = model.config
     _ = model.prompts, model.thinker
     if config.audio is not None:
@@ -36,7 +33,7 @@ def open_everything(model: Model) -> None:
 
 
 def load(model: Model) -> Iterator[BenchCase]:
-    """From nothing to ready for a question."""
+    """Load time until the bundle is ready for a prompt."""
     yield duration(
         "load, cold",
         lambda: _child(model, answer=False),
@@ -45,42 +42,38 @@ def load(model: Model) -> Iterator[BenchCase]:
     yield duration(
         "load, warm",
         lambda: open_everything(Model(model.bundle.folder, model.options)),
-        "everything opened again in this process",
+        "all graphs opened again in this process",
     )
 
 
 def memory(model: Model) -> Iterator[BenchCase]:
-    """The largest resident set of a process that opened everything and answered."""
-    asked = " and ".join(name for name, _ in questions(model))
-    quantity = Quantity("peak memory", "MiB", False, f"everything open, replies to {asked}")
+    """Peak memory of a process that opens everything and replies."""
+    names = " and ".join(name for name, _ in prompts(model))
+    quantity = Quantity("peak memory", "MiB", False, f"all graphs open, replies to {names}")
     yield BenchCase((quantity,), lambda: [_child(model, answer=True) / 2**20])
 
 
 def _child(model: Model, *, answer: bool) -> int:
-    """Start a new process and wait for it; its peak memory in bytes."""
-    root = str(Path(omni_runtime.__file__).parent.parent)  # also where nothing is installed
-    before = os.environ.get("PYTHONPATH")
-    done = subprocess.run(  # noqa: S603 - our own code on our own files
-        [
-            *(sys.executable, "-m", __name__, str(model.bundle.folder)),
-            *(str(model.options.resolved_threads()), str(int(model.options.native))),
-            *(str(int(model.options.prepack_cache)), model.options.kv_cache, str(int(answer))),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([root, before] if before else [root])},
+    """Run a new process to its end. Return its peak memory in bytes."""
+    options = model.options
+    arguments = [
+        *(str(model.bundle.folder), str(options.resolved_threads()), str(int(options.native))),
+        *(str(int(options.prepack_cache)), options.kv_cache, str(int(answer))),
+    ]
+    printed = run_module(
+        __name__,
+        arguments,
+        failure="the bundle cannot be run in a new process",
+        fix="open the bundle in this process to see the error",
+        code="benchmark_process",
     )
-    if done.returncode != 0:
-        reason = (done.stderr.strip() or "no message").splitlines()[-1]
-        raise OmniError(f"a new process can't run the bundle: {reason}", fix="omni doctor BUNDLE")
-    return int(done.stdout)
+    return int(printed)
 
 
 def main(
     folder: str, threads: str, native: str, prepack_cache: str, cache: str, answer: str
 ) -> None:
-    """Open everything, answer if asked to, print the peak memory in bytes."""
+    """Open everything, reply if `answer` is "1", and print the peak memory in bytes."""
     settings = SessionOptions(
         int(threads),
         native=native == "1",
@@ -90,10 +83,10 @@ def main(
     model = Model(folder, settings)
     open_everything(model)
     if answer == "1":
-        for _, parts in questions(model):
+        for _, parts in prompts(model):
             ask(model, parts)
     sys.stdout.write(f"{peak_memory()}\n")
-    # The parent waits for the end: what the interpreter would tear down is no part of the start.
+    # The parent measures until the exit, so skip the teardown of the interpreter.
     sys.stdout.flush()
     os._exit(0)
 

@@ -1,16 +1,15 @@
-"""Each part of the model alone: what is timed, and on how much.
+"""Benchmarks of each part of the model.
 
-Inputs are random and of fixed size: time does not depend on values. Every function makes the
-cases of one benchmark, its inputs ready before the first run.
+Inputs are random and of fixed size, since the time does not depend on the values. Each function
+yields the cases of one benchmark, with inputs prepared before the first run.
 """
 
 from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
-from omni_runtime.arrays import FloatArray
+from omni_runtime.arrays import FloatArray, IntArray
 from omni_runtime.bench.rows import BenchCase, Quantity, duration, rate, seconds
 from omni_runtime.bundle.config import SpeechConfig
 from omni_runtime.engine.dit import Dit, MelStream, seeded_noise
@@ -26,16 +25,16 @@ from omni_runtime.model import Model
 PROMPT, STEPS, DEPTH = 512, 128, 2048
 AUDIO_SECONDS = 30
 IMAGES = {"448x448": 448, "1 MP": 1024}
-"""Sides of the square pictures, in pixels."""
+"""Side of each square image, in pixels."""
 CODES = 128
-COMMIT_BLOCKS, AHEAD_BLOCKS = 8, 1
-"""One chunk of speech once it flows: what is made for good, and what is looked ahead."""
+COMMIT_BLOCKS, LOOK_AHEAD_BLOCKS = 8, 1
+"""A chunk of speech in the steady state: DiT blocks that are final, and look-ahead blocks."""
 UTTERANCE_BLOCKS = 12
 MEL_MEAN, MEL_DEVIATION = -5.0, 2.0
 
 
 class ThinkerRunner:
-    """The Thinker as an engine of text alone. Both cases give the seconds they took."""
+    """Runs the Thinker on random text tokens. Methods return the time in seconds."""
 
     def __init__(self, model: Model) -> None:
         self._thinker = model.thinker
@@ -46,14 +45,14 @@ class ThinkerRunner:
         return self._thinker.new_cache()
 
     def prefill(self, count: int, depth: int = 0) -> float:
-        """Read `count` tokens at once behind `depth` others."""
-        self._to(depth)
+        """Prefill `count` tokens at once after `depth` tokens."""
+        self._set_length(depth)
         prompt = self._prompt(count, depth)
         return seconds(lambda: self._thinker.prefill(self._cache, prompt))
 
     def decode(self, count: int, depth: int = 0) -> float:
-        """Read `count` tokens one by one, with the logits of each, behind `depth` others."""
-        self._to(depth)
+        """Decode `count` tokens one by one, with logits, after `depth` tokens."""
+        self._set_length(depth)
         tokens = self._prompt(count, depth).ids.tolist()
 
         def steps() -> None:
@@ -62,8 +61,8 @@ class ThinkerRunner:
 
         return seconds(steps)
 
-    def _to(self, depth: int) -> None:
-        """Make the cache `depth` tokens long."""
+    def _set_length(self, depth: int) -> None:
+        """Truncate or extend the cache to `depth` tokens."""
         self._cache.truncate(min(depth, self._cache.length))
         if missing := depth - self._cache.length:
             self._thinker.prefill(self._cache, self._prompt(missing, self._cache.length))
@@ -75,20 +74,20 @@ class ThinkerRunner:
 
 
 def depths(limit: int, count: int) -> list[tuple[int, int, str]]:
-    """(tokens, depth, note) for depth 0 and the deep one, as far as a context of `limit` goes."""
+    """Return (tokens, depth, note) for depth 0 and for `DEPTH`, within a context of `limit`."""
     count = min(count, limit)
     deep = min(DEPTH, limit - count)
-    note = "" if deep == DEPTH else f"context ends at {limit}"
+    note = "" if deep == DEPTH else f"context length {limit}"
     return [(count, 0, "")] + ([(count, deep, note)] if deep else [])
 
 
 def at_depth(name: str, count: int, depth: int) -> str:
-    """llama-bench's name of a test: pp512, tg128 @ d2048."""
+    """Return the name of a test as in llama-bench: pp512, tg128 @ d2048."""
     return f"{name}{count}" + (f" @ d{depth}" if depth else "")
 
 
 def prefill(model: Model) -> Iterator[BenchCase]:
-    """Reading a prompt."""
+    """Prefill speed."""
     runner = ThinkerRunner(model)
     for count, depth, note in depths(model.config.thinker.decoder.max_context, PROMPT):
         quantity = Quantity(at_depth("pp", count, depth), "tok/s", True, note)
@@ -96,7 +95,7 @@ def prefill(model: Model) -> Iterator[BenchCase]:
 
 
 def decode(model: Model) -> Iterator[BenchCase]:
-    """Writing text, token by token, without the draw."""
+    """Decode speed, without sampling."""
     runner = ThinkerRunner(model)
     for count, depth, note in depths(model.config.thinker.decoder.max_context, STEPS):
         quantity = Quantity(at_depth("tg", count, depth), "tok/s", True, note)
@@ -104,7 +103,7 @@ def decode(model: Model) -> Iterator[BenchCase]:
 
 
 def mel_of_audio(model: Model) -> MelFeatures:
-    """Log-mel of `AUDIO_SECONDS` of noise."""
+    """Return the log-mel features of `AUDIO_SECONDS` of noise."""
     config = model.config.audio
     assert config is not None
     count = AUDIO_SECONDS * config.sample_rate
@@ -112,7 +111,7 @@ def mel_of_audio(model: Model) -> MelFeatures:
 
 
 def audio(model: Model) -> Iterator[BenchCase]:
-    """The audio encoder."""
+    """Time of the audio encoder."""
     mel = mel_of_audio(model)
     note = f"{audio_tokens(mel.frames)} tokens"
     name = f"audio encoder {AUDIO_SECONDS} s"
@@ -120,7 +119,7 @@ def audio(model: Model) -> Iterator[BenchCase]:
 
 
 def patches_of_image(model: Model, side: int) -> Patches:
-    """A square picture of noise, as the bundle's own preprocessor makes it."""
+    """Return the patches of a square image of noise, `side` pixels wide."""
     config = model.config.vision
     assert config is not None
     return image_patches(
@@ -129,7 +128,7 @@ def patches_of_image(model: Model, side: int) -> Patches:
 
 
 def image(model: Model) -> Iterator[BenchCase]:
-    """The vision encoder."""
+    """Time of the vision encoder."""
     for name, side in IMAGES.items():
         patches = patches_of_image(model, side)
         yield duration(
@@ -140,22 +139,22 @@ def image(model: Model) -> Iterator[BenchCase]:
 
 
 def image_note(model: Model, patches: Patches) -> str:
-    """What became of a picture: its size after the preprocessor, and its tokens."""
+    """Return the size of an image after preprocessing, and its number of tokens."""
     config = model.config.vision
     assert config is not None
     t, h, w = patches.grid
     size = f"{w * config.patch_size}x{h * config.patch_size}"
-    return f"seen as {size}, {t * h * w // config.merge_size**2} tokens"
+    return f"resized to {size}, {t * h * w // config.merge_size**2} tokens"
 
 
 def talker(model: Model) -> Iterator[BenchCase]:
-    """Drawing codes, each with the Talker's own sampling. An end code does not end it."""
+    """Decode speed of the Talker with its own sampling. An end code does not stop it."""
     part, config = model.talker, model.speech.talker
     sampling = own_sampling(config)
     cache = part.new_cache()
     count = min(CODES, cache.limit)
 
-    def draw() -> None:
+    def decode_codes() -> None:
         cache.truncate(0)
         settings = TalkerSettings(sampling, count, np.random.default_rng(0))
         code, seen = config.codec_bos, {config.codec_bos}
@@ -165,48 +164,48 @@ def talker(model: Model) -> Iterator[BenchCase]:
             code = part.sample_code(logits, seen, settings)
             seen.add(code)
 
-    note = f"{count} codes; {model.codes_per_second:.0f} make a second"
-    yield rate("talker", "codes/s", count, draw, note)
+    note = f"{count} codes; {model.codes_per_second:.0f} codes/s is real time"
+    yield rate("talker", "codes/s", count, decode_codes, note)
 
 
-def some_codes(speech: SpeechConfig, blocks: int) -> npt.NDArray[np.int64]:
-    """Random codes of whole DiT blocks, int64 (n,)."""
+def random_codes(speech: SpeechConfig, blocks: int) -> IntArray:
+    """Return random codes for `blocks` DiT blocks, int64 (n,)."""
     count = blocks * speech.dit.block_frames // speech.dit.frames_per_code
     return np.random.default_rng(0).integers(1, speech.dit.codes, count)
 
 
 def frame_seconds(speech: SpeechConfig) -> float:
-    """Seconds of speech in one mel frame."""
+    """Return the seconds of speech in one mel frame."""
     return speech.vocoder.samples_per_frame / speech.vocoder.sample_rate
 
 
 def voice(model: Model) -> FloatArray:
-    """The default voice, (2, hidden)."""
+    """Return the default voice, float32 (2, hidden)."""
     return np.asarray(model.bundle.voice(model.speech.default_voice), np.float32)
 
 
 def dit_evaluation(model: Model) -> BenchCase:
-    """One evaluation with guidance over a whole chunk, for each second of mel computed."""
+    """Time of one guided DiT evaluation of a chunk, per second of mel."""
     speech = model.speech
     dit = model.dit(speech.default_preset).single(guidance=0.5)
-    blocks = COMMIT_BLOCKS + AHEAD_BLOCKS
-    codes, noise = some_codes(speech, blocks), seeded_noise(0, speech.dit)
-    own = blocks * speech.dit.block_frames * frame_seconds(speech)
+    blocks = COMMIT_BLOCKS + LOOK_AHEAD_BLOCKS
+    codes, noise = random_codes(speech, blocks), seeded_noise(0, speech.dit)
+    length = blocks * speech.dit.block_frames * frame_seconds(speech)
     return duration(
         "DiT, 1 evaluation",
         lambda: MelStream(dit, voice(model), noise).chunk(codes, blocks),
-        f"with guidance, {own:.2f} s at once",
+        f"with guidance, {length:.2f} s at once",
         unit="s/s",
-        per=own,
+        per=length,
     )
 
 
 def dit(model: Model) -> Iterator[BenchCase]:
-    """One evaluation, and the whole way from noise to mel for each preset."""
+    """Time of one DiT evaluation, and of the complete solver for each preset."""
     yield dit_evaluation(model)
     speech = model.speech
-    codes = some_codes(speech, COMMIT_BLOCKS + AHEAD_BLOCKS)
-    made = COMMIT_BLOCKS * speech.dit.block_frames * frame_seconds(speech)
+    codes = random_codes(speech, COMMIT_BLOCKS + LOOK_AHEAD_BLOCKS)
+    length = COMMIT_BLOCKS * speech.dit.block_frames * frame_seconds(speech)
     for name in speech.presets:
         part = model.dit(name)
 
@@ -214,22 +213,24 @@ def dit(model: Model) -> Iterator[BenchCase]:
             stream = MelStream(part, voice(model), seeded_noise(0, speech.dit))
             stream.chunk(codes, COMMIT_BLOCKS)
 
-        note = f"{part.evaluations} evaluations, {sum(part.branches)} passes; {AHEAD_BLOCKS} of "
-        note += f"{COMMIT_BLOCKS + AHEAD_BLOCKS} blocks is look-ahead"
-        yield duration(f"DiT, {name}", chunk, note, unit="s/s", per=made)
+        note = (
+            f"{part.evaluations} evaluations, {sum(part.branches)} passes; {LOOK_AHEAD_BLOCKS} of "
+        )
+        note += f"{COMMIT_BLOCKS + LOOK_AHEAD_BLOCKS} blocks is look-ahead"
+        yield duration(f"DiT, {name}", chunk, note, unit="s/s", per=length)
 
 
-def some_mel(speech: SpeechConfig, frames: int) -> FloatArray:
-    """Noise about as loud as speech, (frames, mel_dim)."""
+def random_mel(speech: SpeechConfig, frames: int) -> FloatArray:
+    """Return noise at the level of speech, float32 (frames, mel_dim)."""
     noise = np.random.default_rng(0).standard_normal((frames, speech.dit.mel_dim), np.float32)
     return noise * np.float32(MEL_DEVIATION) + np.float32(MEL_MEAN)
 
 
 def vocoder(model: Model) -> Iterator[BenchCase]:
-    """A chunk in the middle of an utterance, with the context on both sides."""
+    """Time of the vocoder on a chunk with context on both sides, per second of speech."""
     speech = model.speech
     frames, block = COMMIT_BLOCKS * speech.dit.block_frames, speech.dit.block_frames
-    mel = some_mel(speech, 2 * frames + AHEAD_BLOCKS * block)
+    mel = random_mel(speech, 2 * frames + LOOK_AHEAD_BLOCKS * block)
     before, chunk, ahead = np.split(mel, [frames, 2 * frames])
 
     def run() -> list[float]:
@@ -238,21 +239,21 @@ def vocoder(model: Model) -> Iterator[BenchCase]:
         spent = seconds(lambda: stream.push(chunk, ahead, last=False))
         return [spent / (frames * frame_seconds(speech))]
 
-    note = f"{frames} frames at once, context is recomputed"
+    note = f"{frames} frames at once; the context is recomputed"
     yield BenchCase((Quantity("vocoder", "s/s", False, note),), run)
 
 
 def code2wav(model: Model) -> Iterator[BenchCase]:
-    """A whole utterance from codes to sound, chunk by chunk, for each preset."""
+    """Speed from codes to audio, chunk by chunk, for each preset."""
     speech = model.speech
-    codes = some_codes(speech, UTTERANCE_BLOCKS).tolist()
+    codes = random_codes(speech, UTTERANCE_BLOCKS).tolist()
     for name in speech.presets:
 
-        def speak(name: str = name) -> None:
-            sound = model.code2wav(speech.default_voice, name, seeded_noise(0, speech.dit))
+        def synthesize(name: str = name) -> None:
+            stream = model.code2wav(speech.default_voice, name, seeded_noise(0, speech.dit))
             for code in codes:
-                sound.push(code)
-            sound.finish()
+                stream.push(code)
+            stream.finish()
 
         note = f"{len(codes)} codes; {model.codes_per_second:.0f} codes/s is real time"
-        yield rate(f"code2wav, {name}", "codes/s", len(codes), speak, note)
+        yield rate(f"code2wav, {name}", "codes/s", len(codes), synthesize, note)

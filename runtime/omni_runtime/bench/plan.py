@@ -1,4 +1,4 @@
-"""Which benchmarks there are, what a bundle must be able to do for each, and their run."""
+"""The list of benchmarks, the parts of the bundle that each needs, and the loop over them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from omni_runtime.model import Model
 
 @dataclass(frozen=True)
 class Benchmark:
-    """`needs` names what the bundle must have: audio, vision or speech; "" for nothing more."""
+    """`needs` is the part that the bundle must have: audio, vision or speech; "" for none."""
 
     needs: str
     cases: Callable[[Model], Iterator[BenchCase]]
@@ -33,26 +33,35 @@ BENCHMARKS = {
     "memory": Benchmark("", cold_start.memory),
 }
 
-LACKS = {"audio": "it can't hear", "vision": "it can't see", "speech": "it has no voice"}
+MISSING = {
+    "audio": "no audio encoder",
+    "vision": "no vision encoder",
+    "speech": "no speech",
+}
 
 
-def chosen(only: str | None, known: Sequence[str]) -> list[str]:
-    """The names in a list with commas, in the order of `known`; all of them for None.
+def select(only: str | None, known: Sequence[str]) -> list[str]:
+    """Return the names of a comma-separated list in the order of `known`; all names for None.
 
-    Raises UsageError for a name that is not known.
+    Raises UsageError for an unknown name.
     """
     if only is None:
         return list(known)
     wanted = [name.strip() for name in only.split(",")]
     for name in wanted:
         if name not in known:
-            raise UsageError(f"there is no benchmark {name!r}", fix=f"--only {','.join(known)}")
+            raise UsageError(
+                f"there is no benchmark {name!r}",
+                fix=f"choose from {', '.join(known)}",
+                code="unknown_benchmark",
+                details={"known": ",".join(known)},
+            )
     return [name for name in known if name in wanted]
 
 
-def missing(model: Model, needs: str) -> str:
-    """Why a bundle can't do what needs this; "" if it can."""
-    return LACKS[needs] if needs and getattr(model.config, needs) is None else ""
+def missing_part(model: Model, needs: str) -> str:
+    """Return why the bundle lacks the part `needs`, or "" if it has it."""
+    return MISSING[needs] if needs and getattr(model.config, needs) is None else ""
 
 
 def run(
@@ -66,21 +75,20 @@ def run(
     warm_up: bool = True,
     preset: str | None = None,
 ) -> None:
-    """Measure the named benchmarks; what is left out is noted with its reason.
+    """Run the named benchmarks. Append results to `rows` and skipped tests to `left_out`.
 
-    `preset` is how whole replies are spoken; None is the bundle's default.
-
-    `rows` and `left_out` are the caller's and are filled as it goes, so that an interruption
-    leaves what there is.
+    Both belong to the caller and are filled as the benchmarks run, so an interruption keeps the
+    results so far. `left_out` maps a name to the reason. `preset` is that of the whole replies;
+    None is the bundle's default.
     """
     for name in names:
-        if reason := missing(model, BENCHMARKS[name].needs):
+        if reason := missing_part(model, BENCHMARKS[name].needs):
             left_out[name] = reason
             continue
-        told_of = _with_step(progress, f"{names.index(name) + 1}/{len(names)}")
+        numbered = _with_step(progress, f"{names.index(name) + 1}/{len(names)}")
         cases = replies.reply(model, preset) if name == REPLY else BENCHMARKS[name].cases(model)
-        empty = measure(cases, repetitions, rows, told_of, warm_up=warm_up)
-        left_out.update(dict.fromkeys(empty, "the reply had none"))
+        empty = measure(cases, repetitions, rows, numbered, warm_up=warm_up)
+        left_out.update(dict.fromkeys(empty, "not part of the reply"))
 
 
 def _with_step(progress: ProgressCallback, number: str) -> ProgressCallback:

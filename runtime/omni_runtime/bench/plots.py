@@ -1,6 +1,6 @@
-"""The pictures of `omni bench`: a reply on a clock, and parts against the machine's limits.
+"""Plots: the timeline of a reply, and the roofline model of the graphs.
 
-matplotlib comes with the dev extra and is imported only here, when a picture is asked for.
+matplotlib comes with the dev extra and is imported only when a plot is requested.
 """
 
 import importlib
@@ -21,19 +21,19 @@ INTEGER, FLOAT = "#d9822b", "#2b6ca3"
 NAMES = {"dit": "DiT", "audio_encoder": "audio encoder", "vision_encoder": "vision encoder"}
 
 
-def plotting() -> Any:
-    """matplotlib's figures, drawn to files. Raises OmniError where it is not installed."""
+def load_pyplot() -> Any:
+    """Import pyplot with the file backend. Raises OmniError if matplotlib is not installed."""
     try:
         matplotlib = importlib.import_module("matplotlib")
         matplotlib.use("agg")
         return importlib.import_module("matplotlib.pyplot")
     except ImportError:
-        raise OmniError("pictures need matplotlib", fix="pip install matplotlib") from None
+        raise OmniError("plots need matplotlib", fix="pip install matplotlib") from None
 
 
 def timeline(path: Path, line: Timeline, title: str) -> None:
-    """Who computed when, above what the listener had in hand. Raises OmniError for a bad path."""
-    plot = plotting()
+    """Plot the runs of each graph above the playback buffer. Raises OmniError for a bad path."""
+    plot = load_pyplot()
     figure, (lanes, buffer) = plot.subplots(
         2, 1, sharex=True, figsize=(11, 6), height_ratios=(3, 2), layout="constrained"
     )
@@ -62,29 +62,29 @@ def _buffer(axes: Any, line: Timeline) -> None:
     times, left = [at for at, _ in corners], [seconds for _, seconds in corners]
     axes.fill_between(times, left, color="#9ecae1", linewidth=0)
     axes.plot(times, left, color="#2b6ca3", linewidth=1)
-    for number, (begin, until) in enumerate(line.dry()):
-        label = f"playback dry, {_dry_seconds(line):.2f} s in all" if not number else None
+    for number, (begin, until) in enumerate(line.underruns()):
+        label = f"underrun, {_underrun_seconds(line):.2f} s in total" if not number else None
         axes.axvspan(begin, until, color="#b5383d", alpha=0.35, linewidth=0, label=label)
     _mark(axes, line, named=False)
-    axes.set_ylabel("speech in hand, s")
-    axes.set_xlabel("seconds since the question")
+    axes.set_ylabel("playback buffer, s")
+    axes.set_xlabel("seconds since the prompt")
     axes.set_ylim(bottom=0)
     axes.set_xlim(0, max(line.end, times[-1]))
-    if line.dry():
+    if line.underruns():
         axes.legend(loc="upper right")
 
 
-def _dry_seconds(line: Timeline) -> float:
-    return sum(until - begin for begin, until in line.dry())
+def _underrun_seconds(line: Timeline) -> float:
+    return sum(until - begin for begin, until in line.underruns())
 
 
 def _mark(axes: Any, line: Timeline, *, named: bool) -> None:
-    """Vertical lines where something happens for the listener, named in a legend."""
+    """Draw vertical lines at the first and last outputs, with a legend if `named`."""
     marks = [
         ("first text", line.texts[:1], "#2b6ca3", ":"),
-        ("first sound", [sound.at for sound in line.sounds[:1]], "#b5383d", "-"),
+        ("first audio", [chunk.at for chunk in line.chunks[:1]], "#b5383d", "-"),
         ("last text", line.texts[-1:], "#2b6ca3", "--"),
-        ("all made", [line.end], "#5b5b5b", "--"),
+        ("done", [line.end], "#5b5b5b", "--"),
     ]
     for name, times, colour, style in marks:
         for at in times:
@@ -95,8 +95,8 @@ def _mark(axes: Any, line: Timeline, *, named: bool) -> None:
 
 
 def roofline(path: Path, loads: Sequence[Load], limits: Limits, title: str) -> None:
-    """Each part as a point under the roofs. Raises OmniError for a path that can't be written."""
-    plot = plotting()
+    """Plot each graph as a point below the limits. Raises OmniError for a bad path."""
+    plot = load_pyplot()
     figure, axes = plot.subplots(figsize=(11, 8), layout="constrained")
     intensities = [load.intensity for load in loads]
     left, right = min(*intensities, 1.0) / 2, max(*intensities, 1000.0) * 4
@@ -107,7 +107,7 @@ def roofline(path: Path, loads: Sequence[Load], limits: Limits, title: str) -> N
     axes.plot([], [], " ", label=f"memory {limits.bandwidth / 1e9:.1f} GB/s (the slope)")
     for number, load in enumerate(loads, 1):
         colour = INTEGER if load.integer > 0.5 else FLOAT
-        what = f"{load.speed / 1e9:.3g} GFLOP/s, {load.reached(limits):.0%} of its limit"
+        what = f"{load.speed / 1e9:.3g} GFLOP/s, {load.utilization(limits):.0%} of its limit"
         at = (load.intensity, load.speed / 1e9)
         axes.plot(*at, "o", color=colour, label=f"{number}  {load.name}: {what}")
         axes.annotate(str(number), at, xytext=(6, 4), textcoords="offset points")
@@ -117,20 +117,20 @@ def roofline(path: Path, loads: Sequence[Load], limits: Limits, title: str) -> N
     axes.yaxis.set_major_formatter("{x:g}")
     axes.set_xlim(left, right)
     axes.set_ylim(min(load.speed for load in loads) / 2e9, limits.int8 / 5e8)
-    axes.set_xlabel("operations for each byte of weights and KV cache that must be read")
+    axes.set_xlabel("operations per byte of weights and KV cache")
     axes.set_ylabel("GFLOP/s")
     axes.grid(True, which="major", alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=2, title="orange: mostly integers; blue: float")
+    figure.legend(loc="outside lower center", ncols=2, title="orange: mostly integer; blue: float")
     figure.suptitle(title)
     _save(plot, figure, path)
 
 
 def _save(plot: Any, figure: Any, path: Path) -> None:
-    picture = BytesIO()
+    image = BytesIO()
     try:
-        figure.savefig(picture, format=path.suffix[1:] or "png", dpi=120)
-        write_bytes(path, picture.getvalue())
-    except (OSError, ValueError) as error:  # ValueError: an ending that is no picture's
-        raise OmniError(f"{path} can't be written: {error}", fix="name a .png file") from None
+        figure.savefig(image, format=path.suffix[1:] or "png", dpi=120)
+        write_bytes(path, image.getvalue())
+    except (OSError, ValueError) as error:  # ValueError: not an image format
+        raise OmniError(f"{path} cannot be written: {error}", fix="name a .png file") from None
     finally:
         plot.close(figure)

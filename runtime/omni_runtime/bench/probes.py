@@ -1,9 +1,8 @@
-"""What this machine can do at most: memory read bandwidth, fp32 and int8 arithmetic.
+"""Limits of this machine: memory read bandwidth, fp32 and int8 arithmetic.
 
-Arithmetic is measured with ONNX Runtime itself, on graphs of one large matrix product, so small
-that they are written here, byte by byte, instead of asking for the package onnx. Memory is
-measured by numpy, adding up an array that no cache holds: each thread a slice. The best of several
-runs counts, since a limit is what is reached when nothing disturbs.
+Arithmetic is measured with ONNX Runtime on graphs of one large matrix product. They are serialized
+here, since the runtime does not depend on the onnx package. Bandwidth is measured with numpy: each
+thread sums a slice of an array larger than the CPU caches. The best of several runs is the limit.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from omni_runtime.bench.rows import seconds
 
 SQUARE = 1536
 READ_BYTES = 2**29
-"""More than any cache holds."""
+"""Larger than any CPU cache."""
 RUNS = 8
 
 FLOAT, UINT8, INT8, INT32 = 1, 2, 3, 6
@@ -29,14 +28,14 @@ IR_VERSION = 8
 
 @dataclass(frozen=True)
 class Limits:
-    """Bytes a second read from memory; multiplications and additions a second."""
+    """`bandwidth` in bytes/s read from memory; `fp32` and `int8` in operations/s."""
 
     bandwidth: float
     fp32: float
     int8: float
 
-    def or_better(self, other: "Limits") -> "Limits":
-        """The better of two measurements, limit by limit."""
+    def best_of(self, other: "Limits") -> "Limits":
+        """Return the higher of two measurements of each limit."""
         return Limits(
             max(self.bandwidth, other.bandwidth),
             max(self.fp32, other.fp32),
@@ -57,7 +56,7 @@ def limits(threads: int) -> Limits:
 
 
 def product(operator: str, left: int, right: int, out: int) -> bytes:
-    """An ONNX model y = operator(a, b) of matrices of any size."""
+    """Return a serialized ONNX model y = operator(a, b) for matrices of any size."""
     node = _field(1, b"a") + _field(1, b"b") + _field(2, b"y") + _field(4, operator.encode())
     graph = _field(1, node) + _field(2, b"product")
     for tag, name, kind in ((11, b"a", left), (11, b"b", right), (12, b"y", out)):
@@ -85,12 +84,12 @@ def _read(threads: int) -> float:
 
 
 def _number(tag: int, value: int) -> bytes:
-    """A protobuf field with a small number in it."""
+    """Encode a protobuf field with a value below 128."""
     return bytes([tag << 3, value])
 
 
 def _field(tag: int, content: bytes) -> bytes:
-    """A protobuf field with bytes, a text or a message in it."""
+    """Encode a protobuf field with bytes, a string or a message."""
     length, size = len(content), b""
     while length >= 128:
         size += bytes([length & 127 | 128])

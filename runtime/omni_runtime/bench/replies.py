@@ -1,4 +1,4 @@
-"""Whole replies, as a user waits for them: first text, first sound, speech against real time."""
+"""Benchmarks of whole replies: time to first text and first audio, real-time factor."""
 
 from collections.abc import Iterator, Sequence
 from time import perf_counter, sleep
@@ -17,39 +17,39 @@ QUESTION = "Hello! Who are you, and what can you do?"
 SPOKEN_SECONDS = 4
 MAX_TOKENS = 48
 MAX_SPEECH = 10
-"""Seconds: bounds what random weights say, which seldom find an end."""
+"""Seconds. Replies of random weights rarely end by themselves."""
 
 
 def typed() -> list[ContentPart]:
-    """A question in writing."""
+    """Return a text prompt."""
     return [Text(QUESTION)]
 
 
 def spoken(model: Model) -> list[ContentPart]:
-    """`SPOKEN_SECONDS` of noise: how long they take does not depend on what is heard in them."""
+    """Return a prompt of `SPOKEN_SECONDS` of noise; the time does not depend on its content."""
     assert model.config.audio is not None
     rate = model.config.audio.sample_rate
     noise = np.random.default_rng(0).normal(0, 0.1, SPOKEN_SECONDS * rate)
     return [Audio((noise.astype(np.float32), rate))]
 
 
-def questions(model: Model) -> Iterator[tuple[str, list[ContentPart]]]:
-    """What this bundle can be asked."""
+def prompts(model: Model) -> Iterator[tuple[str, list[ContentPart]]]:
+    """Yield the prompts that this bundle accepts, with a name."""
     yield "typed", typed()
     if model.config.audio is not None:
         yield f"spoken {SPOKEN_SECONDS} s", spoken(model)
 
 
-def ways(model: Model) -> Iterator[tuple[str, list[ContentPart], bool]]:
-    """The questions, and whether they are heard while they are being spoken."""
-    for name, parts in questions(model):
+def scenarios(model: Model) -> Iterator[tuple[str, list[ContentPart], bool]]:
+    """Yield (name, prompt, live). A live prompt is streamed and prefilled while it is recorded."""
+    for name, parts in prompts(model):
         yield name, parts, False
         if isinstance(parts[-1], Audio):
-            yield f"{name}, heard live", parts, True
+            yield f"{name}, streamed", parts, True
 
 
 def options(model: Model, preset: str | None = None) -> ReplyOptions:
-    """The same short reply every time; `preset` None is the bundle's default."""
+    """Return the options of a short reply; `preset` None is the bundle's default."""
     if model.config.speech is None:
         return ReplyOptions(speech=None, max_tokens=MAX_TOKENS)
     codes = int(MAX_SPEECH * model.codes_per_second)
@@ -60,7 +60,7 @@ def options(model: Model, preset: str | None = None) -> ReplyOptions:
 def ask(
     model: Model, parts: Sequence[ContentPart], *, live: bool = False, preset: str | None = None
 ) -> Timings:
-    """The numbers of one reply in a conversation of its own, from the end of the question on."""
+    """Return the timings of one reply in a new conversation, from the end of the prompt."""
     conversation, wanted = Conversation(model), options(model, preset)
     if live:
         parts = _listen(conversation, parts)
@@ -70,7 +70,7 @@ def ask(
 
 
 def _listen(conversation: Conversation, parts: Sequence[ContentPart]) -> list[ContentPart]:
-    """Stream the question in real time and prefill it meanwhile; return it with the stream."""
+    """Stream the prompt in real time and prefill it meanwhile. Return it with the stream."""
     *before, last = parts
     config = conversation.model.config
     assert config.audio is not None and isinstance(last, Audio) and isinstance(last.source, tuple)
@@ -90,8 +90,8 @@ def _listen(conversation: Conversation, parts: Sequence[ContentPart]) -> list[Co
 
 
 def reply(model: Model, preset: str | None = None) -> Iterator[BenchCase]:
-    """A reply to each kind of question, everything loaded."""
-    for name, parts, live in ways(model):
+    """Latency and speed of a reply to each prompt, with all graphs loaded."""
+    for name, parts, live in scenarios(model):
         limits = f"at most {MAX_TOKENS} tokens"
         quantities = [Quantity(f"first text, {name}", "s", False, limits)]
         if model.config.speech is not None:
@@ -99,19 +99,21 @@ def reply(model: Model, preset: str | None = None) -> Iterator[BenchCase]:
                 f"{limits} and {MAX_SPEECH} s of speech, {preset or model.speech.default_preset}"
             )
             quantities += [
-                Quantity(f"first sound, {name}", "s", False, limits),
-                Quantity(f"real time, {name}", "x", True, "seconds of speech a second of work"),
+                Quantity(f"first audio, {name}", "s", False, limits),
+                Quantity(
+                    f"real-time factor, {name}", "x", True, "seconds of speech per second of work"
+                ),
             ]
 
         def run(
             parts: list[ContentPart] = parts, live: bool = live, count: int = len(quantities)
         ) -> Sequence[float | None]:
             timings = ask(model, parts, live=live, preset=preset)
-            return [timings.first_text, timings.first_audio, _real_time(timings)][:count]
+            return [timings.first_text, timings.first_audio, _realtime_factor(timings)][:count]
 
         yield BenchCase(tuple(quantities), run)
 
 
-def _real_time(timings: Timings) -> float | None:
-    """Of the whole reply, from the question to the last sound."""
+def _realtime_factor(timings: Timings) -> float | None:
+    """Return the real-time factor of the whole reply, prefill included."""
     return timings.speech / timings.total if timings.speech else None

@@ -1,8 +1,8 @@
-"""Each part against the machine's limits: what it computes, what it must read, how fast it is.
+"""Roofline model: operations, bytes read and speed of each graph against the machine's limits.
 
-What a part computes is counted from ONNX Runtime's own profile of one run: matrix products,
-convolutions and attention; elementwise work is left out. What it must read are the graph's weights
-once a run and the KV cache; activations are taken to stay in the caches of the processor.
+Operations are counted from ONNX Runtime's profile of one run: matrix products, convolutions and
+attention, without elementwise operators. Bytes are the weights, once per run, and the KV cache;
+activations are assumed to stay in the CPU caches.
 """
 
 import json
@@ -34,14 +34,14 @@ PRODUCTS = (*INTEGER, "MatMul", "FusedMatMul", "Gemm")
 INTEGER_CONVOLUTIONS = ("QLinearConv", "ConvInteger")
 CONVOLUTIONS = (*INTEGER_CONVOLUTIONS, "Conv", "FusedConv", "NhwcFusedConv")
 KERNEL_OVER_STRIDE = 2
-"""Of BigVGAN's transposed convolutions, whose weights the profile does not show."""
+"""Kernel size over stride of BigVGAN's transposed convolutions; the profile lacks weights."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A part at work: the graph that it runs and the work itself on a model.
+    """A measurement of one graph. `act` prepares its inputs and returns the function to time.
 
-    `context` is how many tokens attention sees on average, for a decoder.
+    `context` is the average context length of the attention, for a decoder.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Load:
-    """One run of a task. `integer` is the share of `flops` done in int8 or by 4-bit kernels."""
+    """Operations, bytes and time of a task. `integer`: share of `flops` in int8 or int4."""
 
     name: str
     flops: float
@@ -63,38 +63,38 @@ class Load:
 
     @property
     def intensity(self) -> float:
-        """Operations for each byte that must be read."""
+        """Operations per byte."""
         return self.flops / self.bytes
 
     @property
     def speed(self) -> float:
-        """Operations a second."""
+        """Operations per second."""
         return self.flops / self.seconds
 
-    def reached(self, limits: Limits) -> float:
-        """Speed over what the machine allows at this intensity."""
+    def utilization(self, limits: Limits) -> float:
+        """Return the speed over the limit of the machine at this intensity."""
         peak = limits.int8 if self.integer > 0.5 else limits.fp32
         return self.speed / min(peak, self.intensity * limits.bandwidth)
 
 
 class ProfiledModel(Model):
-    """A model whose graphs write ONNX Runtime's profile; `opened` are those opened so far."""
+    """A model whose graphs write ONNX Runtime's profile. `opened` holds the open graphs."""
 
     def __init__(self, folder: Path, options: SessionOptions) -> None:
         super().__init__(folder, options)
         self.opened: dict[str, Graph] = {}
 
     def graph(self, graph: str) -> Graph:
-        """Open one graph and remember it."""
+        """Open one graph and add it to `opened`."""
         self.opened[graph] = super().graph(graph)
         return self.opened[graph]
 
 
 def tasks(model: Model) -> list[Task]:
-    """What is measured, as far as the bundle can do it."""
+    """Return the tasks that this bundle supports."""
     limit = model.config.thinker.decoder.max_context
     prompt, steps = min(components.PROMPT, limit), min(components.STEPS, limit)
-    every = [
+    candidates = [
         Task(f"prefill {prompt}", "thinker", "", _prefill(prompt), prompt // 2),
         Task(f"decode {steps}", "thinker", "", _decode(steps), steps // 2),
         Task("audio encoder", "audio_encoder", "audio", _audio),
@@ -103,7 +103,7 @@ def tasks(model: Model) -> list[Task]:
         Task("DiT", "dit", "speech", lambda model: components.dit_evaluation(model).run),
         Task("vocoder", "vocoder", "speech", _vocoder),
     ]
-    return [task for task in every if not task.needs or getattr(model.config, task.needs)]
+    return [task for task in candidates if not task.needs or getattr(model.config, task.needs)]
 
 
 def _prefill(count: int) -> Callable[[Model], Callable[[], object]]:
@@ -139,37 +139,37 @@ def _talker(model: Model) -> Callable[[], object]:
 
 def _vocoder(model: Model) -> Callable[[], object]:
     speech = model.speech
-    mel = components.some_mel(speech, components.COMMIT_BLOCKS * speech.dit.block_frames)
+    mel = components.random_mel(speech, components.COMMIT_BLOCKS * speech.dit.block_frames)
     return lambda: model.vocoder.synthesize(mel, 0, 0)
 
 
 def measure(model: Model, repetitions: int, loads: list[Load], progress: ProgressCallback) -> None:
-    """Time each task on `model`, count it on a profiled twin, and append what it is to `loads`."""
+    """Time each task on `model`, count its operations in a profile, and append it to `loads`."""
     for task in tasks(model):
         progress(task.name)
         act = task.act(model)
         act()
-        spent = min(seconds(act) for _ in range(repetitions))
-        loads.append(_counted(model, task, spent))
+        elapsed = min(seconds(act) for _ in range(repetitions))
+        loads.append(_profile(model, task, elapsed))
 
 
-def _counted(model: Model, task: Task, spent: float) -> Load:
+def _profile(model: Model, task: Task, elapsed: float) -> Load:
     with TemporaryDirectory(prefix="omni-bench-") as folder:
         options = replace(model.options, profile=Path(folder) / "profile")
-        twin = ProfiledModel(model.bundle.folder, options)
-        task.act(twin)()
+        profiled = ProfiledModel(model.bundle.folder, options)
+        task.act(profiled)()
         events = json.loads(
-            Path(twin.opened[task.graph].session.end_profiling()).read_text("utf-8")
+            Path(profiled.opened[task.graph].session.end_profiling()).read_text("utf-8")
         )
     runs = sum(event["name"] == "model_run" for event in events)
     flops, integer = count(events, task.context)
     weights = model.bundle.manifest.graphs[task.graph].bytes
     read = runs * (weights + _cache_bytes(model, task))
-    return Load(task.name, flops, integer / flops, read, spent)
+    return Load(task.name, flops, integer / flops, read, elapsed)
 
 
 def _cache_bytes(model: Model, task: Task) -> float:
-    """What attention reads of the KV cache in one run."""
+    """Return the bytes of the KV cache that attention reads in one run."""
     decoders: dict[str, DecoderConfig] = {"thinker": model.config.thinker.decoder}
     if model.config.speech is not None:
         decoders["talker"] = model.config.speech.talker.decoder
@@ -179,7 +179,7 @@ def _cache_bytes(model: Model, task: Task) -> float:
 
 
 def count(events: Iterable[dict[str, Any]], context: int) -> tuple[float, float]:
-    """Operations in a profile: all, and those in integers. A multiply-add counts as two."""
+    """Return the operations in a profile: all, and integer ones. A multiply-add counts as two."""
     total = integer = 0.0
     for event in events:
         operator = event.get("args", {}).get("op_name", "")
@@ -200,7 +200,7 @@ def _flops(operator: str, ins: list[list[int]], outs: list[list[int]], context: 
     if operator in PRODUCTS:
         return 2.0 * math.prod(outs[0]) * ins[0][-1]
     if operator in CONVOLUTIONS:
-        # A quantized one has its scale and zero point between input and weights.
+        # A quantized convolution has its scale and zero point between input and weights.
         weights = next(shape for shape in ins[1:] if len(shape) > 1)
         return 2.0 * math.prod(outs[0]) * math.prod(weights[1:])
     if operator == "ConvTranspose":
@@ -213,7 +213,7 @@ def _flops(operator: str, ins: list[list[int]], outs: list[list[int]], context: 
 
 
 def rows(loads: Iterable[Load], limits: Limits) -> list[Row]:
-    """The picture in numbers."""
+    """Return the limits and loads as rows of a table."""
     found = [
         Row(
             Quantity("memory read", "GB/s", True, "limit of this machine"), [limits.bandwidth / 1e9]
@@ -222,7 +222,7 @@ def rows(loads: Iterable[Load], limits: Limits) -> list[Row]:
         Row(Quantity("int8 peak", "GOP/s", True, "limit"), [limits.int8 / 1e9]),
     ]
     for load in loads:
-        note = f"{load.flops / 1e9:.3g} GFLOP, {load.intensity:.3g} a byte, "
-        note += f"{load.integer:.0%} in integers, {load.reached(limits):.0%} of the limit"
+        note = f"{load.flops / 1e9:.3g} GFLOP, {load.intensity:.3g} per byte, "
+        note += f"{load.integer:.0%} integer, {load.utilization(limits):.0%} of the limit"
         found.append(Row(Quantity(load.name, "GFLOP/s", True, note), [load.speed / 1e9]))
     return found

@@ -1,7 +1,7 @@
-"""Works that are timed again and again, and the rows of numbers that come out.
+"""Repeated measurements and their results.
 
-Knows nothing of models. A case yields one value for each of its quantities every time it runs. A
-comparison alternates two cases, so that whatever slows the machine slows both, and takes the ratio
+Nothing here depends on the model. Each run of a case returns one value per quantity. A comparison
+runs two sides alternately, so that a slow phase of the machine affects both, and takes the ratio
 within each pair.
 """
 
@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 ProgressCallback = Callable[[str], None]
-"""Hears what is being measured."""
+"""Receives the name of the current measurement."""
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """What a row measures. `more` says that larger is better: a rate, not a duration."""
+    """A measured quantity. `more`: larger is better (a rate, not a duration)."""
 
     name: str
     unit: str
@@ -26,7 +26,7 @@ class Quantity:
 
 @dataclass(frozen=True)
 class BenchCase:
-    """`run` does it once and gives a value for each quantity; None where there is nothing."""
+    """`run` runs the case once and returns a value per quantity, or None if there is none."""
 
     quantities: tuple[Quantity, ...]
     run: Callable[[], Sequence[float | None]]
@@ -34,7 +34,7 @@ class BenchCase:
 
 @dataclass(frozen=True)
 class Row:
-    """All values of one quantity, in the order in which they were measured."""
+    """All values of one quantity, in order of measurement."""
 
     quantity: Quantity
     samples: list[float] = field(default_factory=list[float])
@@ -45,13 +45,13 @@ class Row:
 
     @property
     def deviation(self) -> float:
-        """Standard deviation of the samples; 0 for a single one."""
+        """Standard deviation of the samples; 0 for a single sample."""
         return spread(self.samples)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The same work done by us and by a rival; both run once and give the quantity's value."""
+    """The same work in this runtime and in a baseline. Each call returns the quantity's value."""
 
     quantity: Quantity
     ours: Callable[[], float]
@@ -60,7 +60,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Values of a comparison; `ours[i]` and `theirs[i]` were measured one right after the other."""
+    """Paired measurements: `ours[i]` and `theirs[i]` were taken back to back."""
 
     quantity: Quantity
     ours: list[float] = field(default_factory=list[float])
@@ -68,18 +68,18 @@ class Pairs:
 
     @property
     def ratios(self) -> list[float]:
-        """How many times faster we are, pair by pair."""
-        pairs = zip(self.ours, self.theirs, strict=False)  # an interrupted pair is half
+        """How many times faster this runtime is, for each pair."""
+        pairs = zip(self.ours, self.theirs, strict=False)  # the last pair may be incomplete
         return [a / b if self.quantity.more else b / a for a, b in pairs]
 
 
 def spread(samples: Sequence[float]) -> float:
-    """Standard deviation; 0 for a single sample."""
+    """Return the standard deviation; 0 for a single sample."""
     return statistics.stdev(samples) if len(samples) > 1 else 0.0
 
 
 def seconds(act: Callable[[], object]) -> float:
-    """How long it takes."""
+    """Return the run time of `act` in seconds."""
     started = perf_counter()
     act()
     return perf_counter() - started
@@ -88,14 +88,14 @@ def seconds(act: Callable[[], object]) -> float:
 def rate(
     name: str, unit: str, amount: float, act: Callable[[], object], note: str = ""
 ) -> BenchCase:
-    """A work measured as `amount` of something a second."""
+    """Return a case that measures `amount` per second."""
     return BenchCase((Quantity(name, unit, True, note),), lambda: [amount / seconds(act)])
 
 
 def duration(
     name: str, act: Callable[[], object], note: str = "", *, unit: str = "s", per: float = 1.0
 ) -> BenchCase:
-    """A work measured as the seconds it takes for each of `per`."""
+    """Return a case that measures the run time divided by `per`."""
     return BenchCase((Quantity(name, unit, False, note),), lambda: [seconds(act) / per])
 
 
@@ -107,27 +107,27 @@ def measure(
     *,
     warm_up: bool = True,
 ) -> list[str]:
-    """Run each work `repetitions` times and append its rows to `rows` as they come.
+    """Run each case `repetitions` times and append its rows to `rows`.
 
-    With `warm_up` the first run of each work is not counted. `rows` is the caller's, so that an
-    interruption leaves all that was measured until then. Returns the names of the quantities that
-    never had a value: they have no row.
+    With `warm_up` each case is run once more before. `rows` belongs to the caller and is filled
+    as the cases run, so an interruption keeps the results so far. Return the names of the
+    quantities without any value; they have no row.
     """
     empty: list[str] = []
-    for work in cases:
-        progress(", ".join(quantity.name for quantity in work.quantities))
+    for case in cases:
+        progress(", ".join(quantity.name for quantity in case.quantities))
         if warm_up:
-            work.run()
-        made: dict[str, Row] = {}
+            case.run()
+        case_rows: dict[str, Row] = {}
         for _ in range(repetitions):
-            for quantity, value in zip(work.quantities, work.run(), strict=True):
+            for quantity, value in zip(case.quantities, case.run(), strict=True):
                 if value is None:
                     continue
-                if quantity.name not in made:
-                    made[quantity.name] = Row(quantity)
-                    rows.append(made[quantity.name])
-                made[quantity.name].samples.append(value)
-        empty += [quantity.name for quantity in work.quantities if quantity.name not in made]
+                if quantity.name not in case_rows:
+                    case_rows[quantity.name] = Row(quantity)
+                    rows.append(case_rows[quantity.name])
+                case_rows[quantity.name].samples.append(value)
+        empty += [quantity.name for quantity in case.quantities if quantity.name not in case_rows]
     return empty
 
 
@@ -139,9 +139,9 @@ def compare(
     *,
     warm_up: bool = True,
 ) -> None:
-    """Run both sides of each comparison in turns, who begins changing each time.
+    """Run both sides of each comparison alternately; the side that runs first changes each time.
 
-    What was measured is appended to `pairs`, as `measure` does with rows.
+    Results are appended to `pairs` as in `measure`.
     """
     for comparison in comparisons:
         progress(comparison.quantity.name)

@@ -1,7 +1,7 @@
-"""One spoken reply on a clock: who computed when, what came out, what a listener had in hand.
+"""Timeline of one spoken reply: the runs of each graph, the outputs, and the playback buffer.
 
-The engine is not touched: a `TracedModel` opens each graph behind a wrapper that notes when it
-runs. An ordinary Model has no such wrapper and pays nothing.
+A `TracedModel` wraps each graph to record its runs. The engine is unchanged, and an ordinary Model
+has no overhead.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from omni_runtime.model import Model
 
 @dataclass(frozen=True)
 class Span:
-    """A run of one graph, in seconds since the turn began."""
+    """A run of one graph, in seconds since the prompt was sent."""
 
     graph: str
     start: float
@@ -33,14 +33,14 @@ class Span:
 
 
 class TracedModel(Model):
-    """A model that keeps the spans of all its graphs, in seconds of `perf_counter`."""
+    """A model that records the runs of all graphs, in seconds of `perf_counter`."""
 
     def __init__(self, folder: Path, options: SessionOptions) -> None:
         super().__init__(folder, options)
         self.spans: list[Span] = []
 
     def graph(self, graph: str) -> Graph:
-        """Open one graph behind a wrapper that notes its runs."""
+        """Open one graph in a wrapper that records its runs."""
         return _TracedGraph(super().graph(graph).session, self.control, graph, self.spans)
 
 
@@ -65,8 +65,8 @@ class _TracedGraph(Graph):
 
 
 @dataclass(frozen=True)
-class Sound:
-    """A piece of speech: when it came, and how long it plays."""
+class Chunk:
+    """A chunk of speech: when it was emitted, and its duration."""
 
     at: float
     seconds: float
@@ -74,62 +74,59 @@ class Sound:
 
 @dataclass(frozen=True)
 class Timeline:
-    """All in seconds since the question. `texts` are the times at which text came."""
+    """Times in seconds since the prompt. `texts` are the times at which text was emitted."""
 
     spans: list[Span]
     texts: list[float]
-    sounds: list[Sound]
+    chunks: list[Chunk]
     end: float
 
     def playback(self) -> list[tuple[float, float]]:
-        """(from, to) of each stretch that plays without a break, begun at the first sound.
-
-        Between two stretches the listener had nothing: playback ran dry.
-        """
+        """Return (start, end) of each stretch of playback; between two there is an underrun."""
         stretches: list[tuple[float, float]] = []
-        for sound in self.sounds:
-            if stretches and sound.at <= stretches[-1][1]:
+        for chunk in self.chunks:
+            if stretches and chunk.at <= stretches[-1][1]:
                 begin, until = stretches.pop()
-                stretches.append((begin, until + sound.seconds))
+                stretches.append((begin, until + chunk.seconds))
             else:
-                stretches.append((sound.at, sound.at + sound.seconds))
+                stretches.append((chunk.at, chunk.at + chunk.seconds))
         return stretches
 
-    def dry(self) -> list[tuple[float, float]]:
-        """(from, to) of each silence in the middle of the speech."""
+    def underruns(self) -> list[tuple[float, float]]:
+        """Return (start, end) of each underrun."""
         stretches = self.playback()
         return [(a[1], b[0]) for a, b in pairwise(stretches)]
 
     def buffered(self) -> list[tuple[float, float]]:
-        """Corners (time, seconds of speech in hand) of what came but was not yet played."""
+        """Return the corners (time, seconds) of the playback buffer over time."""
         corners: list[tuple[float, float]] = []
         until = 0.0
-        for sound in self.sounds:
-            if corners and until < sound.at:  # it ran dry before this piece
+        for chunk in self.chunks:
+            if corners and until < chunk.at:  # underrun before this chunk
                 corners.append((until, 0.0))
-            left = max(0.0, until - sound.at)
-            corners += [(sound.at, left), (sound.at, left + sound.seconds)]
-            until = sound.at + left + sound.seconds
+            left = max(0.0, until - chunk.at)
+            corners += [(chunk.at, left), (chunk.at, left + chunk.seconds)]
+            until = chunk.at + left + chunk.seconds
         return [*corners, (until, 0.0)] if corners else []
 
 
 def record(model: TracedModel, parts: Sequence[ContentPart]) -> Timeline:
-    """Ask, and note everything. The same question was asked before, so that all is warm."""
+    """Send a prompt and record its timeline, after a warm-up reply to the same prompt."""
     open_everything(model)
     ask(model, parts)
     model.spans.clear()
     conversation = Conversation(model)
     texts: list[float] = []
-    sounds: list[Sound] = []
+    chunks: list[Chunk] = []
     started = perf_counter()
     for event in conversation.send(parts, options(model)):
         match event:
             case TextDelta():
                 texts.append(perf_counter() - started)
             case AudioDelta(samples, rate):
-                sounds.append(Sound(perf_counter() - started, len(samples) / rate))
+                chunks.append(Chunk(perf_counter() - started, len(samples) / rate))
             case _:
                 pass
     end = perf_counter() - started
     spans = [Span(span.graph, span.start - started, span.end - started) for span in model.spans]
-    return Timeline(spans, texts, sounds, end)
+    return Timeline(spans, texts, chunks, end)

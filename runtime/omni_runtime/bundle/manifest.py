@@ -21,7 +21,7 @@ FORMAT = 5
 
 FILE_NAME = "manifest.json"
 DIGEST_NAME = digest_file(FILE_NAME)
-EXPORT_AGAIN = "export it again: python export/run.py --model CHECKPOINT"
+EXPORT_AGAIN = "export the bundle again"
 
 
 class _Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -150,7 +150,11 @@ def read_manifest(folder: Path) -> Manifest:
     with suppress(OSError):  # on failure the next check reports a missing bundle
         recover(folder)  # an export may have been killed while it replaced the bundle
     if not folder.is_dir():
-        raise BundleError(f"there is no bundle at {folder}", fix="export one: python export/run.py")
+        raise BundleError(
+            f"there is no bundle at {folder}",
+            fix="check the path, or export a checkpoint there",
+            code="no_bundle",
+        )
     try:
         text = path.read_bytes()
     except FileNotFoundError:
@@ -159,7 +163,9 @@ def read_manifest(folder: Path) -> Manifest:
         ) from None
     except OSError as error:
         raise BundleError(
-            f"{path} cannot be read: {error.strerror}", fix="check its permissions"
+            f"{path} cannot be read: {error.strerror}",
+            fix="check its permissions",
+            code="unreadable_bundle",
         ) from None
     try:
         version = msgspec.json.decode(text, type=_Version).format
@@ -167,6 +173,7 @@ def read_manifest(folder: Path) -> Manifest:
             raise BundleError(
                 f"{folder} has format {version}, but this runtime reads up to {FORMAT}",
                 fix="update pocket-omni",
+                code="newer_bundle",
             )
         if version < FORMAT:
             raise BundleError(

@@ -63,7 +63,8 @@ class Bundle:
             why = self.manifest.not_measured or "there was not enough memory to calibrate it"
             raise UsageError(
                 f"{self.folder} has no {name} with an {cache} KV cache: {why}",
-                fix="omit --kv-cache, or export it again on a machine with enough memory",
+                fix='use kv_cache="float32", or export the bundle again with more free memory',
+                code="no_int8_cache",
             )
         return self.folder / entry.int8_cache
 

@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from omni_runtime.arrays import FloatArray
+from omni_runtime.arrays import FloatArray, IntArray
 from omni_runtime.bundle.manifest import EXPORT_AGAIN, TableEntry
 from omni_runtime.errors import BundleError
-
-Ids = npt.NDArray[np.int64]
 
 STORED = {"float32": "<f4", "bfloat16": "<u2", "int8": "|i1"}
 """Numpy dtype in the file, by encoding."""
@@ -29,7 +27,7 @@ class Table:
         self._data = _map(folder / entry.file, (entry.rows, entry.columns), STORED[entry.encoding])
         self._scales = _map(folder / entry.scales, (entry.rows,), "<f4") if entry.scales else None
 
-    def __getitem__(self, ids: Ids) -> FloatArray:
+    def __getitem__(self, ids: IntArray) -> FloatArray:
         """Return rows float32 (n, columns) for int64 ids (n,)."""
         return decode(self._data[ids], None if self._scales is None else self._scales[ids])
 

@@ -1,1 +1,1 @@
-"""The command line. Thin: it reads arguments, calls the library and draws what comes back."""
+"""The command line: parses arguments, calls the library, and prints the results."""

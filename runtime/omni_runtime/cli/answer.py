@@ -1,7 +1,7 @@
-"""One answer from the stream of events to the screen and the sink: as text or as JSON lines.
+"""Print and play one reply from its events, as text or as JSON lines.
 
-Used for the single question and in a conversation. Whatever happens, the events are closed, so
-that no work goes on, and the sink is left with the whole speech or with none.
+Used for single prompts and in conversations. On any exit the events are closed, which stops the
+work, and the sink has either the complete speech or none.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from omni_runtime.response import Response
 
 @dataclass(frozen=True)
 class Style:
-    """How answers are shown. `load` and `threads` are told to the reader of JSON."""
+    """Output format of replies. `load` (seconds) and `threads` are added to the JSON records."""
 
     as_json: bool
     quiet: bool
@@ -37,7 +37,7 @@ class Style:
 
     @classmethod
     def of(cls, options: argparse.Namespace, load: float, model: Model) -> "Style":
-        """How the flags of `omni run` want answers to be shown."""
+        """Create a style from the flags of `omni run`."""
         return cls(
             as_json=options.json,
             quiet=options.quiet,
@@ -48,14 +48,14 @@ class Style:
 
     @property
     def out(self) -> TextIO:
-        """Where text goes: standard output, unless speech goes there."""
+        """Stream for the text: stdout, or stderr if speech goes to stdout."""
         return sys.stderr if self.speech_to_stdout else sys.stdout
 
 
 def deliver(events: Response, sink: Sink | None, style: Style) -> TurnDone | None:
-    """Show and play an answer to its end; gives its last event."""
+    """Print and play a reply to its end. Return its last event if that is a TurnDone."""
     done, shown = None, None
-    notes: list[str] = []  # told below the text, which they would tear apart
+    notes: list[str] = []  # printed below the text, not in the middle of it
     try:
         with closing(events):
             for event in events:
@@ -83,7 +83,7 @@ def deliver(events: Response, sink: Sink | None, style: Style) -> TurnDone | Non
 
 
 def _end_line(style: Style) -> None:
-    """An error behind half a line of text gets a line of its own, where both are seen."""
+    """End an incomplete line of text, so that an error starts on its own line."""
     if not style.as_json and (style.speech_to_stdout or style.out.isatty()):
         style.out.write("\n")
 
@@ -100,7 +100,7 @@ def _show(event: Event, style: Style) -> None:
 
 
 def as_json(event: Event, load: float, threads: int) -> dict[str, object]:
-    """An event as a flat record; of sound only its length, the samples go to -o."""
+    """Return an event as a flat record. For audio it has the length; samples go to -o."""
     match event:
         case TextDelta(text, seconds):
             return {"type": "text", "text": text, "at": round(seconds, 4)}

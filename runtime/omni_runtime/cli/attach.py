@@ -1,7 +1,7 @@
-"""Files in what a person types: which words of a line name media, and of which kind.
+"""Find the media files that a line of input names.
 
-Reads no file, only asks whether it exists. Terminals paste a dropped file with quotes, with
-backslashes before spaces, or as a file:// address; all of these are understood.
+No file is read, only its existence is checked. Terminals insert a dropped file with quotes, with
+backslashes before spaces, or as a file:// URL. All of these are accepted.
 """
 
 import re
@@ -31,14 +31,14 @@ _PUNCTUATION = ".,;:!?)"
 
 
 def find_files(line: str) -> tuple[str, list[tuple[MediaKind, Path]]]:
-    """The line without the media it names, and these, in their order."""
+    """Return the line without the media files that it names, and the files in their order."""
     found: list[tuple[MediaKind, Path]] = []
     rest, end = "", 0
     for match in _WORD.finditer(line):
         for word in _spellings(match.group()):
             path = unquoted(word)
             kind = _KINDS.get(path.suffix.lower())
-            if kind is not None and _holds(path.is_file):
+            if kind is not None and _is_true(path.is_file):
                 found.append((kind, path))
                 rest += line[end : match.start()].rstrip(" ")
                 end = match.start() + len(word)
@@ -47,7 +47,7 @@ def find_files(line: str) -> tuple[str, list[tuple[MediaKind, Path]]]:
 
 
 def unquoted(word: str) -> Path:
-    """The path that a word means to a shell. On Windows a backslash is no quoting."""
+    """Return the path that a shell would read. On Windows a backslash is not an escape."""
     if len(word) > 1 and word[0] == word[-1] and word[0] in "'\"":
         plain = word[1:-1].replace("'\\''", "'") if word[0] == "'" else word[1:-1]
     elif sys.platform == "win32":
@@ -60,36 +60,38 @@ def unquoted(word: str) -> Path:
             plain = plain[1:]
     try:
         return Path(plain).expanduser()
-    except RuntimeError:  # ~ of somebody who has no home
+    except RuntimeError:  # ~ of a user without a home folder
         return Path(plain)
 
 
-def medium(kind: MediaKind, path: Path, config: ModelConfig, *, sound: bool = True) -> MediaPart:
-    """A file as a part of a message.
+def media_part(
+    kind: MediaKind, path: Path, config: ModelConfig, *, sound: bool = True
+) -> MediaPart:
+    """Return a file as a part of a message. `sound`: whether to use the sound track of a video.
 
-    Raises MediaError when there is no such file, UsageError when the model takes no such media.
+    Raises MediaError if there is no such file, UsageError if the model has no encoder for it.
     """
-    if _holds(path.is_dir):
+    if _is_true(path.is_dir):
         raise MediaError(f"{path} is a folder", fix="name one file in it")
-    if not _holds(path.is_file):
+    if not _is_true(path.is_file):
         raise MediaError(f"there is no file {path}", fix="check the path")
     if (config.audio if kind == "audio" else config.vision) is None:
         verb = "hear" if kind == "audio" else "see"
-        raise UsageError(f"this bundle can't {verb}", fix="omni show prints what a bundle can do")
+        raise UsageError(f"this bundle cannot {verb}", fix="omni show lists what a bundle can do")
     if kind == "image":
         return Image(path)
     return Audio(path) if kind == "audio" else Video(path, use_audio=sound)
 
 
 def _spellings(word: str) -> Iterator[str]:
-    """The word, and the word without the punctuation behind it."""
+    """Yield the word, then the word without trailing punctuation."""
     yield word
     if (bare := word.rstrip(_PUNCTUATION)) not in ("", word):
         yield bare
 
 
-def _holds(test: Callable[[], bool]) -> bool:
+def _is_true(test: Callable[[], bool]) -> bool:
     try:
         return test()
-    except (OSError, ValueError):  # too long for a name, or with a NUL in it
+    except (OSError, ValueError):  # the name is too long or contains NUL
         return False

@@ -1,7 +1,7 @@
-"""Chooses where the speech of each answer goes: what -o says, the loudspeaker, or a numbered file.
+"""Select the sink for the speech of each reply: the target of -o, the loudspeaker, or a file.
 
-Opens sinks, writes none itself. Why there is a file that nobody asked for is told once, after the
-first answer, so that an answer that fails is one line.
+Without a loudspeaker speech goes to files. The reason is printed once, after the first reply, so
+that a reply that fails still prints one line.
 """
 
 import argparse
@@ -15,15 +15,15 @@ DEFAULT_NAME = "answer.wav"
 
 
 class AudioOutput:
-    """Hands out one sink after the other."""
+    """Opens one sink per reply."""
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> "AudioOutput":
-        """Where the flags of `omni run` send the speech."""
+        """Create the output that the flags of `omni run` select."""
         return cls(options.output, play=not options.no_play, quiet=options.quiet)
 
     def __init__(self, output: str | None, *, play: bool, quiet: bool) -> None:
-        """`output` is a file or "-" (-o); without it, `play` says whether speech is wanted."""
+        """`output` is a file or "-" (-o). Without it `play` selects the loudspeaker or no sink."""
         self._output = output
         self._play = play
         self._quiet = quiet
@@ -32,17 +32,17 @@ class AudioOutput:
         self._reason = ""
 
     @property
-    def listened(self) -> bool:
-        """Whether somebody may listen while speech is made: it goes to a device or a pipe."""
+    def is_live(self) -> bool:
+        """Whether speech is played while it is synthesized: the sink is a device or a pipe."""
         if self._output:
             return self._output == "-" or is_stream(Path(self._output))
         return self._play and not isinstance(loudspeaker(), str)
 
     def open(self) -> Sink | None:
-        """The sink of the next answer. Raises OmniError when it can't be written to."""
+        """Open the sink of the next reply. Raises OmniError if it cannot be written."""
         self._opened += 1
         if self._output == "-":
-            self._pipe = self._pipe or WavPipe()  # one stream for all answers
+            self._pipe = self._pipe or WavPipe()  # one stream for all replies
             return self._pipe
         if self._output:
             path = Path(self._output)
@@ -59,14 +59,14 @@ class AudioOutput:
         return WavFile(free_name(Path.cwd() / DEFAULT_NAME))
 
     def explain(self) -> None:
-        """Say, once, why speech went to a file."""
+        """Print once why speech went to a file."""
         if self._reason and not self._quiet:
-            ui.note(f"speech goes to files: {self._reason}")
+            ui.note(f"speech is written to files: {self._reason}")
         self._reason = ""
 
 
 def free_name(path: Path, number: int = 1) -> Path:
-    """The path, or the first of its name and a number, from `number` on, that does not exist."""
+    """Return the path, or NAME-2, NAME-3, ... (from `number` on): the first that does not exist."""
     while True:
         candidate = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
         if not candidate.exists():

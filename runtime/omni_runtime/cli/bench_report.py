@@ -1,4 +1,4 @@
-"""The tables of `omni bench`: rows, and ratios to a rival, as Markdown, JSON or CSV."""
+"""Tables of `omni bench`: results, or ratios to a baseline, as Markdown, JSON or CSV."""
 
 import csv
 import io
@@ -10,13 +10,12 @@ from dataclasses import dataclass
 
 from omni_runtime.bench.rows import Pairs, Row, spread
 
-FORMS = ("md", "json", "csv")
 SIGNIFICANT = 3
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a table: its `cells` for people, its `record` for programs."""
+    """One line of a table: `cells` for Markdown, `record` for JSON and CSV."""
 
     cells: tuple[str, ...]
     record: dict[str, object]
@@ -27,18 +26,23 @@ PAIR_HEADER = ("test", "unit", "ours", "theirs", "times faster", "note")
 
 
 def of_row(row: Row) -> Line:
-    """Mean and standard deviation of one quantity."""
-    what = row.quantity
+    """Return the line of one quantity: mean and standard deviation."""
+    quantity = row.quantity
     return Line(
-        (what.name, what.unit, number(row.samples), what.note),
-        {"test": what.name, "unit": what.unit, **_numbers("", row.samples), "note": what.note},
+        (quantity.name, quantity.unit, number(row.samples), quantity.note),
+        {
+            "test": quantity.name,
+            "unit": quantity.unit,
+            **_numbers("", row.samples),
+            "note": quantity.note,
+        },
     )
 
 
 def of_pairs(pairs: Pairs) -> Line:
-    """Both sides of a comparison and how many times faster ours is; None before the first pair."""
-    what = pairs.quantity
-    record: dict[str, object] = {"test": what.name, "unit": what.unit}
+    """Return the line of a comparison: both sides, and how many times faster ours is."""
+    quantity = pairs.quantity
+    record: dict[str, object] = {"test": quantity.name, "unit": quantity.unit}
     for side, samples in (
         ("ours_", pairs.ours),
         ("theirs_", pairs.theirs),
@@ -46,7 +50,9 @@ def of_pairs(pairs: Pairs) -> Line:
     ):
         record |= _numbers(side, samples)
     cells = [number(pairs.ours), number(pairs.theirs), number(pairs.ratios)]
-    return Line((what.name, what.unit, *cells, what.note), record | {"note": what.note})
+    return Line(
+        (quantity.name, quantity.unit, *cells, quantity.note), record | {"note": quantity.note}
+    )
 
 
 def render(
@@ -56,11 +62,11 @@ def render(
     lines: Sequence[Line],
     left_out: Mapping[str, str],
 ) -> str:
-    """The whole report. `setting` holds for all lines: bundle, machine, versions, threads."""
+    """Format the report. `setting` applies to all lines: bundle, machine, versions, threads."""
     if form == "json":
         records = [line.record for line in lines]
-        whole = {**setting, "rows": records, "left_out": left_out}
-        return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+        report = {**setting, "rows": records, "left_out": left_out}
+        return json.dumps(report, indent=2, ensure_ascii=False) + "\n"
     if form == "csv":
         return _csv(setting, [line.record for line in lines])
     parts = ["\n".join(f"{name}: {value}  " for name, value in setting.items())]
@@ -72,7 +78,7 @@ def render(
 
 
 def number(samples: Sequence[float]) -> str:
-    """Mean ± standard deviation, with as many decimals as three digits of the mean take."""
+    """Format mean ± standard deviation, with three significant digits of the mean."""
     mean = statistics.fmean(samples)
     size = math.floor(math.log10(abs(mean))) if mean else 0
     decimals = max(0, SIGNIFICANT - 1 - size)
@@ -88,7 +94,7 @@ def _numbers(prefix: str, samples: Sequence[float]) -> dict[str, object]:
 
 
 def _csv(setting: Mapping[str, object], records: Iterable[Mapping[str, object]]) -> str:
-    """One line a row, each with the whole setting, so that files can be joined."""
+    """Format one line per row. Each repeats the setting, so that files can be concatenated."""
     flat = [
         {
             name: " ".join(map(str, value)) if isinstance(value, list) else value
@@ -107,14 +113,14 @@ def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [header, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     numeric = [name not in ("test", "unit", "note") for name in header]
-    written: list[str] = []
+    table_lines: list[str] = []
     for line in lines:
         cells = [
             cell.rjust(width) if right else cell.ljust(width)
             for cell, width, right in zip(line, widths, numeric, strict=True)
         ]
-        written.append(f"| {' | '.join(cells)} |")
+        table_lines.append(f"| {' | '.join(cells)} |")
     columns = zip(widths, numeric, strict=True)
     rule = ["-" * (width - 1) + (":" if right else "-") for width, right in columns]
-    written.insert(1, f"| {' | '.join(rule)} |")
-    return "\n".join(written)
+    table_lines.insert(1, f"| {' | '.join(rule)} |")
+    return "\n".join(table_lines)

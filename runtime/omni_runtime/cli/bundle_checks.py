@@ -1,4 +1,4 @@
-"""The doctor's examination of a bundle: everything in it is opened once, nothing is run."""
+"""The checks of `omni doctor` on a bundle: each file is opened once, no graph is run."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -6,11 +6,13 @@ from time import perf_counter
 
 from omni_runtime import processor_features
 from omni_runtime.bundle.config import SpeechConfig
-from omni_runtime.bundle.manifest import EXPORT_AGAIN, Manifest
+from omni_runtime.bundle.manifest import Manifest
 from omni_runtime.bundle.store import Bundle
-from omni_runtime.cli import memory_check, ui
+from omni_runtime.cli import memory_check
 from omni_runtime.cli.check import Check
-from omni_runtime.engine.kernels import kernel_library
+from omni_runtime.cli.common import format_size
+from omni_runtime.cli.hints import EXPORT_AGAIN, hint
+from omni_runtime.engine import kernels
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.errors import BundleError, OmniError
 from omni_runtime.memory import ENCODERS, Footprint
@@ -18,21 +20,21 @@ from omni_runtime.model import Model
 
 
 def check_bundle(folder: Path, budget: int | None = None) -> Iterator[Check]:
-    """Findings about the bundle. Raises BundleError when it can't even be opened.
+    """Check a bundle. Raises BundleError if it cannot be opened.
 
-    The graphs of one that does not fit in the machine, or in `budget` bytes, stay closed.
+    If the bundle does not fit in memory, or in `budget` bytes, its graphs are not opened.
     """
     bundle = Bundle(folder)
     manifest = bundle.manifest
     total = sum(entry.bytes for entry in manifest.files.values())
-    yield Check("ok", "bundle", f"{manifest.name}, recipe {manifest.recipe}, {ui.size(total)}")
+    yield Check("ok", "bundle", f"{manifest.name}, recipe {manifest.recipe}, {format_size(total)}")
     yield _target(manifest)
     speaks = manifest.model.speech is not None
-    footprint = Footprint.of(manifest, native=kernel_library().library is not None)
-    room = memory_check.memory(footprint, budget, speech=speaks, encoders=ENCODERS)
-    yield room
+    footprint = Footprint.of(manifest, native=kernels.find().usable)
+    fit = memory_check.estimate(footprint, budget, speech=speaks, encoders=ENCODERS)
+    yield fit
     model = Model(bundle, SessionOptions(prepack_cache=False))
-    for name in manifest.graphs if room.status != "fail" else ():
+    for name in manifest.graphs if fit.status != "fail" else ():
         yield _opened(f"graph {name}", lambda name=name: model.graph(name))
     yield _opened("tables", lambda: [bundle.table(name) for name in manifest.tables])
     yield _opened("chat template", lambda: model.prompts)
@@ -46,10 +48,10 @@ def _target(manifest: Manifest) -> Check:
         return Check(
             "warn",
             "target",
-            f"made for {manifest.target}, which this processor lacks: slower, less exact",
-            "export it again: python export/run.py --model CHECKPOINT --target native",
+            f"exported for {manifest.target}, which this processor lacks: slower and less accurate",
+            f"{EXPORT_AGAIN} --target native",
         )
-    return Check("ok", "target", f"made for {manifest.target}")
+    return Check("ok", "target", f"exported for {manifest.target}")
 
 
 def _opened(name: str, make: Callable[[], object], content: str = "") -> Check:
@@ -57,7 +59,7 @@ def _opened(name: str, make: Callable[[], object], content: str = "") -> Check:
     try:
         make()
     except OmniError as error:
-        return Check("fail", name, error.message, error.fix or EXPORT_AGAIN)
+        return Check("fail", name, error.message, hint(error) or EXPORT_AGAIN)
     return Check("ok", name, content or f"opened in {perf_counter() - started:.2f} s")
 
 
@@ -72,6 +74,6 @@ def _presets(bundle: Bundle, speech: SpeechConfig) -> None:
         _expect(f"preset {name}", shape[2:], (speech.dit.hidden_size,))
 
 
-def _expect(what: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
-    if found != wanted:
-        raise BundleError(f"{what} has shape {found} instead of {wanted}", fix=EXPORT_AGAIN)
+def _expect(what: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    if shape != wanted:
+        raise BundleError(f"{what} has shape {shape} instead of {wanted}", fix=EXPORT_AGAIN)

@@ -1,4 +1,4 @@
-"""One finding of the doctor. Needs nothing, so that it can be made where all else is broken."""
+"""The result of one check of `omni doctor`. Imports nothing, so it works in a broken install."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Check:
-    """One finding. `fix` repairs it; an "ok" has none."""
+    """The result of a check. `fix` is the step that repairs it; empty for "ok"."""
 
     status: Literal["ok", "warn", "fail"]
     name: str

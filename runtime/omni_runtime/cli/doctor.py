@@ -1,7 +1,7 @@
-"""`omni doctor`: is this machine fit, and does a bundle work on it? One line for each check.
+"""`omni doctor`: check this machine, and a bundle on it. One line for each check.
 
-Repairs nothing. Every line that is not ok ends with the command that does. It must run where
-things are broken, so what a check needs is imported inside it.
+Nothing is repaired. Each line that is not ok ends with the command that repairs it. The doctor must
+run in a broken installation, so each check imports what it needs.
 """
 
 import argparse
@@ -14,6 +14,8 @@ from pathlib import Path
 
 from omni_runtime import processor_features
 from omni_runtime.cli.check import Check
+from omni_runtime.cli.common import format_size
+from omni_runtime.cli.hints import hint
 from omni_runtime.errors import OmniError
 
 PACKAGES = {
@@ -22,13 +24,14 @@ PACKAGES = {
     "msgspec": "0.19",
     "numpy": "2.0",
     "onnxruntime": "1.29",
+    "packaging": "24",
     "pillow": "11",
     "platformdirs": "4.3",
     "psutil": "6",
     "soxr": "1.0",
     "tokenizers": "0.21",
 }
-"""What the runtime needs, with the lowest version: the same as in pyproject.toml."""
+"""Packages of the runtime and their minimum versions, as in pyproject.toml."""
 
 LEAST_PYTHON = (3, 11)
 LEAST_DISK = 2**30
@@ -36,7 +39,7 @@ TALK = 'pip install "pocket-omni[talk]"'
 
 
 def main(options: argparse.Namespace) -> int:
-    """Print all findings; returns 1 when a check failed, 0 with warnings only."""
+    """Print the results. Return 1 if a check failed, else 0."""
     failed = False
     for check in checks(options.bundle, options.memory):
         fix = f"  ->  {check.fix}" if check.fix else ""
@@ -47,9 +50,9 @@ def main(options: argparse.Namespace) -> int:
 
 
 def checks(bundle: str | None, budget: int | None = None) -> Iterator[Check]:
-    """All findings about this machine, then about a bundle on it, as they are made.
+    """Check this machine, then a bundle on it. Yield each result as soon as it is known.
 
-    `budget` is how many bytes of memory the bundle may take; None for all of the machine's.
+    `budget` is the memory limit in bytes; None for all of the machine's memory.
     """
     machine: list[Callable[[], Iterator[Check]]] = [
         _python,
@@ -57,7 +60,7 @@ def checks(bundle: str | None, budget: int | None = None) -> Iterator[Check]:
         _processor,
         _caches,
         _kernels,
-        _packed,
+        _prepack_cache,
         _memory,
         _disk,
         _sound,
@@ -67,23 +70,23 @@ def checks(bundle: str | None, budget: int | None = None) -> Iterator[Check]:
         yield from _guarded(check.__name__.strip("_"), check)
     if bundle is not None:
 
-        def examined() -> Iterator[Check]:
+        def bundle_checks() -> Iterator[Check]:
             from omni_runtime.cli.bundle_checks import check_bundle  # noqa: PLC0415 - imports onnxruntime
 
             return check_bundle(Path(bundle), budget)
 
-        yield from _guarded("bundle", examined)
+        yield from _guarded("bundle", bundle_checks)
 
 
 def _guarded(name: str, check: Callable[[], Iterator[Check]]) -> Iterator[Check]:
-    """The findings of a check; that it can't be made is one, too."""
+    """Yield the results of a check. A check that cannot run yields a failure."""
     try:
         yield from check()
     except OmniError as error:
-        yield Check("fail", name, error.message, error.fix or "omni doctor")
+        yield Check("fail", name, error.message, hint(error) or "omni doctor")
     except ImportError as error:
         package = (error.name or "pocket-omni").split(".")[0]
-        yield Check("fail", name, f"can't be checked without {package}", "pip install pocket-omni")
+        yield Check("fail", name, f"cannot be checked without {package}", "pip install pocket-omni")
 
 
 def _python() -> Iterator[Check]:
@@ -96,6 +99,8 @@ def _python() -> Iterator[Check]:
 
 
 def _packages() -> Iterator[Check]:
+    from packaging.version import Version  # noqa: PLC0415
+
     good: list[str] = []
     for name, least in PACKAGES.items():
         try:
@@ -103,16 +108,11 @@ def _packages() -> Iterator[Check]:
         except metadata.PackageNotFoundError:
             yield Check("fail", name, "is not installed", f'pip install "{name}>={least}"')
             continue
-        if _numbers(version) < _numbers(least):
+        if Version(version) < Version(least):
             yield Check("fail", name, f"{version} is too old", f'pip install -U "{name}>={least}"')
         else:
             good.append(f"{name} {version}")
     yield Check("ok", "packages", ", ".join(good))
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """1.32.0rc1 as (1, 32): what comparing with a lowest version takes."""
-    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
 
 
 def _processor() -> Iterator[Check]:
@@ -121,20 +121,25 @@ def _processor() -> Iterator[Check]:
     from omni_runtime import machine  # noqa: PLC0415
 
     features = processor_features.detect()
-    known = ", ".join(sorted(features & processor_features.RELEVANT)) or "no vector units known"
+    known = (
+        ", ".join(sorted(features & processor_features.RELEVANT)) or "no known vector extensions"
+    )
     yield Check("ok", "processor", f"{machine.processor()}: {known}")
     physical = psutil.cpu_count(logical=False)
-    yield Check("ok", "cores", f"{_usable_cores()} usable, {physical or 'unknown number of'} real")
+    yield Check(
+        "ok", "cores", f"{_usable_cores()} usable, {physical or 'unknown number of'} physical"
+    )
 
 
 def _kernels() -> Iterator[Check]:
+    from omni_runtime.cli import ui  # noqa: PLC0415
     from omni_runtime.engine import kernels  # noqa: PLC0415
 
-    found = kernels.kernel_library()
+    found = kernels.build(ui.note)
     if found.library:
         yield Check("ok", "native kernels", str(found.library))
     else:
-        slower = "ONNX Runtime's own are slower"
+        slower = "ONNX Runtime's kernels are slower"
         yield Check("warn", "native kernels", f"{found.problem}: {slower}", found.fix)
 
 
@@ -144,16 +149,17 @@ def _caches() -> Iterator[Check]:
     try:
         yield Check("ok", "caches", str(machine.cache_folder()))
     except OmniError as error:
-        yield Check("warn", "caches", error.message, error.fix or "omni doctor")
+        yield Check("warn", "caches", error.message, hint(error) or "omni doctor")
 
 
-def _packed() -> Iterator[Check]:
-    from omni_runtime.cli import ui  # noqa: PLC0415
+def _prepack_cache() -> Iterator[Check]:
     from omni_runtime.engine import prepack_cache  # noqa: PLC0415
 
     if (size := prepack_cache.size()) is not None:
         yield Check(
-            "ok", "packed weights", f"{ui.size(size)} in {prepack_cache.folder()}, can be deleted"
+            "ok",
+            "prepack cache",
+            f"{format_size(size)} in {prepack_cache.folder()}, can be deleted",
         )
 
 
@@ -165,29 +171,28 @@ def _usable_cores() -> int:
 
 def _memory() -> Iterator[Check]:
     from omni_runtime import machine  # noqa: PLC0415
-    from omni_runtime.cli import ui  # noqa: PLC0415
 
     available, total = machine.available_memory(), machine.total_memory()
-    yield Check("ok", "memory", f"{ui.size(available)} available of {ui.size(total)}")
+    yield Check("ok", "memory", f"{format_size(available)} available of {format_size(total)}")
 
 
 def _disk() -> Iterator[Check]:
-    from omni_runtime.cli import ui  # noqa: PLC0415
-
     free = shutil.disk_usage(Path.cwd()).free
     if free < LEAST_DISK:
-        yield Check("warn", "disk", f"{ui.size(free)} free here", "free some space, 1 GB is enough")
+        yield Check(
+            "warn", "disk", f"{format_size(free)} free here", "free some space; 1 GB is enough"
+        )
     else:
-        yield Check("ok", "disk", f"{ui.size(free)} free here")
+        yield Check("ok", "disk", f"{format_size(free)} free here")
 
 
 def _sound() -> Iterator[Check]:
     try:
         sounddevice = importlib.import_module("sounddevice")
     except ImportError:
-        yield Check("warn", "sounddevice", "is not installed: no playing, no recording", TALK)
+        yield Check("warn", "sounddevice", "is not installed: no playback, no recording", TALK)
         return
-    except OSError as error:  # the package is there, the library under it is not
+    except OSError as error:  # the package is installed, PortAudio is not
         fix = "apt install libportaudio2" if sys.platform == "linux" else TALK
         yield Check("warn", "sounddevice", str(error), fix)
         return
@@ -198,7 +203,7 @@ def _sound() -> Iterator[Check]:
     ):
         try:
             device = sounddevice.query_devices(kind=kind)
-        except Exception as error:  # PortAudioError, or ValueError where there is no device
+        except Exception as error:  # PortAudioError, or ValueError without a device
             yield Check("warn", name, str(error).splitlines()[0], instead)
         else:
             yield Check("ok", name, str(device["name"]))
@@ -211,6 +216,6 @@ def _line_editor() -> Iterator[Check]:
         yield Check(
             "warn",
             "prompt-toolkit",
-            "is not installed: no history in a conversation",
+            "is not installed: no history in conversations",
             'pip install "pocket-omni[repl]"',
         )

@@ -1,4 +1,4 @@
-"""`omni golden`: vectors to test another runtime with, and a check against them."""
+"""`omni golden`: write golden vectors, or check a bundle against them."""
 
 import argparse
 import sys
@@ -9,19 +9,19 @@ from omni_runtime.golden import suite
 
 
 def main(options: argparse.Namespace) -> int:
-    """Write golden vectors, or check those in a folder. Raises OmniError when one differs."""
+    """Write golden vectors, or check those in a folder. Raises OmniError if a value differs."""
     model = suite.open_model(Path(options.bundle))
     if options.check is None:
         folder = Path(options.output or f"{model.bundle.manifest.name}-golden")
         count = suite.save(model, folder)
         sys.stdout.write(f"{folder}: {count} cases (docs/bundle.md describes them)\n")
         return 0
-    found = list(suite.check(model, Path(options.check)))
-    if found:
-        more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+    differences = list(suite.check(model, Path(options.check)))
+    if differences:
+        more = f", and {len(differences) - 1} more" if len(differences) > 1 else ""
         raise OmniError(
-            f"{options.bundle} differs from {options.check}: {found[0]}{more}",
-            fix="use the bundle that they were made of, or make them again",
+            f"{options.bundle} differs from {options.check}: {differences[0]}{more}",
+            fix="use the bundle that they were made from, or write them again",
         )
-    sys.stdout.write(f"{options.bundle} gives what is recorded in {options.check}\n")
+    sys.stdout.write(f"{options.bundle} reproduces {options.check}\n")
     return 0

@@ -1,7 +1,6 @@
-"""Where the lines of a conversation come from: a terminal, with or without history, or a pipe.
+"""Sources of input lines: a terminal, with or without history, or a pipe.
 
-Knows nothing of what a line means. `read` raises EOFError at the end and KeyboardInterrupt at
-Ctrl-C, whichever source it is.
+`read` raises EOFError at the end of the input and KeyboardInterrupt on Ctrl-C for every source.
 """
 
 import importlib
@@ -15,21 +14,21 @@ HISTORY = ".omni_history"
 
 
 class LineInput(Protocol):
-    """A source of lines. `interactive` tells whether a person sits there."""
+    """A source of lines. `interactive`: whether it is a terminal."""
 
     interactive: bool
 
     def read(self, prompt: str) -> str:
-        """The next line, without its end."""
+        """Return the next line without its line break."""
         ...
 
 
 class PipeInput:
-    """Standard input that is no terminal: no prompt is shown."""
+    """Standard input that is not a terminal. No prompt is shown."""
 
     interactive = False
 
-    def read(self, prompt: str) -> str:  # noqa: ARG002 - nobody would see it
+    def read(self, prompt: str) -> str:  # noqa: ARG002 - not shown
         line = sys.stdin.readline()
         if not line:
             raise EOFError
@@ -37,12 +36,12 @@ class PipeInput:
 
 
 class TerminalInput:
-    """A terminal, edited as well as Python's own input allows."""
+    """A terminal with the line editing of Python's `input`."""
 
     interactive = True
 
     def __init__(self) -> None:
-        with suppress(ImportError):  # where it exists, importing it is what input() needs to edit
+        with suppress(ImportError):  # importing it enables line editing in input()
             importlib.import_module("readline")
 
     def read(self, prompt: str) -> str:
@@ -54,7 +53,7 @@ class TerminalInput:
 
 
 class PromptToolkitInput:
-    """A terminal through prompt-toolkit: history over sessions, search, completed commands."""
+    """A terminal with prompt-toolkit: persistent history, search, and completion of commands."""
 
     interactive = True
 
@@ -70,7 +69,7 @@ class PromptToolkitInput:
 
 
 def open_line_input(words: Sequence[str]) -> LineInput:
-    """The best source there is; `words` are completed where something completes words."""
+    """Return the best available source. prompt-toolkit completes `words`."""
     if not sys.stdin.isatty():
         return PipeInput()
     if not sys.stdout.isatty():
@@ -85,7 +84,7 @@ def open_line_input(words: Sequence[str]) -> LineInput:
 
 
 def _history(toolkit: Any) -> Any:
-    """History in the home folder, or for this session only where that can't be written."""
+    """Return the history of the home folder, or one in memory if that cannot be written."""
     path = Path.home() / HISTORY
     try:
         path.touch(mode=0o600)

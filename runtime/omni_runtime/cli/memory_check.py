@@ -1,4 +1,4 @@
-"""Does a bundle fit in the memory there is? Said before anything of it is loaded."""
+"""Check whether a bundle fits in memory, before anything is loaded."""
 
 import argparse
 from collections.abc import Collection, Sequence
@@ -6,18 +6,19 @@ from collections.abc import Collection, Sequence
 from omni_runtime import machine
 from omni_runtime.cli import ui
 from omni_runtime.cli.check import Check
+from omni_runtime.cli.common import format_size
 from omni_runtime.conversation import Conversation
 from omni_runtime.errors import OmniError, UsageError
 from omni_runtime.inputs.messages import ContentPart, Text, Video, kind_of
-from omni_runtime.memory import MIN_CONTEXT, Footprint, as_flag
+from omni_runtime.memory import MIN_CONTEXT, Footprint, format_limit
 from omni_runtime.model import Model
 from omni_runtime.options import ReplyOptions
 
-NAME = "memory for it"
+NAME = "memory needed"
 SMALLER = "a bundle of a smaller recipe: python export/run.py --quant int4"
 
 
-def memory(
+def estimate(
     footprint: Footprint,
     budget: int | None,
     *,
@@ -25,46 +26,48 @@ def memory(
     encoders: Collection[str],
     context: int | None = None,
 ) -> Check:
-    """Compare what a conversation takes with the budget, or with the machine where there is none.
+    """Compare the memory of a conversation with the budget, or with the machine if that is None.
 
-    `context` is its tokens; None counts a short one and names what the longest would take.
-    A budget is the user's own word: within it a machine that seems too small is only warned of.
+    `context` is its length in tokens. None counts a short context and also reports the longest.
+    Within a budget, too little memory in the machine is only a warning.
     """
     longest = footprint.config.thinker.decoder.max_context
     tokens = min(context or MIN_CONTEXT, longest)
-    count = footprint.needed if budget is None else footprint.least  # what is idle goes for it
+    count = (
+        footprint.needed if budget is None else footprint.least
+    )  # idle graphs are released under a budget
     needed = count(tokens, speech=speech, encoders=encoders)
-    written = count(tokens, speech=False, encoders=encoders)
+    text_only = count(tokens, speech=False, encoders=encoders)
     available, total = machine.available_memory(), machine.total_memory()
     limit = total if budget is None else budget
-    found = f"needs about {ui.size(needed)} with a context of {tokens} tokens"
+    found = f"needs about {format_size(needed)} with a context of {tokens} tokens"
     if tokens < longest:
         full = needed + footprint.context(longest, speech=speech)
         full -= footprint.context(tokens, speech=speech)
-        found += f", {ui.size(full)} with {longest}"
-    found += f"; {ui.size(available)} of {ui.size(total)} available"
+        found += f", {format_size(full)} with {longest}"
+    found += f"; {format_size(available)} of {format_size(total)} available"
     if budget is not None:
-        found += f", the budget is {ui.size(budget)}"
+        found += f", the budget is {format_size(budget)}"
     if needed <= min(limit, available):
         return Check("ok", NAME, found)
     fails = needed > limit
-    insist = "" if budget else " to try it all the same"
-    repairs = [f"--memory {as_flag(needed)}{insist}" if fails else "close other programs"]
+    override = "" if budget else " to try it anyway"
+    repairs = [f"--memory {format_limit(needed)}{override}" if fails else "close other programs"]
     if tokens > MIN_CONTEXT:
         repairs.append("a shorter --context")
-    if speech and written <= min(limit, available):
-        repairs.append(f"--no-speech, which needs {ui.size(written)}")
+    if speech and text_only <= min(limit, available):
+        repairs.append(f"--no-speech, which needs {format_size(text_only)}")
     return Check("fail" if fails else "warn", NAME, found, ", or ".join([*repairs, SMALLER]))
 
 
 def check_memory(
     model: Model, parts: Sequence[ContentPart], reply: ReplyOptions, options: argparse.Namespace
 ) -> None:
-    """Raise UsageError when the question and its reply exceed the budget.
+    """Raise UsageError if the message and its reply exceed the budget.
 
-    Raises OmniError when they exceed the machine; warns when they exceed what is free.
+    Raises OmniError if they exceed the machine's memory. Warns if they exceed the free memory.
     """
-    found = memory(
+    found = estimate(
         model.budget.footprint,
         model.options.memory,
         speech=reply.speech is not None,
@@ -79,7 +82,7 @@ def check_memory(
 
 
 def report_context(conversation: Conversation, options: argparse.Namespace) -> None:
-    """Say how much shorter a budget has made the context, unless that was asked for."""
+    """Print the context length if the budget shortens it and no length was requested."""
     longest = conversation.model.config.thinker.decoder.max_context
     here = conversation.context_limit
     if options.memory and not options.context and here < longest and not options.quiet:
@@ -89,6 +92,6 @@ def report_context(conversation: Conversation, options: argparse.Namespace) -> N
 def _encoders(part: ContentPart) -> list[str]:
     if isinstance(part, Text):
         return []
-    seen = [] if kind_of(part) == "audio" else ["vision_encoder"]
-    heard = kind_of(part) == "audio" or (isinstance(part, Video) and part.use_audio)
-    return seen + (["audio_encoder"] if heard else [])
+    vision = [] if kind_of(part) == "audio" else ["vision_encoder"]
+    audible = kind_of(part) == "audio" or (isinstance(part, Video) and part.use_audio)
+    return vision + (["audio_encoder"] if audible else [])

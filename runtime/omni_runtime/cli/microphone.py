@@ -1,4 +1,4 @@
-"""Recording a question from the default microphone, through sounddevice."""
+"""Record a message from the default microphone, with sounddevice."""
 
 import importlib
 from collections.abc import Callable, Generator
@@ -6,14 +6,13 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from threading import Event, Thread
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from omni_runtime.arrays import FloatArray
 from omni_runtime.errors import OmniError
 from omni_runtime.inputs.audio_stream import AudioStream
 
-INSTEAD = "record a file with another program, then /audio FILE"
-EVERY_SECONDS = 1.0
+INSTEAD = "record a file with another program and attach it with /audio FILE"
+LISTEN_INTERVAL = 1.0
+"""Seconds."""
 
 
 def record(
@@ -21,10 +20,10 @@ def record(
 ) -> None:
     """Record mono float32 into `stream` until `wait` returns, then finish it.
 
-    Meanwhile a thread calls `listen(stream)` about once a second if something new was recorded; it
-    ends before this function returns. An OmniError of `listen` is dropped, since whoever uses the
-    whole recording will meet it again; any other exception is raised here at the end. Raises
-    OmniError without a microphone, or if nothing was recorded.
+    Meanwhile a thread calls `listen(stream)` about once a second if there are new samples. The
+    thread ends before this function returns. An OmniError of `listen` is dropped, since sending the
+    complete recording raises it again. Any other exception is raised at the end. Raises OmniError
+    without a microphone, or if nothing was recorded.
     """
     try:
         sounddevice: Any = importlib.import_module("sounddevice")
@@ -40,7 +39,7 @@ def record(
         raise _no_microphone(error) from None
     stream.finish()
     if not stream.seconds:
-        raise OmniError("nothing came from the microphone", fix=INSTEAD)
+        raise OmniError("the microphone recorded nothing", fix=INSTEAD)
 
 
 def _opened(sounddevice: Any, stream: AudioStream) -> AbstractContextManager[object]:
@@ -48,7 +47,7 @@ def _opened(sounddevice: Any, stream: AudioStream) -> AbstractContextManager[obj
     try:
         rate = int(sounddevice.query_devices(kind="input")["default_samplerate"])
 
-        def push(data: npt.NDArray[np.float32], *_: object) -> None:
+        def push(data: FloatArray, *_: object) -> None:
             stream.push(data[:, 0], rate)
 
         return sounddevice.InputStream(samplerate=rate, channels=1, dtype="float32", callback=push)
@@ -62,15 +61,15 @@ def _no_microphone(error: Exception) -> OmniError:
 
 @contextmanager
 def _listening(stream: AudioStream, listen: Callable[[AudioStream], object]) -> Generator[None]:
-    over = Event()
+    stopped = Event()
     failures: list[BaseException] = []
 
     def follow() -> None:
-        heard = 0.0
+        processed = 0.0
         try:
-            while not over.wait(EVERY_SECONDS):
-                if stream.seconds > heard:
-                    heard = stream.seconds
+            while not stopped.wait(LISTEN_INTERVAL):
+                if stream.seconds > processed:
+                    processed = stream.seconds
                     with suppress(OmniError):
                         listen(stream)
         except BaseException as error:
@@ -81,7 +80,7 @@ def _listening(stream: AudioStream, listen: Callable[[AudioStream], object]) -> 
     try:
         yield
     finally:
-        over.set()
+        stopped.set()
         thread.join()
     if failures:
         raise failures[0]

@@ -1,37 +1,29 @@
-"""A conversation in the terminal: lines in, answers out, until /bye, Ctrl-D or the end of a pipe.
+"""The loop of a conversation in the terminal, until /bye, Ctrl-D or the end of a pipe.
 
-What a command does is in `commands.py`. The one rule here: neither an error nor Ctrl-C ends the
-program, and both leave the conversation and what is attached fit for another try. A pipe is not
-a person: there Ctrl-C does end it, and the last error gives the exit code.
+`commands.py` implements the commands. In a terminal neither an error nor Ctrl-C ends the program,
+and both keep the conversation and the attached files. With piped input Ctrl-C ends the program,
+and the last error determines the exit code.
 """
 
 import argparse
-import os
 import re
 from contextlib import suppress
-from dataclasses import replace
-from pathlib import Path
 
 from omni_runtime.cli import ui
-from omni_runtime.cli.answer import Style, deliver
-from omni_runtime.cli.attach import MediaKind, find_files, medium
-from omni_runtime.cli.audio_output import AudioOutput
 from omni_runtime.cli.commands import COMMANDS, run
+from omni_runtime.cli.common import complain
 from omni_runtime.cli.line_input import LineInput, open_line_input
+from omni_runtime.cli.repl_state import ReplState
 from omni_runtime.conversation import Conversation
-from omni_runtime.errors import ContextFullError, MediaError, OmniError
-from omni_runtime.events import TurnDone
-from omni_runtime.inputs import audio_stream
-from omni_runtime.inputs.messages import ContentPart, MediaPart, Text, kind_of
-from omni_runtime.options import ReplyOptions, SpeechOptions
-from omni_runtime.response import Response
+from omni_runtime.errors import ContextFullError, OmniError
+from omni_runtime.options import ReplyOptions
 
 PROMPT = ">>> "
 _COMMAND = re.compile(r"/([A-Za-z]+)(?:\s+(.*))?", re.DOTALL)
 
 
-class Repl:
-    """State of the loop: what commands change."""
+class Repl(ReplState):
+    """Reads lines and handles each as a message or a command."""
 
     def __init__(
         self,
@@ -42,47 +34,28 @@ class Repl:
         lines: LineInput | None = None,
         load: float = 0.0,
     ) -> None:
-        """`options` are the flags of `omni run`; `lines` replaces terminal and pipe."""
-        self.conversation = conversation
-        self.reply = reply
-        self.lines = lines or open_line_input([f"/{name}" for name in COMMANDS])
-        self.attached: list[MediaPart] = []
-        self.last: TurnDone | None = None
-        self.over = False
-        self._speech = reply.speech
-        self._options = options
-        self._outlet = AudioOutput.of(options)
-        self._style = Style.of(options, load, conversation.model)
-
-    @property
-    def speech(self) -> SpeechOptions | None:
-        """How answers are spoken, or would be if speech were not off."""
-        return self._speech
-
-    @speech.setter
-    def speech(self, options: SpeechOptions) -> None:
-        self._speech = options
-        if self.reply.speech is not None:
-            self.reply = replace(self.reply, speech=options)
+        """`lines` replaces standard input; the other arguments are those of `ReplState`."""
+        lines = lines or open_line_input([f"/{name}" for name in COMMANDS])
+        super().__init__(conversation, reply, options, lines, load)
 
     def loop(self) -> int:
-        """Take lines until there are no more; returns the exit code."""
+        """Handle lines until the end of the input. Return the exit code."""
         interactive = self.lines.interactive
-        if interactive and not self._options.quiet:
-            ui.note("Say something, drop a file, or /help.")
-        if interactive:  # what loading takes, it takes before the first question
-            with suppress(ContextFullError, KeyboardInterrupt):  # the first question says so, too
+        if interactive and not self.options.quiet:
+            ui.note("Type a message, drop a file, or /help.")
+        if interactive:  # load the graphs before the first message
+            with suppress(ContextFullError, KeyboardInterrupt):  # the first message reports it
                 self.conversation.read_ahead(speech=self.reply.speech is not None)
         code, leaving = 0, False
         while not self.over:
             try:
                 line = self.lines.read(PROMPT)
                 leaving = False
-                self._take(line)
+                self._handle(line)
             except EOFError:
                 break
             except OmniError as error:
-                ui.complain(error)
+                complain(error)
                 code = error.exit_code
             except KeyboardInterrupt:
                 if not interactive:
@@ -90,70 +63,12 @@ class Repl:
                 if leaving:
                     break
                 leaving = True
-                ui.note("\n(Ctrl-C once more, Ctrl-D or /bye leaves)")
+                ui.note("\n(press Ctrl-C again, Ctrl-D or /bye to leave)")
         return 0 if interactive else code
 
-    def ask(self, line: str) -> None:
-        """Send a line with the files named in it and what is attached. Raises OmniError."""
-        text, files = find_files(line)
-        for kind, path in files:
-            self.attach(kind, path)
-        parts: list[ContentPart] = [*self.attached, *([Text(text)] if text else [])]
-        if not parts:
-            return
-        talk = self.conversation
-        before = len(talk.messages)
-        try:
-            self.deliver(talk.send(parts, self.reply))
-        except OmniError as error:
-            if len(talk.messages) == before:
-                self._blame(error)
-            raise
-        finally:
-            if len(talk.messages) > before:  # the turn was taken, even if it was stopped
-                self.attached.clear()
-
-    def attach(self, kind: MediaKind, path: Path) -> None:
-        """Keep a file for the next line. Raises OmniError when it can't be taken."""
-        config = self.conversation.model.config
-        part = medium(kind, path, config, sound=not self._options.no_video_sound)
-        self.attached.append(part)
-        if self.lines.interactive and not self._options.quiet:
-            ui.note(f"attached: {path.name}")
-
-    def deliver(self, events: Response) -> None:
-        """Show and play an answer; a person's Ctrl-C stops it and nothing else."""
-        sink = self._outlet.open() if self.reply.speech is not None else None
-        try:
-            self.last = deliver(events, sink, self._style) or self.last
-            self._outlet.explain()
-        except KeyboardInterrupt:
-            if not self.lines.interactive:
-                raise
-            ui.note("\n(stopped)")
-
-    def _take(self, line: str) -> None:
-        found = _COMMAND.fullmatch(line.strip())
-        if found is None:
+    def _handle(self, line: str) -> None:
+        match = _COMMAND.fullmatch(line.strip())
+        if match is None:
             self.ask(line)
         else:
-            run(self, found.group(1).lower(), (found.group(2) or "").strip())
-
-    def _blame(self, error: OmniError) -> None:
-        """Drop the media that made the turn fail; tell which ones wait for another try."""
-        if isinstance(error, MediaError):
-            kept = [part for part in self.attached if _name(part) not in error.message]
-            self.attached = kept if len(kept) < len(self.attached) else []
-        if self.attached and not self._options.quiet:
-            names = ", ".join(Path(_name(part)).name for part in self.attached)
-            ui.note(f"still attached: {names} (/undo drops what is attached)")
-
-
-def _name(part: MediaPart) -> str:
-    """The path of a medium, or what errors call one that was recorded."""
-    source = part.source
-    if isinstance(source, audio_stream.AudioStream):
-        return audio_stream.NAME
-    if isinstance(source, str | os.PathLike):
-        return os.fspath(source)
-    return f"the given {'sound' if kind_of(part) == 'audio' else 'data'}"
+            run(self, match.group(1).lower(), (match.group(2) or "").strip())

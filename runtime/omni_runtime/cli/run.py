@@ -1,4 +1,4 @@
-"""`omni run`: one question and its spoken answer, or a conversation."""
+"""`omni run`: answer one prompt, or hold a conversation."""
 
 import argparse
 import math
@@ -7,9 +7,9 @@ from pathlib import Path
 from time import perf_counter
 
 from omni_runtime.bundle.config import ModelConfig
-from omni_runtime.cli import memory_check
+from omni_runtime.cli import memory_check, ui
 from omni_runtime.cli.answer import Style, deliver
-from omni_runtime.cli.attach import medium
+from omni_runtime.cli.attach import media_part
 from omni_runtime.cli.audio_output import AudioOutput
 from omni_runtime.conversation import Conversation
 from omni_runtime.engine.sampling import Sampling
@@ -21,18 +21,12 @@ from omni_runtime.options import ReplyOptions, SpeechOptions
 
 
 def main(options: argparse.Namespace) -> int:
-    """Answer once when there is a prompt or a file, else start a conversation."""
+    """Answer a prompt or a file, or start a conversation if there is neither."""
     started = perf_counter()
-    settings = SessionOptions(
-        options.threads,
-        options.memory,
-        options.native,
-        prepack_cache=options.prepack_cache,
-        kv_cache=options.kv_cache,
-    )
-    model = Model(options.bundle, settings)
+    model = Model(options.bundle, session_options(options))
     parts = question(options, model.config)
     wanted = reply_options(options, model)
+    model.warm_up(None if options.quiet else ui.note)
     memory_check.check_memory(model, parts, wanted, options)
     conversation = Conversation(model, system=options.system, context=options.context)
     memory_check.report_context(conversation, options)
@@ -43,30 +37,43 @@ def main(options: argparse.Namespace) -> int:
         return Repl(conversation, wanted, options, load=load).loop()
     style = Style.of(options, load, model)
     events = conversation.send(parts, wanted)
-    way_out = AudioOutput.of(options)
-    deliver(events, way_out.open() if wanted.speech else None, style)
-    way_out.explain()
+    output = AudioOutput.of(options)
+    deliver(events, output.open() if wanted.speech else None, style)
+    output.explain()
     return 0
 
 
+def session_options(options: argparse.Namespace) -> SessionOptions:
+    """Return the options of `Model` that the flags ask for."""
+    return SessionOptions(
+        options.threads,
+        options.memory,
+        options.native,
+        prepack_cache=options.prepack_cache,
+        kv_cache=options.kv_cache,
+    )
+
+
 def question(options: argparse.Namespace, config: ModelConfig) -> list[ContentPart]:
-    """Media in the order of the flags, then the prompt."""
+    """Return the parts of the message: media in the order of the flags, then the prompt."""
     sound = not options.no_video_sound
     parts: list[ContentPart] = [
-        medium(kind, Path(name), config, sound=sound) for kind, name in options.media
+        media_part(kind, Path(name), config, sound=sound) for kind, name in options.media
     ]
     prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
     if prompt and prompt.strip():
         parts.append(Text(prompt))
     elif prompt is not None and not parts:
-        raise UsageError("the prompt is empty", fix="say something, or leave it out to talk")
+        raise UsageError(
+            "the prompt is empty", fix="give some text, or leave it out to start a conversation"
+        )
     return parts
 
 
 def reply_options(options: argparse.Namespace, model: Model) -> ReplyOptions:
-    """Flags to options. Raises UsageError for an unknown voice or preset, or a wrong value."""
+    """Build the reply options. Raises UsageError for an unknown voice or preset or a bad value."""
     in_range = (
-        0 <= options.temp < math.inf  # written so that nan, which is in no range, is refused, too
+        0 <= options.temp < math.inf  # False for NaN
         and 0 < options.top_p <= 1
         and options.top_k >= 0
         and 0 < options.repeat_penalty < math.inf
@@ -81,7 +88,7 @@ def reply_options(options: argparse.Namespace, model: Model) -> ReplyOptions:
     named = options.voice or options.preset or options.output
     if not options.no_speech and (model.config.speech is not None or named):
         limit = options.max_speech and math.ceil(options.max_speech * model.codes_per_second)
-        listened = AudioOutput.of(options).listened
+        listened = AudioOutput.of(options).is_live
         chunks = "whole" if options.whole else "adaptive" if listened else "fixed"
         speech = SpeechOptions(options.voice, options.preset, max_codes=limit, chunks=chunks)
         speech.resolved(model.speech)

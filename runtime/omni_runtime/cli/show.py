@@ -1,4 +1,4 @@
-"""`omni show`: what a bundle is."""
+"""`omni show`: describe a bundle."""
 
 import argparse
 import sys
@@ -8,11 +8,12 @@ import msgspec
 from omni_runtime.bundle.manifest import Manifest, Quality, QuantizationError
 from omni_runtime.bundle.store import Bundle
 from omni_runtime.cli import ui
+from omni_runtime.cli.common import format_size
 from omni_runtime.engine.solver import evaluations, nfe
 
 
 def main(options: argparse.Namespace) -> int:
-    """Print the manifest, for people or whole."""
+    """Print a summary of the manifest, or all of it as JSON."""
     manifest = Bundle(options.bundle).manifest
     if options.json:
         text = msgspec.json.format(msgspec.json.encode(manifest), indent=2).decode()
@@ -23,11 +24,11 @@ def main(options: argparse.Namespace) -> int:
 
 
 def describe(manifest: Manifest) -> str:
-    """A page about the bundle."""
+    """Return a summary of a bundle in text."""
     origin = manifest.origin
     total = sum(entry.bytes for entry in manifest.files.values())
     lines = [
-        f"{manifest.name}  {ui.size(total)}",
+        f"{manifest.name}  {format_size(total)}",
         f"from      {origin.model}, revision {origin.revision}",
         f"licence   {origin.licence}",
         f"recipe    {manifest.recipe}, for {manifest.target}, by {manifest.exporter}",
@@ -48,7 +49,7 @@ def describe(manifest: Manifest) -> str:
         )
         lines.append(
             f"measured  first text {text}, first audio {audio}, "
-            f"peak {ui.size(measured.peak_memory)}, {measured.threads} threads, "
+            f"peak {format_size(measured.peak_memory)}, {measured.threads} threads, "
             f"{measured.machine}, "
             f"ONNX Runtime {measured.onnxruntime}"
         )
@@ -61,12 +62,12 @@ def describe(manifest: Manifest) -> str:
 
 
 def quality_table(quality: Quality) -> str:
-    """How well a bundle of this recipe answers and speaks, as measured on these weights."""
+    """Return a table of the benchmark scores measured with this recipe and these weights."""
     rows = [
-        (exam, ", ".join(f"{name} {_score(name, value)}" for name, value in scores.items()))
-        for exam, scores in quality.items()
+        (benchmark, ", ".join(f"{name} {_score(name, value)}" for name, value in scores.items()))
+        for benchmark, scores in quality.items()
     ]
-    return ui.table(("exam", "results"), rows)
+    return ui.table(("benchmark", "scores"), rows)
 
 
 def _score(name: str, value: float) -> str:
@@ -74,16 +75,16 @@ def _score(name: str, value: float) -> str:
 
 
 def cost_table(manifest: Manifest) -> str:
-    """Graphs and tables: how they are stored, sizes before and after, error against float32.
+    """Return a table of graphs and tables: encoding, sizes, quantization error against float32.
 
-    What the error is of, `QuantizationError` says.
+    `QuantizationError` says what was compared.
     """
     rows = [
         (
             name,
             graph.weights,
-            ui.size(graph.fp32_bytes),
-            ui.size(graph.bytes),
+            format_size(graph.fp32_bytes),
+            format_size(graph.bytes),
             *_error(graph.error),
             f"{graph.seconds:.1f}",
         )
@@ -94,10 +95,17 @@ def cost_table(manifest: Manifest) -> str:
         files = [entry.file, *([entry.scales] if entry.scales else [])]
         after = sum(manifest.files[file].bytes for file in files)
         rows.append(
-            (name, entry.encoding, ui.size(before), ui.size(after), *_error(entry.error), "")
+            (
+                name,
+                entry.encoding,
+                format_size(before),
+                format_size(after),
+                *_error(entry.error),
+                "",
+            )
         )
     return ui.table(
-        ("part", "weights", "float32", "here", "cosine", "max error", "of", "seconds"), rows
+        ("part", "weights", "float32", "size", "cosine", "max error", "of", "seconds"), rows
     )
 
 

@@ -1,7 +1,7 @@
-"""Where speech goes: a wav file, a stream (standard output, a FIFO, a device), or the loudspeakers.
+"""Sinks of speech: a wav file, a stream (standard output, a FIFO, a device), or the loudspeaker.
 
-A file gets its name only when the speech is whole; until then it is FILE.partial. A stream is
-written as the speech comes. Playing never holds up the making of more speech.
+A file is FILE.partial until the speech is complete. A stream is written as speech is synthesized.
+Playback does not block synthesis.
 """
 
 import importlib
@@ -13,34 +13,32 @@ from threading import Event
 from typing import Any, BinaryIO, NoReturn, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from omni_runtime.arrays import FloatArray
 from omni_runtime.atomic_file import AtomicFile
 from omni_runtime.errors import OmniError, UsageError
 
-Samples = npt.NDArray[np.float32]
-
 UNKNOWN_LENGTH = 0x7FFFF000
-"""Bytes that a wav header on a pipe promises, since nobody knows yet."""
+"""Data length in the header of a streamed wav, whose real length is not known yet."""
 
 
 class Sink(Protocol):
-    """Takes speech as it comes."""
+    """Receives speech chunk by chunk."""
 
-    def write(self, samples: Samples, rate: int) -> None:
-        """Take a piece of speech, float32 in -1 .. 1."""
+    def write(self, samples: FloatArray, rate: int) -> None:
+        """Write a chunk of speech, float32 (n,) in -1 .. 1 at `rate` Hz."""
         ...
 
     def close(self, *, keep: bool) -> None:
-        """End the speech; what `keep` is False for is thrown away."""
+        """End the speech. With `keep` False discard it."""
         ...
 
 
 class WavFile:
-    """A 16-bit mono wav file. `kept` tells whether there was any speech, and it was kept."""
+    """A 16-bit mono wav file. `kept`: whether a file was written; not for empty speech."""
 
     def __init__(self, path: Path) -> None:
-        """Raises OmniError at once when the place can't be written to."""
+        """Create the temporary file. Raises OmniError if it cannot be written."""
         self.path = path
         self.kept = False
         self._rate = 0
@@ -48,17 +46,17 @@ class WavFile:
         if path.is_dir():
             raise OmniError(f"{path} is a folder", fix="give -o the name of a wav file")
         try:
-            self._made = AtomicFile(path)
+            self._target = AtomicFile(path)
         except OSError as error:
             self._fail(error)
 
-    def write(self, samples: Samples, rate: int) -> None:
-        """Append samples. Raises OmniError, with nothing left behind, when the disk is full."""
+    def write(self, samples: FloatArray, rate: int) -> None:
+        """Append samples. On a full disk remove the file and raise OmniError."""
         data = pcm16(samples)
         try:
             if not self._rate:
-                self._made.file.write(wav_header(rate, 0))
-            self._made.file.write(data)
+                self._target.file.write(wav_header(rate, 0))
+            self._target.file.write(data)
         except OSError as error:
             self.close(keep=False)
             self._fail(error)
@@ -68,33 +66,33 @@ class WavFile:
     def close(self, *, keep: bool) -> None:
         try:
             if keep and self._rate:
-                self._made.file.seek(0)
-                self._made.file.write(wav_header(self._rate, self._bytes))
-                self._made.commit()
+                self._target.file.seek(0)
+                self._target.file.write(wav_header(self._rate, self._bytes))
+                self._target.commit()
                 self.kept = True
         except OSError as error:
             self._fail(error)
         finally:
-            self._made.discard()
+            self._target.discard()
 
     def _fail(self, error: OSError) -> NoReturn:
         raise OmniError(
-            f"{self.path} can't be written: {error.strerror}",
+            f"{self.path} cannot be written: {error.strerror}",
             fix="free some space, or give another -o",
         ) from None
 
 
 class WavPipe:
-    """A wav stream for another program to read: standard output, for all answers together."""
+    """A wav stream on standard output, one for all replies."""
 
     def __init__(self, out: BinaryIO | None = None) -> None:
-        """Raises UsageError when standard output is a terminal."""
+        """Raises UsageError if standard output is a terminal."""
         self._started = False
         if out is None and sys.stdout.isatty():
-            raise UsageError("-o - writes sound to a terminal", fix="pipe it into a player")
+            raise UsageError("-o - would write audio to a terminal", fix="pipe it into a player")
         self._out = out or sys.stdout.buffer
 
-    def write(self, samples: Samples, rate: int) -> None:
+    def write(self, samples: FloatArray, rate: int) -> None:
         if not self._started:
             self._out.write(wav_header(rate, UNKNOWN_LENGTH))
             self._started = True
@@ -106,36 +104,36 @@ class WavPipe:
 
 
 class WavDevice(WavPipe):
-    """A wav stream into a FIFO or a device, one for each answer. There is nothing to replace."""
+    """A wav stream to a FIFO or a device, one for each reply."""
 
     def __init__(self, path: Path) -> None:
-        """Open it, which waits for the reader of a FIFO. Raises OmniError when it is refused."""
+        """Open the path; a FIFO blocks until it has a reader. Raises OmniError if that fails."""
         try:
             self._file = path.open("wb")
         except OSError as error:
             raise OmniError(
-                f"{path} can't be written: {error.strerror}", fix="give another -o"
+                f"{path} cannot be written: {error.strerror}", fix="give another -o"
             ) from None
         super().__init__(self._file)
 
-    def close(self, *, keep: bool) -> None:  # noqa: ARG002 - what was written is gone
-        with suppress(OSError):  # everything was flushed, or its failure was raised
+    def close(self, *, keep: bool) -> None:  # noqa: ARG002 - written data cannot be discarded
+        with suppress(OSError):  # all data was flushed, or the error was raised
             self._file.close()
 
 
 class Loudspeaker:
-    """The default output device, through sounddevice, which asks for samples when it needs some."""
+    """The default output device. sounddevice calls back for samples on its own thread."""
 
     def __init__(self, sounddevice: Any) -> None:
         self._sounddevice = sounddevice
         self._stream: Any = None
-        self._waiting: deque[Samples] = deque()
+        self._queue: deque[FloatArray] = deque()
         self._ended = False
-        self._silent = Event()
+        self._finished = Event()
 
-    def write(self, samples: Samples, rate: int) -> None:
-        """Add samples to what will be heard. Raises OmniError when the device fails."""
-        self._waiting.append(samples)
+    def write(self, samples: FloatArray, rate: int) -> None:
+        """Queue samples for playback. Raises OmniError if the device fails."""
+        self._queue.append(samples)
         if self._stream is None:
             try:
                 self._stream = self._sounddevice.OutputStream(
@@ -143,7 +141,7 @@ class Loudspeaker:
                     channels=1,
                     dtype="float32",
                     callback=self._play,
-                    finished_callback=self._silent.set,
+                    finished_callback=self._finished.set,
                 )
                 self._stream.start()
             except self._sounddevice.PortAudioError as error:
@@ -152,50 +150,50 @@ class Loudspeaker:
                 ) from None
 
     def close(self, *, keep: bool) -> None:
-        """Wait until everything was heard, or with `keep` False fall silent at once."""
+        """Wait until the queue was played. With `keep` False stop at once."""
         if self._stream is None:
             return
         self._ended = True
-        while keep and not self._silent.wait(0.1):  # in pieces: Windows delivers no Ctrl-C inside
+        while keep and not self._finished.wait(0.1):  # on Windows Ctrl-C does not interrupt a wait
             pass
         self._stream.abort()
         self._stream.close()
         self._stream = None
 
-    def _play(self, out: Samples, frames: int, _time: object, _status: object) -> None:
-        """Fill `out` (frames, 1), on the device's own thread; silence where nothing is ready."""
+    def _play(self, out: FloatArray, frames: int, _time: object, _status: object) -> None:
+        """Fill `out` (frames, 1) from the queue, then with silence. Runs on the device's thread."""
         filled = 0
-        while filled < frames and self._waiting:
-            piece = self._waiting.popleft()
+        while filled < frames and self._queue:
+            piece = self._queue.popleft()
             count = min(len(piece), frames - filled)
             out[filled : filled + count, 0] = piece[:count]
             if count < len(piece):
-                self._waiting.appendleft(piece[count:])
+                self._queue.appendleft(piece[count:])
             filled += count
         out[filled:] = 0
-        if self._ended and not self._waiting:
+        if self._ended and not self._queue:
             raise self._sounddevice.CallbackStop
 
 
 def loudspeaker() -> Loudspeaker | str:
-    """The loudspeaker, or why there is none."""
+    """Open the loudspeaker, or return the reason why that fails."""
     try:
         sounddevice = importlib.import_module("sounddevice")
         sounddevice.query_devices(kind="output")
     except ImportError:
         return 'sounddevice is not installed (pip install "pocket-omni[talk]")'
-    except Exception as error:  # PortAudio missing, or no device
+    except Exception as error:  # PortAudio is missing, or there is no device
         return f"no audio device: {str(error).splitlines()[0]}"
     return Loudspeaker(sounddevice)
 
 
-def pcm16(samples: Samples) -> bytes:
-    """Little-endian 16-bit samples."""
+def pcm16(samples: FloatArray) -> bytes:
+    """Convert float32 samples to little-endian 16-bit PCM."""
     return np.rint(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes()
 
 
 def wav_header(rate: int, length: int) -> bytes:
-    """Header of a 16-bit mono wav with `length` bytes of samples."""
+    """Return the header of a 16-bit mono wav with `length` bytes of samples."""
 
     def word(number: int, size: int = 4) -> bytes:
         return number.to_bytes(size, "little")

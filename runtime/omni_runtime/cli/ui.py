@@ -1,24 +1,13 @@
-"""All drawing: the turn line, tables, sizes. Everything else hands over numbers."""
+"""Formatting of terminal output: the line after a reply, notes, tables."""
 
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TextIO
 
-from omni_runtime.errors import OmniError
+from omni_runtime.cli.common import format_size
 from omni_runtime.events import PlaybackUnderrun, PresetChosen, TurnDone
 
-GIB, MIB = 2**30, 2**20
-
-_STEERING = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
-
-
-def size(count: float) -> str:
-    """Bytes for people."""
-    if count >= GIB:
-        return f"{count / GIB:.1f} GB"
-    if count >= MIB:
-        return f"{count / MIB:.1f} MB"
-    return f"{count / 1024:.0f} KB"
+_CONTROL = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
 def turn_line(done: TurnDone, speech: str | None = None) -> str:
@@ -33,68 +22,67 @@ def turn_line(done: TurnDone, speech: str | None = None) -> str:
         parts.append(f"first audio {timings.first_audio:.2f} s")
     if timings.realtime is not None:
         parts.append(f"speech {timings.realtime:.1f}x real time")
-    parts.append(f"peak {size(done.peak_memory)}")
+    parts.append(f"peak {format_size(done.peak_memory)}")
     if done.finish_reason == "length":
-        parts.append("cut at --max-tokens")
+        parts.append("stopped at --max-tokens")
     if done.finish_reason == "context":
         parts.append(f"context full at {done.context_limit} tokens")
     if done.speech_complete is False:
-        parts.append("speech cut at its limit")
+        parts.append("speech stopped at its limit")
     if speech:
         parts.append(f"speech: {speech}")
     return " · ".join(parts)
 
 
 def speech_line(event: PresetChosen | PlaybackUnderrun) -> str:
-    """What was chosen for speech, or why it paused and what to do about it."""
-    return _chosen_line(event) if isinstance(event, PresetChosen) else _slow_line(event)
+    """Format the preset that "auto" selected, or a playback underrun and what to do about it."""
+    return _preset_line(event) if isinstance(event, PresetChosen) else _underrun_line(event)
 
 
-def _chosen_line(chosen: PresetChosen) -> str:
-    reached = {name: f"{factor:.2g}x" for name, factor in chosen.realtime.items()}
-    here = reached.pop(chosen.preset)
-    others = ", ".join(f"{name} {factor}" for name, factor in reached.items())
-    return f"preset {chosen.preset}: {here} real time here" + (f" ({others})" if others else "")
+def _preset_line(chosen: PresetChosen) -> str:
+    factors = {name: f"{factor:.2g}x" for name, factor in chosen.realtime.items()}
+    selected = factors.pop(chosen.preset)
+    others = ", ".join(f"{name} {factor}" for name, factor in factors.items())
+    return f"preset {chosen.preset}: {selected} real time on this machine" + (
+        f" ({others})" if others else ""
+    )
 
 
-def _slow_line(slow: PlaybackUnderrun) -> str:
-    line = f"speech paused: it is made at {slow.realtime:.2g}x real time here"
+def _underrun_line(slow: PlaybackUnderrun) -> str:
+    line = f"playback underran: speech is synthesized at {slow.realtime:.2g}x real time"
+    whole = "--whole plays it after synthesis, without pauses"
     if slow.codes < 1:
-        line += f", since its codes come at {slow.codes:.2g}x, which no preset changes"
-        return f"{line}; --whole waits for all of it"
+        return f"{line}, its codes at {slow.codes:.2g}x with every preset; {whole}"
     if not slow.faster:
-        return f"{line}, and no preset is faster than {slow.preset}; --whole waits for all of it"
-    return f"{line}; try --preset {' or '.join(slow.faster)}, or --whole, which waits for all of it"
+        return f"{line}, and no preset is faster than {slow.preset}; {whole}"
+    return f"{line}; try --preset {' or '.join(slow.faster)}; {whole}"
 
 
 def context_line(used: int, limit: int, cache_bytes: int) -> str:
-    """How full the context is."""
-    return f"context {used} of {limit} tokens ({used / limit:.0%}) · caches {size(cache_bytes)}"
+    """Format the context usage."""
+    return (
+        f"context {used} of {limit} tokens ({used / limit:.0%}) · caches {format_size(cache_bytes)}"
+    )
 
 
 def printable(text: str, out: TextIO) -> str:
-    """Text without the control characters that would steer a terminal."""
-    return text.translate(_STEERING) if out.isatty() else text
+    """Remove control characters if the stream is a terminal."""
+    return text.translate(_CONTROL) if out.isatty() else text
 
 
 def say(text: str) -> None:
-    """The answer to a command, on standard output."""
+    """Print the output of a command on standard output."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
-def complain(error: OmniError) -> None:
-    """An error in its one line."""
-    sys.stderr.write(f"error: {error}\n")
-
-
 def note(text: str) -> None:
-    """A remark beside the reply, on standard error."""
+    """Print a remark on standard error."""
     sys.stderr.write(text + "\n")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns under a header; numbers stand to the right."""
+    """Format columns under a header. Numbers are right-aligned."""
     lines = [list(header), *[list(row) for row in rows]]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     out: list[str] = []

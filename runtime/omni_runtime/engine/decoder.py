@@ -6,10 +6,10 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from omni_runtime.arrays import FloatArray
+from omni_runtime.arrays import FloatArray, IntArray
 from omni_runtime.bundle.config import DecoderConfig
 from omni_runtime.bundle.contracts import CacheType
-from omni_runtime.engine.kv_cache import KVCache, Positions
+from omni_runtime.engine.kv_cache import KVCache
 from omni_runtime.engine.session import DTYPES, Graph
 
 Steps = Generator[None, None, dict[str, FloatArray]]
@@ -40,7 +40,7 @@ class Decoder:
         return KVCache(config, self._cache_type, limit=limit)
 
     def extend(
-        self, cache: KVCache, rows: FloatArray, positions: Positions
+        self, cache: KVCache, rows: FloatArray, positions: IntArray
     ) -> dict[str, FloatArray]:
         """Append `rows` (n, width) at `positions` (3, n) to the cache, n >= 1.
 
@@ -51,7 +51,7 @@ class Decoder:
         """
         return complete(self.extend_steps(cache, rows, positions))
 
-    def extend_steps(self, cache: KVCache, rows: FloatArray, positions: Positions) -> Steps:
+    def extend_steps(self, cache: KVCache, rows: FloatArray, positions: IntArray) -> Steps:
         """Like `extend`, in pieces of at most PREFILL_ROWS rows that are committed one by one."""
         before = cache.length
         cache.append(positions)  # checks the room for all rows before the first piece

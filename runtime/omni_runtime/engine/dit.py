@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from omni_runtime.arrays import FloatArray
+from omni_runtime.arrays import FloatArray, IntArray
 from omni_runtime.bundle.config import DitConfig, SolverPreset
 from omni_runtime.bundle.contracts import MODULATION_ROWS
 from omni_runtime.bundle.tables import Table
@@ -117,7 +117,7 @@ class MelStream:
     def codes_per_block(self) -> int:
         return self._dit.config.block_frames // self._dit.config.frames_per_code
 
-    def chunk(self, codes: npt.NDArray[np.int64], commit: int) -> MelChunk:
+    def chunk(self, codes: IntArray, commit: int) -> MelChunk:
         """Return the mel of the next `commit` blocks.
 
         `codes` int64 (n,) are those of the blocks and of the look-ahead. The last block of an
@@ -170,7 +170,7 @@ class MelStream:
         guided, null = velocity
         return guided + (guided - null) * np.float32(self._dit.preset.guidance)
 
-    def _condition(self, codes: npt.NDArray[np.int64], frames: int) -> FloatArray:
+    def _condition(self, codes: IntArray, frames: int) -> FloatArray:
         """(branches, frames, hidden): code and voice in the first, null code in the second."""
         per_code = self._dit.config.frames_per_code
         condition = np.empty((len(self._voice), frames, self._voice.shape[1]), np.float32)

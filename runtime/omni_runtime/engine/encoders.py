@@ -1,9 +1,8 @@
 """Audio and vision encoders: features in, rows for the Thinker out."""
 
 import numpy as np
-import numpy.typing as npt
 
-from omni_runtime.arrays import FloatArray
+from omni_runtime.arrays import FloatArray, IntArray
 from omni_runtime.bundle.config import AudioConfig, VisionConfig
 from omni_runtime.engine.session import Graph
 from omni_runtime.inputs.mel_features import MelFeatures
@@ -27,7 +26,7 @@ class AudioEncoder:
             rows += self._encode_blocks(*features.batch(start, start + BLOCKS_AT_ONCE))
         return np.concatenate(rows)
 
-    def _encode_blocks(self, mel: FloatArray, frames: npt.NDArray[np.int64]) -> list[FloatArray]:
+    def _encode_blocks(self, mel: FloatArray, frames: IntArray) -> list[FloatArray]:
         outputs = self._graph.run({"mel": mel, "frames": frames.astype(np.int32)})
         embeddings = np.asarray(outputs[0], np.float32)
         tokens = ((frames - 1) // 2 + 1) // 2

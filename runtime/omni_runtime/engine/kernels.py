@@ -1,26 +1,32 @@
 """Our own kernels for the operators of our own domain, compiled on the machine that will run them.
 
-A graph's node of that domain is a function of ONNX operators. Where a compiler was found it runs
-as one kernel instead, with the same result up to rounding, faster; where none was, ONNX Runtime
-inlines the function. The library is compiled once and kept with the user's caches, under a name
-that ends with its SHA-256: one that was damaged would kill the process, so it is checked before it
-is loaded, and compiled again.
+A graph's node of that domain is a function of ONNX operators. Where the kernels are compiled it
+runs as one of them instead, faster; elsewhere ONNX Runtime inlines the function. The kernels give
+the function's results up to rounding, but for IntegerMatMul, which quantizes its rows otherwise
+(native/integer_matmul.h).
+
+`find` looks for the library, `build` compiles it, once per machine. It is kept with the user's
+caches, under a name that ends with its SHA-256: a damaged library would kill the process, so it is
+checked before it is loaded, and compiled again.
 """
 
 import ctypes
 import hashlib
+import logging
 import os
 import platform
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from omni_runtime import machine, processor_features
 from omni_runtime.bundle.contracts import DECODERS
+from omni_runtime.checksums import sha256_of
 from omni_runtime.errors import OmniError
 
 SOURCES = Path(__file__).parent.parent / "native"
@@ -49,24 +55,116 @@ INSTALL = {
 }
 
 
+BUILD_NOTE = "compiling kernels for this CPU (about 5 s, once)"
+
+_log = logging.getLogger("omni_runtime")
+
+
 @dataclass(frozen=True)
 class KernelLibrary:
-    """The compiled library, or why there is none and what to do about it."""
+    """The compiled library, or why there is none and what to do about it.
+
+    `pending`: it is not compiled yet, but there is a compiler.
+    """
 
     library: Path | None
     problem: str = ""
     fix: str = ""
+    pending: bool = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether graphs run with our kernels, now or once they are compiled."""
+        return self.library is not None or self.pending
 
     def reads(self, graph: str) -> bool:
         """Whether a kernel of ours reads the quantized matrices of a graph from its file."""
-        if self.library is None:
+        if not self.usable:
             return False
         return graph in DECODERS or not processor_features.detect() & VNNI.keys()
 
 
+@dataclass(frozen=True)
+class _Build:
+    """How the library of this machine is compiled, and the beginning of its name in `folder`."""
+
+    command: tuple[str, ...]
+    folder: Path
+    name: str
+
+
+_failed: dict[_Build, KernelLibrary] = {}
+"""Builds that failed in this process: none is tried twice."""
+
+
 @cache
-def kernel_library() -> KernelLibrary:
-    """The library for this machine, compiled if it has not been yet."""
+def find() -> KernelLibrary:
+    """Find the library for this machine. Never compiles; takes milliseconds."""
+    try:
+        build = _plan()
+        if isinstance(build, KernelLibrary):
+            return build
+        if library := _kept(build.folder, build.name):
+            ctypes.CDLL(str(library))  # here, where a library that cannot be loaded is no disaster
+            return KernelLibrary(library)
+    except OmniError as error:  # no home, or a folder that others may write to
+        return KernelLibrary(None, error.message, error.fix or "")
+    except OSError as error:
+        return _unusable(error)
+    pending = KernelLibrary(
+        None, "the kernels are not compiled yet", "warm the model up", pending=True
+    )
+    return _failed.get(build, pending)
+
+
+def build(progress: Callable[[str], None] | None = None) -> KernelLibrary:
+    """Return the library for this machine, compiled now if it has not been yet.
+
+    Compiling takes about five seconds; `progress` gets a line before it, and one if it fails.
+    """
+    found = find()
+    if not found.pending:
+        return found
+    plan = _plan()
+    assert isinstance(plan, _Build)
+    _report(logging.INFO, BUILD_NOTE, progress)
+    try:
+        _compile(plan)
+    except subprocess.SubprocessError as error:
+        said = str(getattr(error, "stderr", None) or "it failed without a word").splitlines()
+        reasons = [line for line in said if "error" in line or "failed:" in line] or said
+        problem = f"{plan.command[0]} made no kernels: {reasons[0]}"
+        _failed[plan] = KernelLibrary(None, problem, "CXX=another compiler")
+    except OSError as error:
+        _failed[plan] = _unusable(error)
+    find.cache_clear()
+    found = find()
+    if found.problem:
+        message = f"{found.problem}; ONNX Runtime's own kernels are used ({found.fix})"
+        _report(logging.WARNING, message, progress)
+    return found
+
+
+def forget() -> None:
+    """Look for the compiler and the library again at the next `find`."""
+    find.cache_clear()
+    _failed.clear()
+
+
+def _report(level: int, message: str, progress: Callable[[str], None] | None) -> None:
+    _log.log(level, message)
+    if progress is not None:
+        progress(message)
+
+
+def _unusable(error: OSError) -> KernelLibrary:
+    """No room, or no right to run what lies there."""
+    fix = f"free some space, or {machine.SET_CACHE_HOME}"
+    return KernelLibrary(None, f"the kernels cannot be kept or loaded: {error}", fix)
+
+
+def _plan() -> _Build | KernelLibrary:
+    """How to compile here, or why that cannot be done. Raises OmniError without a caches folder."""
     found = os.environ.get("CXX") or next(filter(None, map(shutil.which, COMPILERS)), "")
     compiler = [found] if shutil.which(found) else found.split()  # CXX may carry flags
     if not compiler:
@@ -81,23 +179,8 @@ def kernel_library() -> KernelLibrary:
     key = hashlib.sha256(repr((compiler, flags, platform.machine())).encode())
     for source in sorted(SOURCES.iterdir()):
         key.update(source.read_bytes())
-    try:
-        name = f"kernels-{key.hexdigest()[:16]}"
-        folder = machine.cache_folder()
-        library = _kept(folder, name) or _compile(
-            [*compiler, *flags, str(SOURCES / "library.cpp")], folder, name
-        )
-        ctypes.CDLL(str(library))  # here, where a library that cannot be loaded is no disaster
-    except subprocess.SubprocessError as error:
-        said = str(getattr(error, "stderr", None) or "it failed without a word").splitlines()
-        reasons = [line for line in said if "error" in line or "failed:" in line] or said
-        return KernelLibrary(None, f"{found} made no kernels: {reasons[0]}", "CXX=another compiler")
-    except OmniError as error:  # no home, or a folder that others may write to
-        return KernelLibrary(None, error.message, error.fix or "")
-    except OSError as error:  # no room, no right to run what lies there
-        fix = f"free some space, or {machine.SET_CACHE_HOME}"
-        return KernelLibrary(None, f"the kernels cannot be kept or loaded: {error}", fix)
-    return KernelLibrary(library)
+    command = (*compiler, *flags, str(SOURCES / "library.cpp"))
+    return _Build(command, machine.cache_folder(), f"kernels-{key.hexdigest()[:16]}")
 
 
 def _kept(folder: Path, name: str) -> Path | None:
@@ -110,17 +193,16 @@ def _kept(folder: Path, name: str) -> Path | None:
 
 
 def _full_name(name: str, library: Path) -> str:
-    digest = hashlib.sha256(library.read_bytes()).hexdigest()[:32]
-    return f"{name}-{digest}{_suffix()}"
+    return f"{name}-{sha256_of(library)[:32]}{_suffix()}"
 
 
-def _compile(command: list[str], folder: Path, name: str) -> Path:
+def _compile(build: _Build) -> None:
     """Compile beside the final place, so that nobody ever loads half a library."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        made = Path(scratch) / f"{name}{_suffix()}"
+    build.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=build.folder) as scratch:
+        made = Path(scratch) / f"{build.name}{_suffix()}"
         subprocess.run(  # noqa: S603 - the user's own compiler and our own sources
-            [*command, "-o", str(made)],
+            [*build.command, "-o", str(made)],
             check=True,
             capture_output=True,
             text=True,
@@ -129,8 +211,7 @@ def _compile(command: list[str], folder: Path, name: str) -> Path:
         made.chmod(0o700)  # whatever the umask is
         with made.open("rb+") as file:
             os.fsync(file.fileno())
-        library = folder / _full_name(name, made)
-        return made.replace(library)
+        made.replace(build.folder / _full_name(build.name, made))
 
 
 def _suffix() -> str:

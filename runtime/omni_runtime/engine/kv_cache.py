@@ -12,12 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from omni_runtime.arrays import FloatArray
+from omni_runtime.arrays import FloatArray, IntArray
 from omni_runtime.bundle.config import DecoderConfig
 from omni_runtime.bundle.contracts import CacheType
 from omni_runtime.errors import ContextFullError, OmniError
-
-Positions = npt.NDArray[np.int64]
 
 FIRST_CAPACITY = 512
 FORMAT = 1
@@ -35,7 +33,7 @@ class RotaryTable:
         self._inverse = (1.0 / np.float32(config.rope_theta) ** exponents).astype(np.float32)
         self._axis = np.repeat([0, 1, 2], config.mrope_section)
 
-    def rows(self, positions: Positions) -> tuple[FloatArray, FloatArray]:
+    def rows(self, positions: IntArray) -> tuple[FloatArray, FloatArray]:
         """Return cos and sin, float32 (n, head_dim // 2) each, of positions int64 (3, n)."""
         angles = positions[self._axis].T.astype(np.float32) * self._inverse
         return np.cos(angles), np.sin(angles)
@@ -93,7 +91,7 @@ class KVCache:
                 fix="start a new conversation, undo a turn, or use shorter media",
             )
 
-    def append(self, positions: Positions) -> None:
+    def append(self, positions: IntArray) -> None:
         """Reserve slots for tokens at positions (3, n) and write their rotary rows.
 
         The caller then runs the step that fills keys and values, and calls `commit`.
@@ -161,12 +159,15 @@ class KVCache:
         if states.dtype != dtype:
             raise OmniError(
                 f"{path} holds a cache of {states.dtype}, not of {dtype}",
-                fix=f"--kv-cache {states.dtype}",
+                fix=f'load it with kv_cache="{states.dtype}"',
+                code="kv_cache_type",
+                details={"dtype": str(states.dtype)},
             )
         if length > cache.limit:
             raise ContextFullError(
                 f"{path} holds {length} tokens, the context has room for {cache.limit}",
-                fix="a larger --context or --memory",
+                fix="use a longer context or a higher memory limit",
+                code="context_too_short",
             )
         if length > cache.capacity:
             cache._grow(length)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from omni_runtime.arrays import FloatArray
+from omni_runtime.arrays import FloatArray, IntArray
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def penalize_repetition(logits: FloatArray, seen: Iterable[int], penalty: float)
     return logits
 
 
-def suppress(logits: FloatArray, banned: npt.NDArray[np.int64]) -> FloatArray:
+def suppress(logits: FloatArray, banned: IntArray) -> FloatArray:
     """Set the logits of the tokens `banned` to minus infinity."""
     logits = logits.copy()
     logits[banned] = -np.inf

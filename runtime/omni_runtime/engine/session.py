@@ -10,9 +10,8 @@ import onnxruntime as ort
 
 from omni_runtime.bundle.contracts import CacheType, GraphContract, TensorSpec
 from omni_runtime.bundle.manifest import EXPORT_AGAIN
-from omni_runtime.engine import prepack_cache
+from omni_runtime.engine import kernels, prepack_cache
 from omni_runtime.engine.cancellation import CancelledError, RunControl
-from omni_runtime.engine.kernels import kernel_library
 from omni_runtime.errors import BundleError
 
 DTYPES = {
@@ -29,8 +28,8 @@ class SessionOptions:
 
     `memory` is how many bytes the process may come to take, as far as can be told beforehand:
     encoders are released, and the context kept short, to stay within it. None sets no limit.
-    `native` runs our own operators as compiled kernels where that is possible (engine/native.py).
-    `packed` keeps weights as ONNX Runtime packs them for the next start (engine/packed.py).
+    `native` runs our own operators as compiled kernels where that is possible (engine/kernels.py).
+    `prepack_cache` keeps weights as ONNX Runtime packs them for the next start.
     `kv_cache` is what keys and values are kept as.
     `profile` is where ONNX Runtime writes what each node costs: the beginning of a file's name.
     """
@@ -118,7 +117,7 @@ def _settings(options: SessionOptions) -> Any:
     settings.add_session_config_entry("session.force_spinning_stop", "1")
     settings.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     settings.add_session_config_entry("session.set_denormal_as_zero", "1")
-    if options.native and (library := kernel_library().library):
+    if options.native and (library := kernels.build().library):
         settings.register_custom_ops_library(str(library))
     if options.profile is not None:
         settings.enable_profiling = True

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
-import numpy.typing as npt
 
+from omni_runtime.arrays import FloatArray
 from omni_runtime.engine.chunk_scheduler import CHUNK_BLOCKS
 from omni_runtime.engine.dit import Dit, MelStream, seeded_noise
 from omni_runtime.engine.talker import Talker, TalkerSettings, own_sampling
@@ -50,7 +50,7 @@ def trial(
     talker: Talker,
     dit: Dit,
     vocoder: Vocoder,
-    voice: npt.NDArray[np.float32],
+    voice: FloatArray,
     clock: Callable[[], float] = perf_counter,
 ) -> SynthesisSpeed:
     """Time each component. `dit` may be of any preset, `voice` (2, hidden) of any speaker."""
@@ -69,19 +69,19 @@ def trial(
             spent.append(clock() - started)
         return min(spent)
 
-    drawing = best(lambda: _draw(talker, TRIAL_CODES))
+    decoding = best(lambda: _decode(talker, TRIAL_CODES))
     guided = best(lambda: MelStream(once, voice, noise).chunk(codes, TRIAL_BLOCKS))
     sounding = best(lambda: vocoder.synthesize(mel, 0, 0))
     # A large chunk also computes a block of look-ahead, and the vocoder context on both sides.
     ahead, context = 1 / full, 2 * vocoder.config.context_frames / (full * config.block_frames)
     return SynthesisSpeed(
-        codes=drawing / (TRIAL_CODES * config.frames_per_code * frame),
+        codes=decoding / (TRIAL_CODES * config.frames_per_code * frame),
         evaluation=guided / 2 / (frames * frame) * (1 + ahead),
         vocoder=sounding / (frames * frame) * (1 + context),
     )
 
 
-def _draw(talker: Talker, count: int) -> None:
+def _decode(talker: Talker, count: int) -> None:
     config, cache = talker.config, talker.new_cache()
     sampling = own_sampling(config)
     settings = TalkerSettings(sampling, count, np.random.default_rng(0))

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from omni_runtime.arrays import FloatArray
+from omni_runtime.arrays import FloatArray, IntArray
 from omni_runtime.bundle.config import TalkerConfig
 from omni_runtime.bundle.tables import Table
 from omni_runtime.engine.decoder import Decoder
-from omni_runtime.engine.kv_cache import KVCache, Positions
+from omni_runtime.engine.kv_cache import KVCache
 from omni_runtime.engine.sampling import Sampling, sample, suppress
 
 
@@ -57,7 +57,7 @@ class Talker:
         return self._decoder.new_cache(self.config.decoder, limit)
 
     def append(
-        self, cache: KVCache, rows: FloatArray, positions: Positions
+        self, cache: KVCache, rows: FloatArray, positions: IntArray
     ) -> Generator[None, None, object]:
         """Append rows of the conversation (n, input_size) at positions (3, n), in steps."""
         return self._decoder.extend_steps(cache, rows, positions)

@@ -8,9 +8,8 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from omni_runtime.arrays import FloatArray
+from omni_runtime.arrays import FloatArray, IntArray
 from omni_runtime.bundle.config import ThinkerConfig
 from omni_runtime.bundle.tables import Table
 from omni_runtime.engine.decoder import Decoder, complete
@@ -48,7 +47,7 @@ class Thinker:
     def new_cache(self, limit: int | None = None) -> KVCache:
         return self._decoder.new_cache(self.config.decoder, limit)
 
-    def embed(self, tokens: npt.NDArray[np.int64]) -> FloatArray:
+    def embed(self, tokens: IntArray) -> FloatArray:
         """Return rows of the embedding table, float32 (n, hidden), for ids (n,)."""
         return self._table[tokens]
 

@@ -7,9 +7,8 @@ provisional context can differ slightly from the final one.
 """
 
 import numpy as np
-import numpy.typing as npt
 
-from omni_runtime.arrays import FloatArray
+from omni_runtime.arrays import FloatArray, IntArray
 from omni_runtime.bundle.config import VocoderConfig
 from omni_runtime.engine.session import Graph
 
@@ -33,7 +32,7 @@ class Vocoder:
         )
         return np.asarray(outputs[0], np.float32)
 
-    def crops(self, left: int, right: int) -> npt.NDArray[np.int64]:
+    def crops(self, left: int, right: int) -> IntArray:
         """Samples to crop after each stage, int64 (stages + 1, 2): what no later stage needs."""
         rows: list[list[int]] = []
         kept = [left, right]

@@ -19,7 +19,7 @@ from omni_runtime.errors import OmniError, UsageError
 
 FORMAT = 1
 INDEX = "golden.json"
-MAKE_AGAIN = "create it again: omni golden BUNDLE --output FOLDER"
+OTHER_FOLDER = "name another folder"
 
 Values = dict[str, Any]
 """Nested JSON values, Tensors and Files by name. Arrays of integers are lists."""
@@ -64,7 +64,9 @@ def write(folder: Path, bundle: Mapping[str, str], cases: Mapping[str, Case]) ->
     """
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UsageError(f"{folder} exists and is not empty", fix="give another --output")
+            raise UsageError(
+                f"{folder} exists and is not empty", fix=OTHER_FOLDER, code="golden_folder"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         lines = [
             f"{json.dumps(name)}: "
@@ -80,7 +82,9 @@ def write(folder: Path, bundle: Mapping[str, str], cases: Mapping[str, Case]) ->
         (folder / INDEX).write_text(head + ",\n".join(lines) + "\n}}\n", "utf-8", newline="\n")
     except OSError as error:
         raise OmniError(
-            f"{folder} cannot be written: {error.strerror}", fix="give another --output"
+            f"{folder} cannot be written: {error.strerror}",
+            fix=OTHER_FOLDER,
+            code="golden_folder",
         ) from None
 
 
@@ -89,20 +93,21 @@ def read(folder: Path) -> dict[str, Case]:
     try:
         index = msgspec.json.decode((folder / INDEX).read_bytes(), type=_Index)
         if index.format != FORMAT:
-            raise OmniError(
-                f"{folder} has format {index.format}, but this runtime reads {FORMAT}",
-                fix=MAKE_AGAIN,
-            )
+            raise _invalid(f"{folder} has format {index.format}, but this runtime reads {FORMAT}")
         return {
             name: Case(_loaded(case["inputs"], folder), _loaded(case["outputs"], folder))
             for name, case in index.cases.items()
         }
     except FileNotFoundError as error:
         missing = Path(str(error.filename)).name
-        raise OmniError(f"{folder} has no {missing}", fix=MAKE_AGAIN) from None
+        raise _invalid(f"{folder} has no {missing}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())
-        raise OmniError(f"{folder} holds no golden vectors: {reason}", fix=MAKE_AGAIN) from None
+        raise _invalid(f"{folder} holds no golden vectors: {reason}") from None
+
+
+def _invalid(message: str) -> OmniError:
+    return OmniError(message, fix="write the golden vectors again", code="invalid_vectors")
 
 
 def differences(name: str, recorded: Any, found: Any) -> Iterator[str]:

@@ -11,11 +11,11 @@ import numpy as np
 import soxr  # pyright: ignore[reportMissingTypeStubs]
 from numpy.typing import NDArray
 
+from omni_runtime.arrays import FloatArray
 from omni_runtime.bundle.config import AudioConfig
 from omni_runtime.errors import MediaError, UsageError
 from omni_runtime.inputs.media import (
     RESAMPLING_QUALITY,
-    FloatArray,
     empty_audio,
     from_array,
     require_finite,

@@ -22,6 +22,7 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from omni_runtime.arrays import FloatArray
 from omni_runtime.errors import MediaError
 from omni_runtime.inputs.source import (
     EXACT_DURATION_FORMATS,
@@ -32,7 +33,6 @@ from omni_runtime.inputs.source import (
     truncated_error,
 )
 
-FloatArray = NDArray[np.float32]
 """Mono samples, nominally within [-1, 1]."""
 
 Samples = tuple[NDArray[np.generic], int]

@@ -14,9 +14,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from omni_runtime.arrays import FloatArray
 from omni_runtime.bundle.config import AudioConfig
-
-FloatArray = NDArray[np.float32]
 
 MIN_FRAMES = 3
 """Mel frames of the shortest clip that gives a token: two after the convolutions, averaged."""

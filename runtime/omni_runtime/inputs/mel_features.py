@@ -13,12 +13,10 @@ from copy import copy as copy_of
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from omni_runtime.arrays import FloatArray, IntArray
 from omni_runtime.bundle.config import AudioConfig
 from omni_runtime.inputs.mel import MIN_FRAMES, LogPowerStream, audio_tokens
-
-FloatArray = NDArray[np.float32]
 
 _RANGE = np.float32(8)
 """Dynamic range in decades of power; values further below the clip's maximum are clamped."""
@@ -132,7 +130,7 @@ class MelFeatures:
         """Tokens of a full block."""
         return audio_tokens(self.stream.config.block_frames)
 
-    def batch(self, start: int, stop: int) -> tuple[FloatArray, NDArray[np.int64]]:
+    def batch(self, start: int, stop: int) -> tuple[FloatArray, IntArray]:
         """Return blocks [start, stop) for the encoder, and their lengths in frames, int64 (n,).
 
         The blocks are float32 (n, n_mels, longest), zero-padded. All blocks together give

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from omni_runtime.arrays import FloatArray, IntArray
 from omni_runtime.bundle.config import VisionConfig
 from omni_runtime.errors import MediaError
 
@@ -32,7 +33,7 @@ class Patches:
     that are merged into one token are adjacent. `grid` is (t, h, w).
     """
 
-    values: NDArray[np.float32]
+    values: FloatArray
     grid: Grid
 
 
@@ -51,14 +52,14 @@ class VisionGeometry:
     `angles` float32 (n, head_dim // 2): rotary angles in radians, height first.
     """
 
-    window_index: NDArray[np.int64]
-    reverse_index: NDArray[np.int64]
-    patch_index: NDArray[np.int64]
-    window_lengths: NDArray[np.int64]
-    window_slots: NDArray[np.int64]
-    unpad: NDArray[np.int64]
-    frame_bounds: NDArray[np.int64]
-    angles: NDArray[np.float32]
+    window_index: IntArray
+    reverse_index: IntArray
+    patch_index: IntArray
+    window_lengths: IntArray
+    window_slots: IntArray
+    unpad: IntArray
+    frame_bounds: IntArray
+    angles: FloatArray
 
 
 def smart_resize(
@@ -138,9 +139,9 @@ def patches(frames: NDArray[np.uint8], config: VisionConfig) -> Patches:
 def vision_geometry(grids: Sequence[Grid], config: VisionConfig) -> VisionGeometry:
     """Return the geometry of media with these grids, in this order, for one encoder call."""
     merge, unit = config.merge_size, config.merge_size**2
-    order: list[NDArray[np.int64]] = []
-    window_sizes: list[NDArray[np.int64]] = []
-    angles: list[NDArray[np.float32]] = []
+    order: list[IntArray] = []
+    window_sizes: list[IntArray] = []
+    angles: list[FloatArray] = []
     frame_sizes: list[int] = []
     tokens = 0
     for t, h, w in grids:
@@ -167,7 +168,7 @@ def vision_geometry(grids: Sequence[Grid], config: VisionConfig) -> VisionGeomet
     )
 
 
-def _normalisation(config: VisionConfig) -> NDArray[np.float32]:
+def _normalisation(config: VisionConfig) -> FloatArray:
     """Return the normalized value of each byte and channel, float32 (3, 256).
 
     As in the reference, bytes are rescaled in float64 and normalized in float32.
@@ -177,9 +178,7 @@ def _normalisation(config: VisionConfig) -> NDArray[np.float32]:
     return (scaled - mean) / np.asarray(config.image_std, np.float32)[:, None]
 
 
-def _windows(
-    t: int, rows: int, columns: int, config: VisionConfig
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _windows(t: int, rows: int, columns: int, config: VisionConfig) -> tuple[IntArray, IntArray]:
     """Return merged tokens of a (t, rows, columns) grid in window order, and the window lengths."""
     side = config.window_size // config.merge_size // config.patch_size
     down, across = -(-rows // side), -(-columns // side)
@@ -191,7 +190,7 @@ def _windows(
     return windows[inside], inside.sum(axis=1)
 
 
-def _rotary_angles(h: int, w: int, config: VisionConfig) -> NDArray[np.float32]:
+def _rotary_angles(h: int, w: int, config: VisionConfig) -> FloatArray:
     """Return rotary angles of one frame, float32 (h * w, head_dim // 2), in patch order."""
     merge, half = config.merge_size, config.head_dim // 2
     exponents = np.arange(0, half, 2, dtype=np.float32) / np.float32(half)

@@ -1,6 +1,6 @@
 """TMRoPE: the (time, height, width) position of every token.
 
-Not a tokenizer: `prompt.py` lists the runs of tokens. Positions inside a run do not depend on other
+Not a tokenizer: `prompt.py` lists the runs of tokens. IntArray inside a run do not depend on other
 runs. A run starts one after the maximum of the previous slice, also across turns.
 
 Source: Qwen2_5OmniPreTrainedModelForConditionalGeneration.get_rope_index. Its quirks are kept. The
@@ -14,11 +14,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from omni_runtime.arrays import IntArray
 from omni_runtime.bundle.config import PositionConfig
-
-Positions = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -66,13 +64,13 @@ TrackSlice = tuple[Literal["video", "audio"], int, int]
 
 def token_positions(
     runs: Sequence[TokenRun], config: PositionConfig, start: int = 0
-) -> tuple[Positions, int]:
+) -> tuple[IntArray, int]:
     """Return the positions of all tokens of `runs`, int64 (3, n), and the next position.
 
     `start` is the position of the first token: 0, or the next position of the previous turn. The
     next position is one more than the maximum of all, as in the reference's decoding.
     """
-    slices: list[Positions] = []
+    slices: list[IntArray] = []
     following = start
     for run in runs:
         shifted = [part + following for part in _relative_positions(run, config) if part.size]
@@ -115,7 +113,7 @@ def _chunks(times: Sequence[float], per_chunk: int) -> Iterator[tuple[int, int]]
     yield start, len(times)
 
 
-def _relative_positions(run: TokenRun, config: PositionConfig) -> list[Positions]:
+def _relative_positions(run: TokenRun, config: PositionConfig) -> list[IntArray]:
     """Return the slices of a run that starts at position 0."""
     match run:
         case SequentialRun(length):
@@ -133,11 +131,11 @@ def _relative_positions(run: TokenRun, config: PositionConfig) -> list[Positions
             return [tracks[track][:, start:stop] for track, start, stop in order]
 
 
-def _broadcast(times: NDArray[np.int64]) -> Positions:
+def _broadcast(times: IntArray) -> IntArray:
     return np.broadcast_to(times, (3, len(times)))
 
 
-def _vision_positions(run: VisionRun, config: PositionConfig) -> Positions:
+def _vision_positions(run: VisionRun, config: PositionConfig) -> IntArray:
     seconds, rate = np.float32(run.seconds), np.float32(config.ids_per_second)
     t, h, w = run.grid
     times = (np.arange(t, dtype=np.float32) * seconds * rate).astype(np.int64)

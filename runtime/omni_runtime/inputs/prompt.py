@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from omni_runtime.arrays import IntArray
 from omni_runtime.bundle.config import AudioConfig, ModelConfig, VisionConfig
 from omni_runtime.errors import BundleError, UsageError
 from omni_runtime.inputs.audio_stream import AudioStream
@@ -71,7 +71,7 @@ class MediaSlot:
     """
 
     kind: Kind
-    rows: NDArray[np.int64]
+    rows: IntArray
     features: MelFeatures | Patches
 
 
@@ -83,8 +83,8 @@ class Prompt:
     `next_position` is the position of the first token of the reply.
     """
 
-    ids: NDArray[np.int64]
-    positions: NDArray[np.int64]
+    ids: IntArray
+    positions: IntArray
     media: list[MediaSlot]
     next_position: int
 
@@ -290,7 +290,7 @@ class _Layout:
     def _add_video_with_audio(self, frames: Patches, mel: MelFeatures, video: VisionRun) -> None:
         run = VideoWithAudioRun(video, audio_tokens(mel.frames))
         self.runs.append(run)
-        rows: dict[str, list[NDArray[np.int64]]] = {"video": [], "audio": []}
+        rows: dict[str, list[IntArray]] = {"video": [], "audio": []}
         for track, start, stop in interleave(run, self._positions):
             token = self._tokens.video if track == "video" else self._tokens.audio
             rows[track].append(self._add_rows(token, stop - start))
@@ -305,7 +305,7 @@ class _Layout:
             count += before.length
         self.runs.append(SequentialRun(count))
 
-    def _add_rows(self, token: int, count: int) -> NDArray[np.int64]:
+    def _add_rows(self, token: int, count: int) -> IntArray:
         rows = np.arange(len(self.ids), len(self.ids) + count)
         self.ids += [token] * count
         return rows

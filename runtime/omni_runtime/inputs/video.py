@@ -19,9 +19,10 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from omni_runtime.arrays import FloatArray, IntArray
 from omni_runtime.bundle.config import VisionConfig
 from omni_runtime.errors import MediaError
-from omni_runtime.inputs.media import MAX_SECONDS, FloatArray, load_audio
+from omni_runtime.inputs.media import MAX_SECONDS, load_audio
 from omni_runtime.inputs.pixels import resize, video_size
 from omni_runtime.inputs.source import (
     EXACT_DURATION_FORMATS,
@@ -84,7 +85,7 @@ def load_video(
     return VideoClip(np.stack(frames), total / rate, fps, audio)
 
 
-def sample_frames(total: int, rate: float, config: VisionConfig) -> tuple[NDArray[np.int64], float]:
+def sample_frames(total: int, rate: float, config: VisionConfig) -> tuple[IntArray, float]:
     """Return the indices of the sampled frames, int64 (n,), and their rate in frames per second.
 
     `total` and `rate` are the number of frames of the video and its frame rate.
@@ -158,7 +159,7 @@ def _require_supported_size(
 def _decode_frames(
     container: InputContainer,
     stream: VideoStream,
-    indices: NDArray[np.int64],
+    indices: IntArray,
     config: VisionConfig,
 ) -> Iterator[NDArray[np.uint8]]:
     """Decode up to the last index; yield the frames at `indices`, upright and resized."""

@@ -1,5 +1,5 @@
-// BigVGAN's activation in one pass: twice the rate, x + sin(alpha x)^2 / beta, half the rate, with
-// a low-pass filter on both sides. Written in ONNX operators, each step is a pass over memory.
+// BigVGAN's activation in one pass: upsample by 2, x + sin(alpha x)^2 / beta, downsample by 2, each
+// with a low-pass filter. As ONNX operators each step is a separate pass over memory.
 #pragma once
 
 #include <algorithm>
@@ -37,14 +37,14 @@ class AntiAliasedSnake {
 
  private:
   static constexpr int kTaps = 7;
-  static constexpr int kReach = 3;  // samples to each side that either filter sees
+  static constexpr int kReach = 3;  // radius of both filters in samples
   static constexpr int kTile = 512;
   static constexpr int kDoubled = kTile + 2 * kReach;
 
-  // sin(v)^2, by a polynomial for sin on [-pi / 2, pi / 2]; the period of the square is pi.
+  // sin(v)^2 with a polynomial for sin on [-pi / 2, pi / 2]; its period is pi.
   static inline float squared_sine(float v) {
     const float turns = std::rint(v * 0.318309886f);
-    const float r = (v - turns * 3.140625f) - turns * 9.67653589793e-4f;  // pi in two parts
+    const float r = (v - turns * 3.140625f) - turns * 9.67653589793e-4f;  // pi in two parts, for precision
     const float s = r * r;
     const float sine =
         r * (1.0f + s * (-0.166666657f +
@@ -52,8 +52,8 @@ class AntiAliasedSnake {
     return sine * sine;
   }
 
-  // Samples start ... start + kTile of one channel. Beyond the ends, x and the doubled signal go
-  // on with their first and last samples.
+  // Computes samples start ... start + kTile of one channel. x and the upsampled signal are padded
+  // with their first and last samples.
   static void tile(const float* x, int64_t time, int64_t start, float alpha, float beta,
                    const float* up, const float* down, float* y) {
     float near[kDoubled + 2 * kReach];

@@ -1,5 +1,5 @@
-// Rows of float32 times a matrix of 4- or 8-bit integers with one scale for each block of a column.
-// Weights are read as MatMulNBits stores them, straight from the mapped file.
+// Multiplies float32 rows with a matrix of 4- or 8-bit integers that has one scale per block of a
+// column. Weights are in the layout of MatMulNBits and are read directly from the mapped file.
 #pragma once
 
 #include "block_products.h"
@@ -42,9 +42,9 @@ class BlockMatMul {
   }
 
  private:
-  static constexpr size_t kShare = 48;        // columns that a thread takes at once
-  static constexpr size_t kHeld = 512 << 10;  // bytes of rows that stay in a core's own cache
-  static constexpr int kPart = 256;           // a part is whole blocks
+  static constexpr size_t kShare = 48;        // columns per task of a thread
+  static constexpr size_t kHeld = 512 << 10;  // bytes of rows that fit in a core's L2 cache
+  static constexpr int kPart = 256;           // values per part, a multiple of the block size
 
   struct Work {
     const float* x;
@@ -100,8 +100,8 @@ class BlockMatMul {
     shared(context, [&](size_t start, size_t stop) { columns<block>(work, all, start, stop); });
   }
 
-  // Columns start ... stop. Part by part of their length, so that all rows of a part stay in a
-  // core's own cache; their sums are kept until lines of `y` can be written whole.
+  // Computes columns start ... stop, one part of their length at a time, so that all rows of a part
+  // stay in the core's cache. Sums are buffered until complete cache lines of `y` can be written.
   template <int block>
   void columns(const Work& work, const std::vector<block_matmul::Rows>& all, size_t start,
                size_t stop) const {
@@ -131,13 +131,13 @@ class BlockMatMul {
     for (size_t g = 0; g < all.size(); g++) store(work, all.size(), g, start, stop, held);
   }
 
-  // Values first ... first + part of the columns n ... n + kColumns.
+  // Multiplies values first ... first + part of the columns n ... n + kColumns.
   template <int block>
   void unpack(const Work& work, size_t n, size_t stop, int first, int part,
               const block_matmul::Columns& into) const {
     const size_t blocks = inner_ / block, stride = size_t(inner_) * bits_ / 8;
     for (size_t j = 0; j < block_matmul::kColumns; j++) {
-      const size_t which = std::min(n + j, stop - 1);  // the last one again, to fill the tile
+      const size_t which = std::min(n + j, stop - 1);  // repeats the last column to fill the tile
       into.unpack(j, part, bits_, work.packed + which * stride + size_t(first) * bits_ / 8);
       std::transform(work.scales + which * blocks + first / block,
                      work.scales + which * blocks + (first + part) / block,
@@ -161,7 +161,7 @@ class BlockMatMul {
     tile<block, groups>(rows, columns.bytes, columns.scales, part, sums);
   }
 
-  // Writes the sums of a group of rows, of which `held` has a lane a row: four by four turned.
+  // Writes the sums of a group of rows. `held` has one lane per row, so 4 x 4 tiles are transposed.
   void store(const Work& work, size_t groups, size_t group, size_t start, size_t stop,
              const Floats* held) const {
     using namespace block_matmul;
@@ -188,7 +188,7 @@ class BlockMatMul {
     }
   }
 
-  // body(start, stop) over all columns, in shares.
+  // Calls body(start, stop) for all columns, in parallel.
   template <class Body>
   void shared(const ort::Context& context, const Body& body) const {
     context.parallel((outer_ + kShare - 1) / kShare, [&](size_t share) {

@@ -1,6 +1,6 @@
-// The arithmetic of BlockMatMul: one row times a column, groups of rows times a few columns.
+// Products of BlockMatMul: one row times one column, and groups of rows times a few columns.
 //
-// Rows are rounded to int8, with one scale for each block, as MatMulNBits does at accuracy level 4.
+// Rows are quantized to int8 with one scale per block, as in MatMulNBits at accuracy level 4.
 #pragma once
 
 #include "vectors.h"
@@ -15,15 +15,15 @@ namespace block_matmul {
 
 constexpr int kVector = 32;                             // int8 values in a register
 constexpr int kStep = 64;                               // values whose nibbles fill a register
-constexpr int kAhead = 3072;                            // bytes that memory is asked for beforehand
-constexpr int kGroup = sizeof(Floats) / sizeof(float);  // rows that share a register of sums
-constexpr int kColumns = kDot ? 6 : 3;  // of a tile; a product of VNNI is ready after five others
-constexpr int kFewRows = 3;             // up to here, row by row is faster than a group
+constexpr int kAhead = 3072;                            // prefetch distance in bytes
+constexpr int kGroup = sizeof(Floats) / sizeof(float);  // rows per register of sums
+constexpr int kColumns = kDot ? 6 : 3;  // columns of a tile; VNNI has a latency of five products
+constexpr int kFewRows = 3;             // up to this many rows, single rows are faster than a group
 
-// What the products read of a weight is above it by this.
+// Zero point of the stored weights.
 constexpr int above(int bits) { return kDot && bits == 8 ? 128 : 8; }
 
-// Eight float16 as float32.
+// Converts eight float16 to float32.
 inline __m256 halves(const uint16_t* from) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
 }
@@ -36,7 +36,7 @@ inline float sum(__m256 v) {
   return _mm_cvtss_f32(_mm_add_ss(four, _mm_shuffle_ps(four, four, 1)));
 }
 
-// Rounds a block to int8. Returns its scale; `total` becomes the sum of the integers.
+// Quantizes a block to int8. Returns its scale; `total` is set to the sum of the integers.
 inline float round_block(const float* x, int size, int8_t* rounded, int* total) {
   __m256 largest = _mm256_setzero_ps();
   const __m256 sign = _mm256_set1_ps(-0.0f);
@@ -56,7 +56,7 @@ inline float round_block(const float* x, int size, int8_t* rounded, int* total) 
     }
     const __m256i packed = _mm256_packs_epi16(_mm256_packs_epi32(part[0], part[1]),
                                               _mm256_packs_epi32(part[2], part[3]));
-    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);  // packs works by halves
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);  // packs within halves
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(rounded + i),
                         _mm256_permutevar8x32_epi32(packed, order));
   }
@@ -67,8 +67,8 @@ inline float round_block(const float* x, int size, int8_t* rounded, int* total) 
   return reach / 127;
 }
 
-// A row as the products of one row want it: of each 64 values the even ones first, as a byte of
-// weights holds an even one below and an odd one above.
+// Reorders a row for the products of one row: the even ones of each 64 values first, since a byte
+// of weights holds an even value in its low nibble and an odd value in its high nibble.
 inline void evens_first(int8_t* values) {
   const __m256i order = _mm256_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15, 0, 2,
                                          4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
@@ -82,7 +82,7 @@ inline void evens_first(int8_t* values) {
   _mm256_storeu_si256(to + 1, _mm256_permute2x128_si256(half[0], half[1], 0x31));
 }
 
-// Sums of four products, of a block or of two blocks of 32, which lie in the two halves.
+// Sums of four products, of one block, or of two blocks of 32, one in each half of the register.
 template <int bits, int block>
 inline __m256i products(const uint8_t* packed, const int8_t* row) {
   __m256i sums = _mm256_setzero_si256();
@@ -110,8 +110,8 @@ inline __m256i products(const uint8_t* packed, const int8_t* row) {
   return sums;
 }
 
-// One row, rounded: `row` int8 (inner), a scale for each block, and `offset`, for each block its
-// scale and its sum times what the products read too much.
+// One quantized row: `row` int8 (inner), one scale per block, and per block `offset`: scale times
+// sum times the zero point of the weights, which is subtracted from the product.
 struct Row {
   int8_t* row;
   float* scales;
@@ -135,10 +135,10 @@ inline void prefetch(const uint8_t* from, int bytes) {
   }
 }
 
-// One row times one column.
+// Multiplies one row with one column.
 template <int bits, int block>
 float column(const uint8_t* packed, const uint16_t* scales, const Row& row, int blocks) {
-  constexpr int once = bits == 4 && block < kStep ? 2 : 1;  // blocks of a step
+  constexpr int once = bits == 4 && block < kStep ? 2 : 1;  // blocks per step
   constexpr int bytes = block * bits / 8;
   __m256 sums[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
   __m256 offsets = _mm256_setzero_ps();
@@ -181,8 +181,8 @@ float column(const uint8_t* packed, const uint16_t* scales, const Row& row, int 
   return sum(_mm256_sub_ps(_mm256_add_ps(sums[0], sums[1]), offsets)) - rest;
 }
 
-// A group of rows, rounded and interleaved: `rows` int8 (inner / 4, kGroup, 4), so that a register
-// holds four values of each row; `scales` and `offset` float32 (blocks, kGroup), as in Row.
+// A group of quantized, interleaved rows: `rows` int8 (inner / 4, kGroup, 4), so that a register
+// holds four values of each row; `scales` and `offset` float32 (blocks, kGroup) as in Row.
 struct Rows {
   int8_t* rows;
   float* scales;
@@ -217,7 +217,7 @@ void round_rows(const float* x, int count, int inner, int bits, const Rows& into
   }
 }
 
-// A column of nibbles as bytes in the order of the rows.
+// Unpacks a column of 4-bit weights to bytes, in the order of the rows.
 inline void unpack4(const uint8_t* packed, int inner, uint8_t* bytes) {
   const __m128i low = _mm_set1_epi8(15);
   for (int k = 0; k < inner; k += kVector, packed += 16, bytes += kVector) {
@@ -229,8 +229,8 @@ inline void unpack4(const uint8_t* packed, int inner, uint8_t* bytes) {
   }
 }
 
-// A column of bytes as two of nibbles, which are 8 above what they stand for: a weight is 16 times
-// the one and once the other. `high` reaches 16, whose products still fit.
+// Splits a column of bytes into two columns of nibbles with zero point 8: a weight is 16 times
+// `high` plus the other. `high` is at most 16, so its products still fit.
 inline void unpack8(const uint8_t* packed, int inner, uint8_t* high, uint8_t* low) {
   const __m256i nibble = _mm256_set1_epi8(15), eight = _mm256_set1_epi8(8);
   const auto upper = [&](__m256i bytes) {
@@ -244,8 +244,8 @@ inline void unpack8(const uint8_t* packed, int inner, uint8_t* high, uint8_t* lo
   }
 }
 
-// A part of kColumns columns, one after the other: uint8, and a scale for each block. `high` is
-// used for 8 bits without VNNI alone.
+// A part of kColumns columns, one after the other: uint8, with one scale per block. `high` is used
+// only for 8 bits without VNNI.
 struct Columns {
   uint8_t *bytes, *high;
   float* scales;
@@ -262,15 +262,14 @@ struct Columns {
   }
 };
 
-// Adds the products of groups of rows and kColumns unpacked columns to `sums`: a register for each
-// group and column, a lane a row. Two groups fill the registers and share what is read of the
-// columns.
+// Adds the products of groups of rows and kColumns unpacked columns to `sums`: one register per
+// group and column, one lane per row. Two groups fill the registers and share the loaded columns.
 template <int block, int groups>
 POCKET_OMNI_ALONE void tile(const Rows* rows, const uint8_t* bytes, const float* scales, int inner,
                             Floats* sums) {
   constexpr int count = groups * kColumns;
   const int blocks = inner / block;
-  Floats sum[count] = {};  // from zero: with `sums`, GCC spills others where there are 16 registers
+  Floats sum[count] = {};  // not `sums` itself: with 16 registers GCC would spill
   for (int b = 0; b < blocks; b++) {
     Integers total[count];
     for (int part = 0; part < block; part += kVector) {

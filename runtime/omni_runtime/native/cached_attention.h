@@ -1,11 +1,11 @@
 // Grouped-query attention with rotary positions over a KV cache that is extended in place.
 //
-// Queries that share a key head lie in the lanes of a register, so that a key or a value is read
-// once for all of them; softmax is computed while the keys stream by (Milakov and Gimelshein,
-// "Online normalizer calculation for softmax", 2018), over shares of a long context in parallel.
+// Queries that share a key head are in the lanes of one register, so each key and value is read
+// once for all of them. Softmax is computed online (Milakov and Gimelshein, "Online normalizer
+// calculation for softmax", 2018). A long context is split into shares that run in parallel.
 //
-// A cache of int8 has a scale for each channel. Those of the keys go into the queries, those of
-// the values into the result, so what is read of the cache are the integers as they are.
+// An int8 cache has one scale per channel. The scales of the keys are multiplied into the queries
+// and those of the values into the result, so the integers of the cache are used directly.
 #pragma once
 
 #include "ort.h"
@@ -22,18 +22,18 @@
 namespace cached_attention {
 
 constexpr size_t kLanes = sizeof(Floats) / sizeof(float);
-constexpr size_t kTile = 64;       // keys whose scores are held at once
-constexpr size_t kShare = 256;     // keys of the least share that is worth a thread
-constexpr size_t kEnough = 16;     // tasks that keep any number of cores busy
-constexpr float kUnseen = -1e30f;  // a score that is none: far below any, but no infinity
+constexpr size_t kTile = 64;       // keys per tile of scores
+constexpr size_t kShare = 256;     // minimum keys per share
+constexpr size_t kEnough = 16;     // tasks that are enough for all cores
+constexpr float kUnseen = -1e30f;  // score of a masked key: below all others, but finite
 
-// 1e-35 instead of less: nothing beside the largest weight, 1, but far from slow subnormal numbers.
+// Clamped at 1e-35: negligible beside the largest weight, 1, and above slow subnormal numbers.
 inline Floats exponential(Floats x) {
   x = POCKET_OMNI_WIDE(max_ps)(x, broadcast(-80));
   const Integers power = POCKET_OMNI_WIDE(cvtps_epi32)(x * broadcast(1.44269504f));
   const Floats turns = POCKET_OMNI_WIDE(cvtepi32_ps)(power);
   Floats r = multiply_add(turns, broadcast(-0.693359375f), x);
-  r = multiply_add(turns, broadcast(2.12194440e-4f), r);  // ln 2 in two parts
+  r = multiply_add(turns, broadcast(2.12194440e-4f), r);  // ln 2, split in two for precision
   Floats sum = broadcast(1.0f / 5040);
   for (const float term : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) {
     sum = multiply_add(sum, r, broadcast(term));
@@ -42,21 +42,21 @@ inline Floats exponential(Floats x) {
   return (Floats)POCKET_OMNI_WIDE(add_epi32)((Integers)sum, shifted);
 }
 
-// What a share of the keys contributes to the queries: the largest score, the sum of the
-// exponentials below it, and their values, float32 (head_dim, kLanes).
+// Partial result of a share of the keys: the maximum score, the sum of the exponentials relative to
+// it, and the weighted values, float32 (head_dim, kLanes).
 struct Partial {
   float* largest;
   float* total;
   float* values;
 };
 
-// Queries, float32 (head_dim, kLanes), already scaled; query i sees the keys before `ends[i]`.
+// Scaled queries, float32 (head_dim, kLanes). Query i attends to the keys before `ends[i]`.
 struct Queries {
   const float* lanes;
   int32_t ends[kLanes];
 };
 
-// Elements of a cache as float32, in `room` where they are not that already.
+// Returns elements of a cache as float32, converted into `room` if they are int8.
 inline const float* floats(const float* from, size_t, float*) { return from; }
 
 inline const float* floats(const int8_t* from, size_t count, float* room) {
@@ -100,7 +100,7 @@ class Share {
       store_floats(scores[t], score);
       largest = POCKET_OMNI_WIDE(max_ps)(largest, score);
     }
-    // A query that has seen no key yet has no largest score to count from.
+    // A query without any key so far has no maximum score.
     const Floats base = POCKET_OMNI_WIDE(max_ps)(largest, broadcast(kUnseen / 2));
     const Floats shrink = exponential(before - base);
     Floats total = load_floats(into_.total) * shrink;
@@ -156,7 +156,7 @@ class Share {
   Partial into_;
 };
 
-// Adds what another share contributes.
+// Merges the partial result of another share.
 inline void merge(const Partial& into, const Partial& other, size_t width) {
   const Floats mine = load_floats(into.largest), theirs = load_floats(other.largest);
   const Floats largest = POCKET_OMNI_WIDE(max_ps)(mine, theirs);
@@ -169,7 +169,7 @@ inline void merge(const Partial& into, const Partial& other, size_t width) {
   for (size_t d = 0; d < width; d++) add(into.values + d * kLanes, other.values + d * kLanes);
 }
 
-// Turns both halves of a head by the angles of its position.
+// Rotates both halves of a head by the angles of its position (RoPE).
 inline void rotate(const float* from, const float* cos, const float* sin, size_t width, float* to) {
   const size_t half = width / 2;
   for (size_t i = 0; i < half; i++) {
@@ -179,7 +179,7 @@ inline void rotate(const float* from, const float* cos, const float* sin, size_t
   }
 }
 
-// A head as it is stored. The scales of a float32 cache are null.
+// Stores a head in the cache. `scales` is null for a float32 cache.
 inline void store(const float* head, const float*, size_t width, float* to) {
   std::copy_n(head, width, to);
 }
@@ -193,7 +193,7 @@ inline void store(const float* head, const float* scales, size_t width, int8_t* 
 
 }  // namespace cached_attention
 
-// The kernel of a cache of this element type.
+// The kernel for one element type of the cache.
 template <class Element>
 class AttentionOver {
  public:
@@ -220,7 +220,7 @@ class AttentionOver {
     const size_t size = kv_heads_ * step.capacity * step.width;
     for (const auto& [to, from] : {std::pair(step.keys, context.input<Element>(1)),
                                    std::pair(step.values, context.input<Element>(2))}) {
-      if (to != from) std::copy_n(from, size, to);  // else it is the cache's own memory
+      if (to != from) std::copy_n(from, size, to);  // otherwise the output is the cache itself
     }
     append(step);
     attend(context, step);
@@ -236,14 +236,14 @@ class AttentionOver {
     float* output;
     Element *keys, *values;
 
-    size_t first() const { return total - rows; }  // the slot of the first new row
+    size_t first() const { return total - rows; }  // position of the first new row
   };
 
   const float* head(const Step& step, size_t row, size_t index) const {
     return step.packed + (row * (heads_ + 2 * kv_heads_) + index) * step.width;
   }
 
-  // Where the scales of one head begin.
+  // Returns the scales of one head.
   static const float* scales(const Step& step, const float* all, size_t kv_head) {
     return kScaled ? all + kv_head * step.width : nullptr;
   }
@@ -293,7 +293,7 @@ class AttentionOver {
     });
   }
 
-  // Row and query head of a lane, or a row past the last where the lane has none.
+  // Returns the row and query head of a lane; the row is past the end if the lane is unused.
   std::pair<size_t, size_t> query(size_t kv_head, size_t group, size_t lane) const {
     const size_t each = heads_ / kv_heads_, index = group * cached_attention::kLanes + lane;
     return {index / each, kv_head * each + index % each};
@@ -310,7 +310,7 @@ class AttentionOver {
     float* turned = scratch.take<float>(step.width);
     const float* channels = scales(step, step.key_scales, kv_head);
     Queries queries{lanes, {}};
-    std::fill_n(queries.ends, kLanes, INT32_MAX);  // a lane without a query: zeros see everything
+    std::fill_n(queries.ends, kLanes, INT32_MAX);  // unused lanes attend to everything
     size_t end = 0;
     const float scale = 1 / std::sqrt(static_cast<float>(step.width));
     for (size_t lane = 0; lane < kLanes; lane++) {
@@ -366,7 +366,7 @@ struct Int8CachedAttention : AttentionOver<int8_t> {
   using AttentionOver::AttentionOver;
   static constexpr const char* kName = "Int8CachedAttention";
   static constexpr ort::ElementType kOutputs[] = {ort::kFloat, ort::kInt8, ort::kInt8};
-  // As above; and scales of keys and values (1, kv_heads, 1, head_dim)
+  // As above, and scales of keys and values (1, kv_heads, 1, head_dim)
   static constexpr ort::ElementType kInputs[] = {ort::kFloat, ort::kInt8,  ort::kInt8,
                                                  ort::kInt32, ort::kInt32, ort::kFloat,
                                                  ort::kFloat, ort::kFloat, ort::kFloat};

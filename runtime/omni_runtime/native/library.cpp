@@ -1,5 +1,5 @@
-// ONNX Runtime calls RegisterCustomOps when the library is registered with a session. A node whose
-// operator is not registered here runs as the ONNX operators of its function in the model.
+// ONNX Runtime calls RegisterCustomOps when a session loads the library. A node whose operator is
+// not registered here is expanded to the function of that name in the model.
 #include "anti_aliased_snake.h"
 #include "block_matmul.h"
 #include "cached_attention.h"
@@ -25,7 +25,7 @@ ort::Operator operators[] = {
 
 POCKET_OMNI_EXPORT void* RegisterCustomOps(void* session_options, const ort::ApiBase* base) {
   ort::api = base->get(ort::kVersion);
-  if (ort::api == nullptr) return nullptr;  // too old for us: functions it is
+  if (ort::api == nullptr) return nullptr;  // too old: functions are used instead
   static void* domain = nullptr;
   if (domain == nullptr) {
     if (void* failed = ort::call(ort::kCreateCustomOpDomain, "pocket_omni", &domain)) return failed;

@@ -1,7 +1,7 @@
-// The slice of ONNX Runtime's C interface that a custom operator needs, declared by position.
+// The part of ONNX Runtime's C API that custom operators need, declared by position.
 //
-// ONNX Runtime's packages for Python come without headers. Its table of functions and its struct of
-// callbacks only ever grow at their ends, so the positions below hold for every release since 1.17.
+// ONNX Runtime's Python packages contain no headers. New members of OrtApi and OrtCustomOp are only
+// appended, so the positions below are valid for every release since 1.17.
 #pragma once
 
 #include <cstddef>
@@ -16,7 +16,7 @@
 
 namespace ort {
 
-constexpr uint32_t kVersion = 17;  // the first with ParallelFor
+constexpr uint32_t kVersion = 17;  // the first version with ParallelFor
 
 enum Function {  // positions in OrtApi
   kCreateCustomOpDomain = 26,
@@ -44,13 +44,13 @@ struct ApiBase {
 
 inline Api api = nullptr;
 
-// Most functions return a status that is null when all went well.
+// Most functions return a status, which is null on success.
 template <class Result = void*, class... Arguments>
 Result call(Function function, Arguments... arguments) {
   return reinterpret_cast<Result (*)(Arguments...)>(const_cast<void*>(api[function]))(arguments...);
 }
 
-// What a kernel sees of one evaluation of its node.
+// Inputs and outputs of one evaluation of a node.
 class Context {
  public:
   explicit Context(void* context) : context_(context) {}
@@ -78,7 +78,7 @@ class Context {
     return static_cast<Element*>(data(made));
   }
 
-  // Calls body(0) ... body(count - 1) on the session's own threads.
+  // Calls body(0) ... body(count - 1) on the threads of the session.
   template <class Body>
   void parallel(size_t count, const Body& body) const {
     auto step = [](void* user, size_t index) { (*static_cast<const Body*>(user))(index); };
@@ -131,8 +131,8 @@ struct Operator {
   int (*last_version)(const Operator*) = [](const Operator*) { return INT32_MAX; };
 };
 
-// An operator whose kernels are made from the node's attributes and called for each evaluation.
-// Kernel has: kName, kInputs and kOutputs (their types), Kernel(info), void run(const Context&).
+// Registers a Kernel class as an operator. It has kName, kInputs and kOutputs (types), a
+// constructor Kernel(info) that reads the node's attributes, and void run(const Context&).
 template <class Kernel>
 Operator operator_of() {
   Operator made;

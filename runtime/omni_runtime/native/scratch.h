@@ -1,4 +1,4 @@
-// Memory of one evaluation, kept by the thread that asked for it.
+// Scratch memory of one evaluation, reused by the thread that allocated it.
 #pragma once
 
 #include <cstddef>
@@ -7,7 +7,7 @@
 
 class Scratch {
  public:
-  // Room for `bytes`; what was taken before is gone.
+  // Returns `bytes` of memory. Invalidates what was returned before.
   void reserve(size_t bytes) {
     used_ = 0;
     if (bytes <= size_) return;
@@ -28,7 +28,7 @@ class Scratch {
   }
 
  private:
-  static constexpr size_t kLine = 64;  // of a cache: what is read whole should not straddle two
+  static constexpr size_t kLine = 64;  // bytes of a cache line, the alignment
 
   struct Free {
     void operator()(char* memory) const { ::operator delete[](memory, std::align_val_t{kLine}); }

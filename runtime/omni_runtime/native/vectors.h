@@ -1,5 +1,5 @@
-// What the kernels share: registers, how int8 is multiplied with and without VNNI, and how GCC is
-// kept from spilling.
+// Shared by the kernels: vector types, int8 products with and without VNNI, and a barrier against
+// register spills of GCC.
 #pragma once
 
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
@@ -29,11 +29,11 @@ inline void store(void* to, __m256i value) {
   _mm256_storeu_si256(static_cast<__m256i*>(to), value);
 }
 
-// The widest registers, AVX-512's where it comes with VNNI, else AVX2's, and for each:
-//   where_greater  yes where a > b, else no, lane by lane
-//   add_products   adds products of bytes to sums that `fours` turns into int32, each of four
-//                  neighbours. By VNNI they are that already; without, two neighbours share an
-//                  int16, which the caller must not overfill.
+// The widest vectors: AVX-512 with VNNI, else AVX2. For each:
+//   where_greater  selects `yes` where a > b, else `no`, per lane
+//   add_products   adds products of bytes to sums, which `fours` converts to int32, one per four
+//                  neighbours. With VNNI they are int32 already. Without it, two neighbours are
+//                  summed in int16, and the caller must avoid an overflow.
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #define POCKET_OMNI_DOT
 #define POCKET_OMNI_WIDE(name) _mm512_##name
@@ -91,8 +91,8 @@ inline int32_t word(const void* from) {
   return value;
 }
 
-// Left to itself, GCC computes all products of a tile first and runs out of registers: 1.8 times
-// the time. Here it must have all sums at once. Products of VNNI are sums from the start.
+// Forces GCC to keep all sums in registers. Otherwise it computes all products of a tile first and
+// spills, which takes 1.8 times as long. VNNI products accumulate directly and need no barrier.
 template <int count, class Sums>
 inline void in_order([[maybe_unused]] Sums* p) {
 #if defined(__GNUC__) && !defined(POCKET_OMNI_DOT)

@@ -189,6 +189,11 @@ class VoiceSession:
         """Seconds of microphone samples so far."""
         return self._samples / SAMPLE_RATE
 
+    @property
+    def key_down(self) -> bool:
+        """Whether the push-to-talk key is down."""
+        return self._key_down
+
     def hear(self, samples: FloatArray) -> None:
         """Take microphone samples, float32 mono (n,) at 16 kHz."""
         with self._lock:

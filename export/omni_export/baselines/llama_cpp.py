@@ -1,33 +1,31 @@
-"""Another engine on the same work: what it must be able to do, and llama.cpp as one.
-
-A baseline runs a decoder of the Thinker's shape. Both sides do each work in turns (`rows.compare`).
-"""
+"""llama.cpp on a decoder of the Thinker's shape: prefill and decode."""
 
 import importlib
 import importlib.metadata
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import numpy as np
 
-from omni_runtime.bench.components import PROMPT, STEPS, ThinkerRunner, at_depth, depths
-from omni_runtime.bench.rows import Comparison, Quantity, seconds
+from omni_export.baselines import gguf_file
+from omni_runtime.bench.components import DEPTH, PROMPT, STEPS, ThinkerRunner, at_depth, depths
+from omni_runtime.bench.rows import Comparison, ProgressCallback, Quantity, seconds
 from omni_runtime.errors import OmniError
 from omni_runtime.model import Model
 
-TEXT_BENCHMARKS = ("pp", "tg")
-ROOM = 160
-"""Positions beyond the deepest prompt, for tokens that a server makes itself."""
+EXTRA_CONTEXT = 160
+"""Positions beyond the deepest prompt, for tokens that a server generates itself."""
 SAFE_IDS = 500
-"""Every vocabulary has more tokens; speed does not ask which."""
+"""Every vocabulary has more tokens; speed does not depend on which."""
 
 
-class Baseline(Protocol):
-    """An engine of text. Both cases give the seconds that they took, without what prepares them.
+class TextEngine(Protocol):
+    """Prefill and decode. Both return the seconds they took, without their preparation.
 
-    `name` says which engine it is, with its version; `detail` on what.
+    `name` is the engine with its version; `detail` is the model.
     """
 
     name: str
@@ -42,14 +40,34 @@ class Baseline(Protocol):
         ...
 
 
+@contextmanager
+def comparisons(
+    model: Model, names: Sequence[str], gguf: Path | None, progress: ProgressCallback
+) -> Generator[tuple[str, Iterator[Comparison]]]:
+    """Compare with llama.cpp on `gguf`, or on a temporary file of the Thinker's shape.
+
+    Raises OmniError without llama.cpp, without the package gguf, or for an unusable file.
+    """
+    llama_package()
+    config = model.config.thinker.decoder
+    context = min(DEPTH + PROMPT, config.max_context) + EXTRA_CONTEXT
+    with TemporaryDirectory(prefix="omni-bench-") as folder:
+        if gguf is None:
+            progress("writing a GGUF of the same shape, Q4_K_M, random weights")
+            gguf = Path(folder) / "same-shape-Q4_K_M.gguf"
+            gguf_file.write(gguf, config, gguf_file.inner_size(model.bundle.manifest), context)
+        engine = llama(gguf, context, model.options.resolved_threads())
+        yield f"{engine.name}, {engine.detail}", text_comparisons(model, engine, names)
+
+
 def text_comparisons(
-    model: Model, baseline: Baseline, names: Sequence[str]
+    model: Model, engine: TextEngine, names: Sequence[str]
 ) -> Iterator[Comparison]:
     """Prefill and decode at each depth, as far as `names` has "pp" and "tg"."""
     ours, limit = ThinkerRunner(model), model.config.thinker.decoder.max_context
     cases = {
-        "pp": (PROMPT, ours.prefill, baseline.prefill),
-        "tg": (STEPS, ours.decode, baseline.decode),
+        "pp": (PROMPT, ours.prefill, engine.prefill),
+        "tg": (STEPS, ours.decode, engine.decode),
     }
     for name in names:
         most, mine, other = cases[name]
@@ -65,7 +83,7 @@ class LlamaCpp:
     """llama.cpp through llama-cpp-python, on the CPU."""
 
     def __init__(self, gguf: Path, context: int, threads: int) -> None:
-        """Raises OmniError without llama-cpp-python, or for a file that it can't read."""
+        """Raises OmniError without llama-cpp-python, or for a file that it cannot read."""
         llama: Any = importlib.import_module("llama_cpp")
         try:
             self._llama = llama.Llama(
@@ -174,7 +192,7 @@ class LlamaServer:
 
 
 def unloadable(gguf: Path, why: object) -> OmniError:
-    return OmniError(f"llama.cpp can't load {gguf}: {why}", fix="name a GGUF of a text model")
+    return OmniError(f"llama.cpp cannot load {gguf}: {why}", fix="name a GGUF of a text model")
 
 
 def readable(gguf: Path) -> Path:
@@ -187,7 +205,7 @@ def readable(gguf: Path) -> Path:
     return gguf
 
 
-def llama(gguf: Path, context: int, threads: int) -> Baseline:
+def llama(gguf: Path, context: int, threads: int) -> TextEngine:
     """llama.cpp by whichever of its two packages is installed. Raises as their classes do."""
     kinds: dict[str, type[LlamaCpp | LlamaServer]] = {
         "llama_cpp": LlamaCpp,

@@ -1,7 +1,7 @@
-"""A GGUF file of the Thinker's shape with random weights, for llama.cpp: speed asks no values.
+"""A GGUF file of the Thinker's shape with random weights: speed does not depend on their values.
 
 Types follow llama.cpp's own Q4_K_M: 4 bits, with 6 for the output and for half of the values and
-down projections; rows that don't divide by 256 take the fallbacks that llama.cpp takes. Blocks
+down projections; rows that do not divide by 256 take the fallbacks that llama.cpp takes. Blocks
 are random bytes with a sane scale, so a file of any size is written about as fast as the disk is.
 """
 

@@ -1,10 +1,10 @@
 """transformers' own encoders, DiT and vocoder beside ours, for `omni bench --compare torch`.
 
-Random weights in float32 of the shape in a checkpoint's config.json; no weights are read. It is
-here, not in the runtime, because it needs torch: the command line finds it as it finds the export.
+Random weights in float32 of the shape in a checkpoint's config.json; no weights are read.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as reference
 
 from omni_export.source import SourceConfig, read_config
 from omni_runtime.bench import components
-from omni_runtime.bench.rows import Comparison, Quantity, seconds
+from omni_runtime.bench.rows import Comparison, ProgressCallback, Quantity, seconds
 from omni_runtime.errors import UsageError
 from omni_runtime.model import Model
 
@@ -26,18 +26,21 @@ REFERENCE_MEL = 300
 NAME = f"torch {torch.__version__}, transformers {transformers.__version__}, float32"
 
 
-def comparisons(model: Model, checkpoint: Path, names: Sequence[str]) -> Iterator[Comparison]:
-    """One comparison for each case of `names` (audio, image, dit, vocoder), made lazily.
+@contextmanager
+def comparisons(
+    model: Model, names: Sequence[str], checkpoint: Path, progress: ProgressCallback
+) -> Generator[tuple[str, Iterator[Comparison]]]:
+    """Compare with transformers on networks of the shape of `checkpoint`, each made when needed.
 
-    Raises UsageError when the checkpoint has another shape than the bundle.
+    Raises UsageError when its shape is not the bundle's.
     """
+    del progress  # nothing here takes long
     _check_shape(model, read_config(checkpoint))
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(model.options.resolved_threads())
     config: Any = Qwen2_5OmniConfig.from_pretrained(checkpoint)
     makers = {"audio": _audio, "image": _images, "dit": _dit, "vocoder": _vocoder}
-    for name in names:
-        yield from makers[name](model, config)
+    yield NAME, (one for name in names for one in makers[name](model, config))
 
 
 def _check_shape(model: Model, source: SourceConfig) -> None:
@@ -62,7 +65,7 @@ def _audio(model: Model, config: Any) -> Iterator[Comparison]:
     mel = torch.from_numpy(np.asarray(components.mel_of_audio(model)))
     frames = mel.shape[1]
     lengths = torch.tensor([frames]), torch.tensor([(frames - 1) // 2 + 1])
-    yield _contest(
+    yield _comparison(
         work.quantities[0],
         lambda: work.run()[0],
         lambda: encoder(mel, feature_lens=lengths[0], aftercnn_lens=lengths[1]),
@@ -74,7 +77,7 @@ def _images(model: Model, config: Any) -> Iterator[Comparison]:
     for work, side in zip(components.image(model), components.IMAGES.values(), strict=True):
         patches = components.patches_of_image(model, side)
         values, grid = torch.from_numpy(patches.values), torch.tensor([patches.grid])
-        yield _contest(
+        yield _comparison(
             work.quantities[0],
             lambda work=work: work.run()[0],
             lambda values=values, grid=grid: encoder(values, grid_thw=grid),
@@ -85,7 +88,7 @@ def _dit(model: Model, config: Any) -> Iterator[Comparison]:
     shape = config.token2wav_config.dit_config
     network = reference.Qwen2_5OmniToken2WavDiTModel(shape).eval()
     work, speech = components.dit_evaluation(model), model.speech
-    codes = components.some_codes(speech, components.COMMIT_BLOCKS + components.AHEAD_BLOCKS)
+    codes = components.random_codes(speech, components.COMMIT_BLOCKS + components.LOOK_AHEAD_BLOCKS)
     frames = len(codes) * speech.dit.frames_per_code
     inputs: dict[str, Any] = {
         "hidden_states": torch.randn(1, frames, shape.mel_dim),
@@ -96,7 +99,7 @@ def _dit(model: Model, config: Any) -> Iterator[Comparison]:
         "apply_cfg": True,
     }
     per = frames * components.frame_seconds(speech)
-    yield _contest(work.quantities[0], lambda: work.run()[0], lambda: network(**inputs), per)
+    yield _comparison(work.quantities[0], lambda: work.run()[0], lambda: network(**inputs), per)
 
 
 def _vocoder(model: Model, config: Any) -> Iterator[Comparison]:
@@ -104,10 +107,10 @@ def _vocoder(model: Model, config: Any) -> Iterator[Comparison]:
         config.token2wav_config.bigvgan_config
     ).eval()
     speech = model.speech
-    mel = components.some_mel(speech, components.COMMIT_BLOCKS * speech.dit.block_frames)
+    mel = components.random_mel(speech, components.COMMIT_BLOCKS * speech.dit.block_frames)
     per = len(mel) * components.frame_seconds(speech)
     theirs = torch.from_numpy(mel.T.copy())[None]
-    yield _contest(
+    yield _comparison(
         Quantity("vocoder", "s/s", False, f"{len(mel)} frames at once, no context"),
         lambda: seconds(lambda: model.vocoder.synthesize(mel, 0, 0)) / per,
         lambda: network(theirs),
@@ -115,7 +118,7 @@ def _vocoder(model: Model, config: Any) -> Iterator[Comparison]:
     )
 
 
-def _contest(
+def _comparison(
     quantity: Quantity,
     ours: Callable[[], float | None],
     act: Callable[[], object],

@@ -1,0 +1,36 @@
+"""Recorded questions, and the trained default."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import export_to
+from omni_runtime.engine.session import SessionOptions
+from omni_runtime.inputs.media import load_audio
+from omni_runtime.model import Model
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@cache
+def _recording(name: str) -> np.ndarray:
+    return load_audio(ROOT / "tests" / "data" / f"{name}.flac", 16_000)
+
+
+@pytest.fixture
+def recording() -> Callable[[str], np.ndarray]:
+    """A spoken question, float32 mono at 16 kHz, by its name."""
+    return _recording
+
+
+@pytest.fixture(scope="session")
+def trained_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_to(ROOT / "tiny" / "checkpoint", tmp_path_factory.mktemp("voice") / "fp32")
+
+
+@pytest.fixture(scope="session")
+def trained(trained_bundle: Path) -> Model:
+    return Model(trained_bundle, SessionOptions(threads=1))

@@ -1,0 +1,253 @@
+"""The voice session on a simulated clock: turns, interruptions, pauses, keys, and what is kept."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from omni_runtime.conversation import Conversation
+from omni_runtime.inputs.audio_stream import AudioStream
+from omni_runtime.inputs.messages import Audio, Text
+from omni_runtime.model import Model
+from omni_runtime.options import ReplyOptions, SpeechOptions
+from omni_runtime.serving.engine import Engine
+from omni_runtime.voice.file_device import FileDevice
+from omni_runtime.voice.playback import Playback
+from omni_runtime.voice.session import (
+    Caption,
+    Interrupted,
+    ReplyFailed,
+    SessionEvent,
+    Speech,
+    State,
+    StateChanged,
+    TurnFigures,
+    VoiceSession,
+)
+from omni_runtime.voice.turn_detector import TurnOptions
+from omni_runtime.voice.vad import FRAME_SECONDS
+
+RATE = 16_000
+REPLY = ReplyOptions(SpeechOptions(), max_tokens=60)
+
+
+def silence(seconds: float) -> np.ndarray:
+    return np.zeros(round(seconds * RATE), np.float32)
+
+
+@dataclass
+class Talk:
+    """A session between two files, in simulated time, and what happened in it."""
+
+    session: VoiceSession
+    playback: Playback
+    events: list[SessionEvent] = field(default_factory=list)
+    device: FileDevice | None = None
+    sound: list[np.ndarray] = field(default_factory=list)
+
+    def emit(self, event: SessionEvent) -> None:
+        self.events.append(event)
+        done = None
+        match event:
+            case StateChanged(State.THINKING):
+                self.playback.start()
+                done = False
+            case Speech(samples):
+                self.playback.add(samples)
+            case Interrupted():
+                self.playback.clear()
+                done = True
+            case TurnFigures() | ReplyFailed():
+                done = True
+            case _:
+                pass
+        if self.device is not None:
+            self.device.notice(event, reply_done=done)
+
+    def hear(self, *pieces: np.ndarray, at: Callable[[float], object] = lambda _: None) -> None:
+        """Play a recording to the session; `at` is called with the time of each frame."""
+        self.device = FileDevice(np.concatenate(pieces), self.playback, fast=True)
+
+        def tick(_: np.ndarray, played: np.ndarray) -> None:
+            self.sound.append(played)
+            at(len(self.sound) * FRAME_SECONDS)
+
+        self.device.run(self.session, tick)
+
+    def of(self, kind: type) -> list:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    @property
+    def states(self) -> list[State]:
+        return [event.state for event in self.of(StateChanged)]
+
+    @property
+    def replies(self) -> list[str]:
+        return [event.turn.text for event in self.of(TurnFigures)]
+
+    @property
+    def conversation(self) -> Conversation:
+        return self.session._engine._entries[self.session._conversation.id].conversation
+
+
+@pytest.fixture
+def start(trained: Model) -> Iterator[Callable[..., Talk]]:
+    with Engine(trained) as engine:
+
+        def make(**options) -> Talk:
+            playback = Playback(trained.speech.vocoder.sample_rate)
+            talk = Talk(None, playback)  # type: ignore[arg-type]
+            talk.session = VoiceSession(engine.open(), talk.emit, reply=REPLY, **options)
+            return talk
+
+        yield make
+
+
+ONE_TURN = [State.HEARING, State.THINKING, State.SPEAKING, State.LISTENING]
+
+
+def test_three_spoken_turns(start, recording) -> None:
+    talk = start()
+    names = ("seven_plus_five", "color_of_the_sky", "ten")
+    talk.hear(*(piece for name in names for piece in (silence(0.8), recording(name), silence(4))))
+    assert talk.states == ONE_TURN * 3 and not talk.of(ReplyFailed)
+    assert talk.replies[0] == "Seven plus five is twelve."
+    for figures in talk.of(TurnFigures):
+        assert figures.voice_to_sound > figures.decided_to_sound > 0
+        timings = figures.turn.timings
+        assert timings.cached_tokens == timings.prompt_tokens - 1, "prefilled before the turn ended"
+    heard = np.concatenate(talk.sound)
+    made = np.concatenate([event.samples for event in talk.of(Speech)])
+    assert np.abs(heard[np.abs(heard) > 0]).sum() == pytest.approx(np.abs(made).sum(), rel=1e-4)
+    roles = [message.role for message in talk.conversation.messages]
+    assert roles == ["system"] + ["user", "assistant"] * 3
+
+
+def test_read_ahead_changes_no_reply(start, recording, trained: Model, monkeypatch) -> None:
+    """The reply is that of a conversation which gets the same samples at once."""
+    sent: list[AudioStream] = []
+    respond = VoiceSession._respond
+
+    def spy(self, parts, *given) -> None:
+        sent.append(parts[-1].source)
+        respond(self, parts, *given)
+
+    monkeypatch.setattr(VoiceSession, "_respond", spy)
+    talk = start()
+    pieces = [silence(0.8), recording("seven_plus_five"), silence(2)]
+    talk.hear(*pieces)
+    (stream,) = sent
+    first = talk.session._stream_start
+    samples = np.concatenate(pieces)[first : first + round(stream.seconds * RATE)]
+    assert 2.5 < stream.seconds < 3.2, "pre-roll, voice and pause, not the silence that followed"
+    plain = Conversation(trained)
+    list(plain.send([Audio((samples, RATE))], REPLY))
+    assert plain._context.ids == talk.conversation._context.ids
+
+
+@pytest.mark.parametrize("delay", [0.4, 0.9, 1.4])
+def test_a_voice_cuts_the_reply_to_what_was_heard(start, recording, trained, delay) -> None:
+    talk = start()
+    talk.session.say("Count from one to ten.")
+    talk.hear(silence(delay), recording("seven_plus_five"), silence(3))
+    (cut,) = talk.of(Interrupted)
+    assert cut.text.startswith(cut.heard) and cut.heard != cut.text
+    assert talk.replies[-1] and talk.states[-1] is State.LISTENING
+    messages = talk.conversation.messages
+    assert messages[2].parts == [Text(cut.heard)], "only what was heard is kept"
+    # The next turn is that of a conversation that was never longer.
+    tokens = talk.conversation.last_tokens
+    fresh = Conversation(trained, history=messages[1:3])
+    talk.conversation.undo()
+    for one in (fresh, talk.conversation):
+        list(one.send("What is two plus two?", ReplyOptions(None, max_tokens=30)))
+    assert tokens and fresh.last_tokens == talk.conversation.last_tokens
+
+
+def test_playback_stops_at_once(start, recording) -> None:
+    talk = start()
+    talk.session.say("Count from one to ten.")
+    talk.hear(silence(0.5), recording("seven_plus_five"), silence(3))
+    at = next(
+        event.at
+        for event, before in zip(talk.events[1:], talk.events, strict=False)
+        if isinstance(before, Interrupted) and isinstance(event, StateChanged)
+    )
+    frame = round(at / FRAME_SECONDS)
+    after = talk.sound[frame + 1 : frame + 1 + round(1.0 / FRAME_SECONDS)]
+    assert np.abs(np.concatenate(talk.sound[frame - 20 : frame])).max() > 0.01
+    assert np.abs(np.concatenate(after)).max() == 0, "within one frame of the decision"
+
+
+def test_a_backchannel_does_not_interrupt(start, recording) -> None:
+    talk = start()
+    talk.session.say("Count from one to ten.")
+    voice = recording("seven_plus_five")
+    loud = int(np.argmax(np.convolve(voice**2, np.ones(2400), "valid")))
+    talk.hear(silence(0.6), voice[loud : loud + round(0.15 * RATE)], silence(3))
+    assert not talk.of(Interrupted) and talk.replies == [
+        "One, two, three, four, five, six, seven, eight, nine, ten."
+    ]
+
+
+def test_a_pause_within_a_sentence(start, recording) -> None:
+    """Up to the user's limit the turn goes on; a voice before the first sound reopens it, too."""
+    spoken = recording("seven_plus_five")
+    half = round(1.15 * RATE)
+    talk = start(turns=TurnOptions(end_silence=1.0))
+    talk.hear(silence(0.6), spoken[:half], silence(0.7), spoken[half:], silence(4))
+    assert talk.states == ONE_TURN and len(talk.replies) == 1
+    assert talk.of(TurnFigures)[0].heard_seconds > 2.5
+
+
+def test_half_duplex_is_deaf_while_it_speaks(start, recording) -> None:
+    """Its own voice, or anybody's, starts no turn during playback; the key does interrupt."""
+    talk = start(full_duplex=False)
+    talk.session.say("Count from one to ten.")
+    talk.hear(silence(0.4), recording("seven_plus_five")[: 2 * RATE], silence(2))
+    assert not talk.of(Interrupted) and len(talk.replies) == 1
+    talk.session.say("Count from one to ten.")
+    talk.hear(
+        silence(3), at=lambda _: talk.session.interrupt() if talk.playback.taken_seconds > 1 else 0
+    )
+    (cut,) = talk.of(Interrupted)
+    assert cut.heard and cut.heard != cut.text
+
+
+def test_push_to_talk_and_mute(start, recording) -> None:
+    talk = start(hands_free=False)
+    spoken = recording("seven_plus_five")
+    talk.hear(spoken, silence(1))
+    assert talk.states == [], "nothing without the key"
+    begin = len(talk.sound) * FRAME_SECONDS
+
+    def keys(now: float) -> None:
+        talk.session.key(now - begin < 2.6)
+
+    talk.hear(silence(0.2), spoken, silence(3), at=keys)
+    assert talk.replies == ["Seven plus five is twelve."]
+    muted = start()
+    muted.session.muted = True
+    muted.hear(silence(0.5), spoken, silence(1))
+    assert muted.states == []
+
+
+def test_an_error_ends_the_turn_and_not_the_session(start, recording, monkeypatch) -> None:
+    talk = start()
+    with monkeypatch.context() as patch:
+        patch.setattr(talk.session._engine.model.thinker, "step", lambda *_: 1 / 0)
+        talk.session.say("Hello!")
+        talk.hear(silence(0.5))
+    (failed,) = talk.of(ReplyFailed)
+    assert isinstance(failed.error, ZeroDivisionError) and talk.states[-1] is State.LISTENING
+    talk.session.say("Hello!")
+    talk.hear(silence(2))
+    assert len(talk.replies) == 1 and talk.of(Caption)
+
+
+def test_a_long_talk_keeps_no_recordings(start, recording) -> None:
+    talk = start()
+    talk.hear(silence(0.5), recording("ten"), silence(3))
+    (part,) = talk.conversation.messages[1].parts
+    assert part.source == b"", "the caches hold what was heard"

@@ -71,7 +71,7 @@ def test_no_bundle_there(omni, here: Path) -> None:
     ran = omni("doctor", "nowhere")
     assert ran.code == 1
     assert lines_of(ran)["bundle"] == (
-        "fail", "there is no bundle at nowhere  ->  export one: python export/run.py")  # fmt: skip
+        "fail", "there is no bundle at nowhere  ->  python export/run.py makes one")  # fmt: skip
 
 
 def test_broken_parts_are_told_apart(omni, copied: Path) -> None:

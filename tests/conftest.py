@@ -74,10 +74,10 @@ class Twin:
 
 
 def export_to(checkpoint: Path, destination: Path, recipe: str = "fp32", **checks: Any) -> Path:
-    """Export in this process and without a smoke test; the tests of the command cover both."""
-    original = exporter.smoke_test.first_reply, int8_cache.calibrated
+    """Export without further processes and a trial reply, which the tests of the command cover."""
+    original = exporter.smoke_test.first_reply, int8_cache.calibrate
     exporter.smoke_test.first_reply = lambda bundle: None  # type: ignore[assignment]
-    int8_cache.calibrated = int8_cache.absmax
+    int8_cache.calibrate = int8_cache.absmax
     try:
         exporter.export(
             exporter.ExportRequest(
@@ -89,7 +89,7 @@ def export_to(checkpoint: Path, destination: Path, recipe: str = "fp32", **check
             lambda progress: None,
         )
     finally:
-        exporter.smoke_test.first_reply, int8_cache.calibrated = original
+        exporter.smoke_test.first_reply, int8_cache.calibrate = original
     return destination
 
 

@@ -16,7 +16,9 @@ LIBRARY = sorted(
     path for path in RUNTIME.rglob("*.py") if path.relative_to(RUNTIME).parts[0] != "cli"
 )
 SYSTEM_COMMANDS = {"xcode-select --install"}
-FLAG = re.compile(r"--[a-z]|\bomni (run|talk|show|verify|doctor|bench|golden|export)\b|export/run\.py")
+FLAG = re.compile(
+    r"--[a-z]|\bomni (run|talk|show|verify|doctor|bench|golden|export)\b|export/run\.py"
+)
 TABLE_ROW = re.compile(r"^\| (`[a-z_0-9`, ]+`) \|", re.MULTILINE)
 
 

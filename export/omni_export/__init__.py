@@ -1,4 +1,4 @@
-"""From a Hugging Face checkpoint of Qwen2.5-Omni to a bundle of ONNX graphs."""
+"""Export of a Hugging Face checkpoint of Qwen2.5-Omni to a bundle of ONNX graphs."""
 
-# Turns off telemetry, so it comes before onnxruntime and huggingface_hub.
+# Disables telemetry, so import it before onnxruntime and huggingface_hub.
 from omni_runtime import NO_TELEMETRY as NO_TELEMETRY

@@ -1,9 +1,9 @@
-"""Artifacts of an unfinished bundle, kept when an export is killed and reused by the next one.
+"""Artifacts of an unfinished bundle: kept when an export is killed, and reused by the next one.
 
-An artifact is some files of the bundle. When it is finished, its files are hashed and recorded
-on disk; the next export of the same request reads the record, hashes the files again and
-takes them over if nothing has changed. Files without such a record are removed. The folder holds
-no manifest until all artifacts are there, so it never looks like a bundle.
+An artifact is a set of files of the bundle. A finished artifact has a record with the hashes of its
+files. The next export of the same request hashes the files again and reuses them if the hashes
+match. Files without a record are removed. The manifest is written last, so that an unfinished
+folder is never mistaken for a bundle.
 """
 
 import hashlib
@@ -19,8 +19,8 @@ from omni_runtime.bundle.manifest import FileEntry, GraphEntry, TableEntry
 from omni_runtime.checksums import sha256_of
 
 SMALL = 2**24
-"""Files of a checkpoint up to this size are told apart by their content, larger ones by their
-size and their time of change."""
+"""Bytes. Smaller files of a checkpoint are identified by their content, larger ones by size and
+modification time."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Written:
 
 @dataclass(frozen=True)
 class Artifact:
-    """Something to be written: `write` takes the bundle's folder and whom to tell how far it is.
+    """A part of the bundle to write. `write` takes the bundle folder and a progress callback.
 
-    `weights` is how many weights of the checkpoint it takes.
+    `weights` is the number of weights of the checkpoint that it reads.
     """
 
     name: str
@@ -56,9 +56,10 @@ class ArtifactStore:
     """The folder of an unfinished export."""
 
     def __init__(self, folder: Path, request: str, bundle: Path) -> None:
-        """`request` is everything the artifacts depend on; a different one starts from nothing.
+        """Open the store, and clear it if `request` differs from that of the last export.
 
-        `folder` and `bundle`, where the files of the artifacts go, are ours alone.
+        `request` is everything that the artifacts depend on. `bundle` receives their files. No
+        other process may use `folder` and `bundle`.
         """
         self.bundle = bundle
         self._records = folder / "artifacts"
@@ -71,19 +72,19 @@ class ArtifactStore:
         stamp.write_text(request, "utf-8")
 
     def finished(self, names: Iterable[str]) -> dict[str, Finished]:
-        """The named artifacts that are there and unchanged; all other files are removed."""
-        found = {name: record for name in names if (record := self._verified(name))}
+        """Return the named artifacts that are finished and unchanged. Remove all other files."""
+        valid = {name: record for name in names if (record := self._verified(name))}
         for path in self._records.iterdir():
-            if path.stem not in found:
+            if path.stem not in valid:
                 path.unlink()
-        kept = {file for record in found.values() for file in record.files}
+        kept = {file for record in valid.values() for file in record.files}
         for path in self.bundle.rglob("*"):
             if path.is_file() and path.relative_to(self.bundle).as_posix() not in kept:
                 path.unlink()
-        return found
+        return valid
 
     def finish(self, name: str, written: Written) -> Finished:
-        """Record that a artifact is finished."""
+        """Record that an artifact is finished. Return the record."""
         record = Finished(
             files={file: file_entry(self.bundle / file) for file in written.files},
             graph=written.graph,
@@ -100,29 +101,29 @@ class ArtifactStore:
     def _verified(self, name: str) -> Finished | None:
         try:
             record = msgspec.json.decode(self._path(name).read_bytes(), type=Finished)
-            found = {file: file_entry(self.bundle / file) for file in record.files}
+            entries = {file: file_entry(self.bundle / file) for file in record.files}
         except (OSError, msgspec.DecodeError):
             return None
-        return record if found == record.files else None
+        return record if entries == record.files else None
 
 
 def finished_artifacts(folder: Path) -> int:
-    """How many artifacts a stopped export has left in its folder."""
+    """Return the number of finished artifacts of an unfinished export."""
     return len(list((folder / "artifacts").glob("*.json")))
 
 
 def file_entry(path: Path) -> FileEntry:
-    """Size and digest of a file."""
+    """Return the size and SHA-256 of a file."""
     return FileEntry(bytes=path.stat().st_size, sha256=sha256_of(path))
 
 
 def digest_of_files(folder: Path, pattern: str) -> str:
-    """A digest that changes when a file that matches does. Large files are not read."""
+    """Return a digest of the matching files. Large files are not read."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob(pattern)):
         if path.is_file():
             state = path.stat()
-            known = sha256_of(path) if state.st_size <= SMALL else str(state.st_mtime_ns)
+            content = sha256_of(path) if state.st_size <= SMALL else str(state.st_mtime_ns)
             name = path.relative_to(folder).as_posix()
-            digest.update(f"{name} {state.st_size} {known}\n".encode())
+            digest.update(f"{name} {state.st_size} {content}\n".encode())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""The files beside the graphs: tokenizer, chat template, licence."""
+"""Files of the bundle besides the graphs: tokenizer, chat template, licence."""
 
 import shutil
 from pathlib import Path
@@ -13,9 +13,9 @@ LICENCE_FILES = ("LICENSE", "LICENSE.md", "LICENSE.txt", "LICENCE")
 
 
 def copy(checkpoint: Path, bundle: Path) -> str:
-    """Copy them from checkpoint to bundle; returns what the licence is, in one line.
+    """Copy the files from checkpoint to bundle. Return the licence in one line.
 
-    Raises OmniError when the checkpoint has no tokenizer or no chat template.
+    Raises OmniError if the checkpoint has no tokenizer or no chat template.
     """
     _tokenizer(checkpoint, bundle / TOKENIZER)
     (bundle / CHAT_TEMPLATE).write_text(_chat_template(checkpoint), "utf-8")
@@ -26,13 +26,13 @@ def _tokenizer(checkpoint: Path, destination: Path) -> None:
     if (checkpoint / "tokenizer.json").is_file():
         shutil.copyfile(checkpoint / "tokenizer.json", destination)
         return
-    from transformers import AutoTokenizer  # noqa: PLC0415 - only checkpoints in the old form
+    from transformers import AutoTokenizer  # noqa: PLC0415 - only for checkpoints without tokenizer.json
 
     try:
         slow: Any = AutoTokenizer.from_pretrained(checkpoint)
     except Exception as error:
         raise OmniError(
-            f"{checkpoint} has no tokenizer that can be read: {str(error).splitlines()[0]}",
+            f"{checkpoint} has no readable tokenizer: {str(error).splitlines()[0]}",
             fix="download tokenizer.json, or vocab.json and merges.txt",
         ) from None
     slow.backend_tokenizer.save(str(destination))
@@ -59,6 +59,6 @@ def _licence(checkpoint: Path, destination: Path) -> str:
             lines = (checkpoint / name).read_text("utf-8", errors="replace").splitlines()
             return next((line.strip() for line in lines if line.strip()), "unknown")
     destination.write_text(
-        "The checkpoint came without a licence file. Its licence is that of its source.\n", "utf-8"
+        "The checkpoint has no licence file. The licence of its source applies.\n", "utf-8"
     )
-    return "unknown: the checkpoint came without a licence file"
+    return "unknown: the checkpoint has no licence file"

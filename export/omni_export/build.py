@@ -1,4 +1,4 @@
-"""A network and its contract to an ONNX model whose weights are read when the file is written."""
+"""Trace a network into an ONNX model. Weights are read when the model is written."""
 
 from typing import Any
 
@@ -18,9 +18,9 @@ IR_VERSION = 11
 
 
 def build(network: Network, contract: GraphContract, checkpoint: Checkpoint) -> ir.Model:
-    """Trace the network and tie its parameters to the tensors of the checkpoint.
+    """Trace the network and bind its parameters to the tensors of the checkpoint.
 
-    Raises OmniError when a tensor is missing or has another shape than the network.
+    Raises OmniError if a tensor is missing or has a shape that the network does not expect.
     """
     graph = ir.Graph(
         inputs=[],
@@ -37,8 +37,8 @@ def build(network: Network, contract: GraphContract, checkpoint: Checkpoint) -> 
     for path, parameter in network.module.named_parameters():
         if isinstance(parameter, Weight):
             _bind(parameter, path, network, checkpoint)
-    found: Any = network.module(builder.op, *inputs)
-    outputs = list(found) if isinstance(found, list | tuple) else [found]
+    result: Any = network.module(builder.op, *inputs)
+    outputs = list(result) if isinstance(result, list | tuple) else [result]
     for value, spec in zip(outputs, contract.outputs, strict=True):
         _name_output(builder, value, spec)
     return ir.Model(

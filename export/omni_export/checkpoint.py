@@ -1,10 +1,10 @@
-"""The tensors of a checkpoint: read one at a time, and every one accounted for.
+"""Tensors of a checkpoint, read one at a time. Every tensor must be used or explicitly dropped.
 
-Opening reads only the headers, and no file stays open: what was read of a mapped file counts as
-this process's memory until it is unmapped. `claim` marks a tensor as used and returns a handle
-that reads it when asked; `drop` marks those that the graphs have no use for, with the reason.
-`settle` fails on tensors that nobody claimed. So a checkpoint is either exported whole or not at
-all. A folder whose random weights were never written (`random_weights.py`) passes the same door.
+Opening a checkpoint reads only the headers. No file stays open, since pages of a mapped file count
+as memory of the process until it is unmapped. `claim` marks a tensor as used and returns a handle
+that reads it on demand; `drop` marks tensors that the graphs do not use, with the reason.
+`check_all_used` raises an error for any other tensor. A folder with virtual random weights
+(`random_weights.py`) is read in the same way.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,34 +28,34 @@ NAMES_SHOWN = 5
 
 @dataclass(frozen=True)
 class TensorHandle:
-    """A tensor that is read, as float32, whenever `read` is called; nothing is kept."""
+    """A tensor that is read as float32 by each call of `read`. Nothing is cached."""
 
     name: str
     shape: tuple[int, ...]
     _get: Callable[[slice | None], torch.Tensor]
 
     def read(self) -> FloatArray:
-        """The whole tensor."""
+        """Read the complete tensor."""
         return self._float32(lambda: self._get(None))
 
     def rows(self, start: int, stop: int) -> FloatArray:
-        """Some of its rows; only they are read."""
+        """Read the rows start ... stop only."""
         return self._float32(lambda: self._get(slice(start, stop)))
 
     def _float32(self, get: Callable[[], torch.Tensor]) -> FloatArray:
         try:
             return get().to(torch.float32).numpy()
         except (SafetensorError, OSError) as error:
-            raise OmniError(f"tensor {self.name} can't be read: {error}", fix=REPAIR) from None
+            raise OmniError(f"tensor {self.name} cannot be read: {error}", fix=REPAIR) from None
 
 
 class Checkpoint:
-    """All tensors of a folder, by name."""
+    """The tensors of a checkpoint folder by name."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises OmniError for missing, cut or unreadable shards."""
+        """Read the headers. Raises OmniError for missing, truncated or unreadable shards."""
         self._handles: dict[str, TensorHandle] = {}
-        self._settled: set[str] = set()
+        self._accounted: set[str] = set()
         self._claims: set[tuple[str, str]] = set()
         if random_weights.described(folder):
             random = random_weights.RandomWeights(folder)
@@ -71,7 +71,7 @@ class Checkpoint:
         except FileNotFoundError:
             raise OmniError(f"the checkpoint lacks {path.name}", fix=REPAIR) from None
         except (SafetensorError, OSError) as error:
-            raise OmniError(f"{path} is damaged or cut: {error}", fix=REPAIR) from None
+            raise OmniError(f"{path} is damaged or truncated: {error}", fix=REPAIR) from None
         if names is not None and (missing := names - set(shapes)):
             raise OmniError(
                 f"{path.name} lacks {_some(missing)}, which its index lists", fix=REPAIR
@@ -83,39 +83,38 @@ class Checkpoint:
         return name in self._handles
 
     def shapes(self, prefix: str) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of all tensors below a prefix."""
+        """Return the names and shapes of all tensors with a prefix."""
         return {name: h.shape for name, h in self._handles.items() if name.startswith(prefix)}
 
     def claim(
         self, name: str, shape: tuple[int, ...] | None = None, part: str = ""
     ) -> TensorHandle:
-        """Take the tensor, checking its shape. `part` names the piece when several share it.
+        """Mark a tensor as used and check its shape. `part` names the part if several share it.
 
-        Raises:
-            OmniError: there is no such tensor, it has another shape, or it was taken before.
+        Raises OmniError if there is no such tensor or it has another shape.
         """
         handle = self._handles.get(name)
         if handle is None:
             raise OmniError(f"the checkpoint lacks the tensor {name}", fix=REPAIR)
         if shape is not None and handle.shape != shape:
             raise OmniError(
-                f"tensor {name} has shape {handle.shape}, but config.json asks for {shape}",
+                f"tensor {name} has shape {handle.shape}, but config.json requires {shape}",
                 fix="use the config.json that belongs to these weights",
             )
         if (name, part) in self._claims:
             raise AssertionError(f"tensor {name} {part} is used twice")
         self._claims.add((name, part))
-        self._settled.add(name)
+        self._accounted.add(name)
         return handle
 
     def drop(self, reasons: Mapping[str, str]) -> None:
-        """Settle the tensors below each given name or prefix, which have a reason to be unused."""
+        """Mark the tensors with each name or prefix as unused. The values are the reasons."""
         for prefix in reasons:
-            self._settled |= {name for name in self._handles if name.startswith(prefix)}
+            self._accounted |= {name for name in self._handles if name.startswith(prefix)}
 
-    def settle(self) -> None:
-        """Raise OmniError if some tensor was neither claimed nor dropped."""
-        if extra := set(self._handles) - self._settled:
+    def check_all_used(self) -> None:
+        """Raise OmniError if a tensor was neither claimed nor dropped."""
+        if extra := set(self._handles) - self._accounted:
             raise OmniError(
                 f"the checkpoint has tensors that no graph uses: {_some(extra)}",
                 fix="use a checkpoint of the published architecture, without adapters",
@@ -133,7 +132,7 @@ def _read(path: Path, name: str, rows: slice | None) -> torch.Tensor:
 
 
 def _shards(folder: Path) -> dict[Path, set[str] | None]:
-    """Files to open, with the tensors that the index promises in each (None: no index)."""
+    """Return the shards and the tensors that the index lists for each (None: no index)."""
     if (folder / INDEX).exists():
         weight_map = read_json(folder / INDEX).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:

@@ -1,4 +1,4 @@
-"""The export's command line: flags, progress, and the final table."""
+"""Command line of the export: flags, progress, and the final table."""
 
 import argparse
 import os
@@ -32,57 +32,65 @@ EMBEDDED = Path(__file__).parents[2] / "tiny" / "checkpoint"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Export one checkpoint; returns the exit code."""
+    """Export one checkpoint. Return the exit code."""
     try:
         options = _parser().parse_args(arguments)
     except SystemExit as stop:
         return int(stop.code or 0)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        with terminable():  # a polite kill cleans up like Ctrl-C
+        with terminable():  # SIGTERM cleans up like Ctrl-C
             return _run(options)
     except OmniError as error:
         return complain(error)
     except ModuleNotFoundError as error:
         fix = 'pip install "pocket-omni[export]"'
         return complain(OmniError(f"the export needs {error.name}", fix=fix))
-    except OSError as error:  # a full or vanished disk, a folder without permission
+    except OSError as error:  # a full or missing disk, or no permission
         return complain(OmniError(str(error), fix="check the disk and its permissions"))
     except (KeyboardInterrupt, SystemExit) as stop:
-        left = "; ".join(notes(stop)) or "nothing was left behind"
+        left = "; ".join(notes(stop)) or "no files are left"
         sys.stderr.write(f"stopped; {left}\n")
         return int(stop.code or 0) if isinstance(stop, SystemExit) else INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
-        prog="export/run.py", description="Turn a checkpoint of Qwen2.5-Omni into a bundle."
+        prog="export/run.py", description="Export a checkpoint of Qwen2.5-Omni to a bundle."
     )
     parser.add_argument(
         "--model",
         default=TINY,
-        help="a checkpoint folder or a hub id such as Qwen/Qwen2.5-Omni-3B; "
-        "tiny (default) is the small trained model of this repository; random, random:3b and "
-        "random:7b have random weights, the latter two in the shape of the published models",
+        help="checkpoint folder, or hub id such as Qwen/Qwen2.5-Omni-3B; tiny (default) is the "
+        "small trained model of this repository; random is small and has random weights; random:3b "
+        "and random:7b have the shapes of the published models",
     )
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--quant", default="int4", help="recipe: fp32, int8 or int4 (default)")
-    which.add_argument("--recipe", type=Path, metavar="FILE", help="a recipe of your own, as JSON")
+    recipe = parser.add_mutually_exclusive_group()
+    recipe.add_argument(
+        "--quant", default="int4", help="quantization recipe: fp32, int8 or int4 (default)"
+    )
+    recipe.add_argument(
+        "--recipe", type=Path, metavar="FILE", help="your own quantization recipe, a JSON file"
+    )
     parser.add_argument(
-        "--target", default="native", help="CPU it will run on: native, avx2, avx512_vnni or arm64"
+        "--target",
+        default="native",
+        help="CPU family to export for: native (default), avx2, avx512_vnni or arm64",
     )
-    parser.add_argument("--output", type=Path, help="folder of the bundle (bundles/NAME-RECIPE)")
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="bundle folder to write (bundles/NAME-RECIPE)"
+    )
     parser.add_argument(
         "--write",
         type=Path,
         metavar="FOLDER",
-        help="write the random checkpoint there, as Hugging Face does, and export nothing",
+        help="only write the random checkpoint in the Hugging Face format; export nothing",
     )
     return parser
 
 
 def _run(options: argparse.Namespace) -> int:
-    # Checked first: a misspelt flag must not cost the seconds that torch takes to load.
+    # Check the flags before importing torch, which takes seconds.
     from omni_quantize.dynamic import resolve_target  # noqa: PLC0415
     from omni_quantize.recipe import load, load_file  # noqa: PLC0415
 
@@ -100,7 +108,7 @@ def _run(options: argparse.Namespace) -> int:
 
     started = perf_counter()
     if options.output is not None:
-        check_destination(options.output)  # before a download of gigabytes
+        check_destination(options.output)  # before a large download
     with TemporaryDirectory(prefix="omni-") as scratch:
         checkpoint = _checkpoint(options.model, Path(scratch))
         destination = options.output or Path("bundles") / f"{checkpoint.name}-{recipe.name}"
@@ -118,12 +126,12 @@ def _run(options: argparse.Namespace) -> int:
         f"{destination}  {format_size(total)} in {perf_counter() - started:.0f} s, "
         f"peak {format_size(machine.peak_memory())}\n"
     )
-    sys.stdout.write(f'try it:  omni run {destination} "Hello!" -o answer.wav\n')
+    sys.stdout.write(f'run it:  omni run {destination} "Hello!" -o answer.wav\n')
     return 0
 
 
 def _checkpoint(model: str, scratch: Path) -> "LocalCheckpoint":
-    """The checkpoint of that name, described in `scratch` if it is a random one."""
+    """Find a checkpoint by name. A random one is described in `scratch`."""
     from omni_export.hub import LocalCheckpoint, resolve  # noqa: PLC0415
 
     if (size := _random_size(model)) is not None:
@@ -134,7 +142,7 @@ def _checkpoint(model: str, scratch: Path) -> "LocalCheckpoint":
     if model == TINY:
         if not EMBEDDED.is_dir():
             raise UsageError(
-                "the small trained model is in a checkout of the repository only",
+                "the small trained model is only in a checkout of the repository",
                 fix="--model random, or a hub id such as Qwen/Qwen2.5-Omni-3B",
             )
         return replace(resolve(str(EMBEDDED)), model=TINY)
@@ -142,15 +150,15 @@ def _checkpoint(model: str, scratch: Path) -> "LocalCheckpoint":
 
 
 def _random_size(model: str) -> str | None:
-    """What stands behind "random:", empty for "random" alone; None for any other model."""
-    found = RANDOM.fullmatch(model)
-    return None if found is None else found.group(1) or ""
+    """Return the part after "random:", "" for "random" alone, None for any other model."""
+    match = RANDOM.fullmatch(model)
+    return None if match is None else match.group(1) or ""
 
 
 def _write(model: str, folder: Path) -> int:
     size = _random_size(model)
     if size is None:
-        raise UsageError("only random checkpoints are written", fix="--model random:3b --write DIR")
+        raise UsageError("--write needs a random checkpoint", fix="--model random:3b --write DIR")
     if folder.exists():
         raise UsageError(f"{folder} exists", fix="give --write a new folder")
     from omni_export import random_checkpoint  # noqa: PLC0415
@@ -161,26 +169,26 @@ def _write(model: str, folder: Path) -> int:
 
 
 class _ProgressLine:
-    """Progress on standard error: one living line on a terminal, a line for each part elsewhere."""
+    """Progress on standard error: one updated line in a terminal, else one line per part."""
 
     def __init__(self) -> None:
-        self._alive = sys.stderr.isatty()
+        self._terminal = sys.stderr.isatty()
         self._step = -1
 
     def report(self, progress: "Progress") -> None:
-        """Show how far the export is."""
-        if not self._alive and progress.step == self._step:
+        """Print the progress."""
+        if not self._terminal and progress.step == self._step:
             return
-        if self._alive and progress.step != self._step:
+        if self._terminal and progress.step != self._step:
             self.end()
         self._step = progress.step
         line = progress_line(progress)
-        sys.stderr.write(f"\r\x1b[K{line}" if self._alive else line + "\n")
+        sys.stderr.write(f"\r\x1b[K{line}" if self._terminal else line + "\n")
         sys.stderr.flush()
 
     def end(self) -> None:
-        """Leave the living line."""
-        if self._alive and self._step >= 0:
+        """End the updated line."""
+        if self._terminal and self._step >= 0:
             sys.stderr.write("\n")
 
 
@@ -189,7 +197,7 @@ def progress_line(progress: "Progress") -> str:
     number = f"[{progress.step}/{progress.steps}] " if progress.steps else ""
     parts = [number + progress.part.replace("_", " ")]
     if progress.kept:
-        parts.append("kept from before")
+        parts.append("reused")
     if progress.done < progress.total:
         parts.append(f"{format_size(progress.done)} of {format_size(progress.total)} of weights")
     if progress.seconds_left:

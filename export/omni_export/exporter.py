@@ -1,9 +1,9 @@
-"""The export itself: checkpoint in, bundle out, with nothing half done left behind.
+"""Export a checkpoint to a bundle, atomically.
 
-Everything is written into a staging folder beside the destination (`omni_runtime.atomic_folder`).
-The bundle takes its name at the very end, after it has spoken its first reply. An export that was
-killed or failed leaves only the staging folder; the same export takes over the artifacts that were
-finished there, any other removes it.
+Everything is written to a staging folder next to the destination (`omni_runtime.atomic_folder`).
+After a first reply as a smoke test, the staging folder replaces the destination. An export that is
+killed or fails leaves only the staging folder. The next export with the same request reuses its
+finished artifacts; an export with another request removes it.
 """
 
 import errno
@@ -51,14 +51,14 @@ from omni_runtime.bundle.store import voice_file
 from omni_runtime.errors import OmniError, UsageError
 
 EXPECTED_ERRORS = (None, errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
-"""What a place can refuse with. Some writers of arrays lose the number."""
+"""Errors of a destination that cannot be written. None: numpy loses the number on a full disk."""
 
 LOCK, SCRATCH = "lock", "scratch"
 
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What to export, how, and to where. `target` is a CPU family, resolved."""
+    """What to export, how, and where to. `target` is a CPU family, not "native"."""
 
     checkpoint: LocalCheckpoint
     recipe: Recipe
@@ -66,7 +66,7 @@ class ExportRequest:
     destination: Path
 
     def key(self) -> str:
-        """Everything an artifact depends on. A different key invalidates all artifacts."""
+        """Return everything that an artifact depends on. Another key invalidates all artifacts."""
         sources = [
             digest_of_files(Path(package.__file__).parent, "*.py")
             for package in (plan, omni_quantize, omni_runtime)
@@ -84,10 +84,10 @@ class ExportRequest:
 
 
 def export(request: ExportRequest, report: Report) -> Manifest:
-    """Write the bundle to `request.destination`, replacing an older bundle of that name.
+    """Write the bundle to `request.destination`, replacing an existing bundle.
 
     Raises:
-        UsageError: the destination holds anything but a bundle, or the model is not supported.
+        UsageError: the destination is not a bundle, or the model is not supported.
         OmniError: the checkpoint is incomplete or damaged, or the disk is full.
     """
     destination = request.destination
@@ -99,7 +99,7 @@ def export(request: ExportRequest, report: Report) -> Manifest:
         writer = GraphWriter(staged.folder / SCRATCH, request.recipe, request.target)
         planned = plan.make(request.checkpoint.folder, source, writer)
         finished = store.finished(artifact.name for artifact in planned.artifacts)
-        licence = _write_rest(request, planned, store.bundle)
+        licence = _write_small_files(request, planned, store.bundle)
         artifacts = _write_artifacts(planned, finished, store, meter)
         manifest = _manifest(request, planned, licence, artifacts, store.bundle)
         write_manifest(manifest, store.bundle)
@@ -119,7 +119,7 @@ def export(request: ExportRequest, report: Report) -> Manifest:
 def _write_artifacts(
     planned: Plan, finished: dict[str, Finished], store: ArtifactStore, meter: ProgressMeter
 ) -> dict[str, Finished]:
-    """All artifacts, those that are finished and those still to write, in the order of the plan."""
+    """Write the unfinished artifacts. Return all artifacts in the order of the plan."""
     meter.expect(
         steps=len(planned.artifacts) + 2,  # the int8 cache and the first reply come after them
         weights=sum(artifact.weights for artifact in planned.artifacts),
@@ -137,8 +137,8 @@ def _write_artifacts(
     return {artifact.name: finished[artifact.name] for artifact in planned.artifacts}
 
 
-def _write_rest(request: ExportRequest, planned: Plan, bundle: Path) -> str:
-    """The small files, which are made anew each time; returns the licence in one line."""
+def _write_small_files(request: ExportRequest, planned: Plan, bundle: Path) -> str:
+    """Write the small files, which are not reused. Return the licence in one line."""
     for name, voice in planned.voices.items():
         (bundle / voice_file(name)).parent.mkdir(exist_ok=True)
         np.save(bundle / voice_file(name), voice.condition)
@@ -152,7 +152,7 @@ def _manifest(
     artifacts: dict[str, Finished],
     bundle: Path,
 ) -> Manifest:
-    """The manifest of a bundle that has not been tried yet."""
+    """Return the manifest of a bundle without measurements."""
     checkpoint, config = request.checkpoint, planned.config
     capabilities = ["text"]
     capabilities += ["audio"] if config.audio else []
@@ -178,12 +178,12 @@ def _manifest(
 
 
 def _files(bundle: Path, artifacts: dict[str, Finished]) -> dict[str, FileEntry]:
-    """All files of the bundle. Files of artifacts were hashed when the artifacts were finished."""
+    """Return an entry for each file. Files of artifacts have been hashed already."""
     known = {
         name: entry for artifact in artifacts.values() for name, entry in artifact.files.items()
     }
-    found = sorted(path for path in bundle.rglob("*") if path.is_file())
-    names = {path.relative_to(bundle).as_posix(): path for path in found}
+    paths = sorted(path for path in bundle.rglob("*") if path.is_file())
+    names = {path.relative_to(bundle).as_posix(): path for path in paths}
     return {name: known.get(name) or file_entry(path) for name, path in names.items()}
 
 
@@ -195,36 +195,36 @@ def _version() -> str:
 
 
 class _Listed(Struct):
-    """What the manifest of a bundle of any format tells about its files."""
+    """The part of a manifest that every bundle format has."""
 
     exporter: str
     files: dict[str, FileEntry]
 
 
 def check_destination(destination: Path) -> None:
-    """Raise UsageError, before any work, when a bundle cannot be written to the destination."""
+    """Raise UsageError if a bundle cannot be written to the destination."""
     StagedFolder(destination).check()
     _check_replaceable(destination)
 
 
 def _check_replaceable(destination: Path) -> None:
-    """Raise UsageError unless the destination is missing, empty, or a bundle and nothing else."""
+    """Raise UsageError unless the destination is missing, empty, or only a bundle."""
     fix = "move it away, or give another --output"
     if not destination.exists() or (destination.is_dir() and not any(destination.iterdir())):
         return
     try:
         listed = msgspec.json.decode((destination / FILE_NAME).read_bytes(), type=_Listed).files
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-        raise UsageError(f"{destination} exists and is no bundle", fix=fix) from None
+        raise UsageError(f"{destination} exists and is not a bundle", fix=fix) from None
     if unlisted := next(unlisted_files(destination, {FILE_NAME, DIGEST_NAME, *listed}), None):
-        raise UsageError(f"{unlisted} is not part of the bundle that is there", fix=fix)
+        raise UsageError(f"{unlisted} is not part of the existing bundle", fix=fix)
 
 
 @contextmanager
 def _staged(destination: Path) -> Generator[StagedFolder]:
-    """The staging folder, removed afterwards unless an export that failed left artifacts.
+    """Open the staging folder. It is removed at the end unless a failed export left artifacts.
 
-    Raises UsageError when the destination cannot be replaced, or while another export has it.
+    Raises UsageError if the destination cannot be replaced, or if another export is writing it.
     """
     staged = StagedFolder(destination)
     with _locked(staged, destination) as lock:
@@ -237,26 +237,27 @@ def _staged(destination: Path) -> Generator[StagedFolder]:
             if kept := finished_artifacts(staged.folder):
                 shutil.rmtree(staged.folder / SCRATCH, ignore_errors=True)
                 stop.add_note(
-                    f"{kept} finished artifacts are kept for the same command, in {staged.folder}"
+                    f"{kept} finished artifacts are kept in {staged.folder} for the same command"
                 )
             raise
         finally:
             if not kept:
                 if sys.platform == "win32":
-                    lock.release()  # nobody can remove a file that is open
+                    lock.release()  # an open file cannot be removed
                 staged.remove()
 
 
 @contextmanager
 def _locked(staged: StagedFolder, destination: Path) -> Generator[BaseFileLock]:
-    """Open the staging folder for one export at a time."""
+    """Lock the staging folder, and open it."""
     staged.prepare()
     lock = FileLock(staged.folder / LOCK, blocking=False)
     try:
         lock.acquire()
     except Timeout:
         raise UsageError(
-            f"another export to {destination} is running", fix="wait for it, or give --output"
+            f"another export to {destination} is running",
+            fix="wait for it, or give another --output",
         ) from None
     try:
         staged.open()
@@ -274,14 +275,14 @@ def _disk_errors(destination: Path) -> Generator[None]:
             raise
         free = shutil.disk_usage(_existing(destination)).free / 2**30
         full = error.errno in (None, errno.ENOSPC)
-        told = OmniError(
-            f"{destination} can't be written: {error.strerror or error}"
+        failure = OmniError(
+            f"{destination} cannot be written: {error.strerror or error}"
             + (f", {free:.1f} GiB are free" if full else ""),
             fix="free some space or give another --output" if full else "give another --output",
         )
         for note in getattr(error, "__notes__", ()):
-            told.add_note(note)
-        raise told from None
+            failure.add_note(note)
+        raise failure from None
 
 
 def _existing(path: Path) -> Path:

@@ -1,8 +1,7 @@
-"""The weights of one graph into its data file, each straight to its place, several at a time.
+"""Write the weights of a graph to its external data file, in parallel.
 
-Sizes are known before anything is read, so every initializer has its place from the start. Each
-worker takes one weight after the other and writes its pieces as they are made; in memory are as
-many slices as there are workers.
+All sizes are known in advance, so each initializer has a fixed offset. Each worker handles one
+weight at a time and writes its pieces as they are computed. The memory is one slice per worker.
 """
 
 import threading
@@ -17,18 +16,18 @@ import torch
 from omni_quantize.weight_stream import PlainTensor, SliceCallback, WeightStream
 
 INLINE = 256
-"""Smaller tensors stay in the graph's own file, as ONNX tools expect of scalars and shapes."""
+"""Bytes. Smaller tensors stay in the graph file, as ONNX tools expect for scalars and shapes."""
 
 ALIGNMENT = 65536
-"""Of places in the file: what a mapping may begin at, on any system."""
+"""Bytes. Alignment of large tensors: the granularity of memory mapping on all systems."""
 
 ALIGNED = 2**20
-"""Tensors from this size on are aligned; smaller ones would waste space."""
+"""Bytes. Smaller tensors are not aligned, to save space."""
 
 GRAPH, DATA = "model.onnx", "model.onnx.data"
 
 SliceCallbacks = Callable[[WeightStream], SliceCallback]
-"""Gives each weight stream the callback for its slices."""
+"""Returns the callback for the slices of a weight stream."""
 
 Job = tuple[WeightStream, SliceCallbacks | None]
 
@@ -42,57 +41,57 @@ def save(
     advance: Callable[[int], None],
     workers: int,
 ) -> Path:
-    """Write the model below `folder`, its weights beside it; returns the graph's file.
+    """Write the model and its weights to `folder`. Return the path of the graph.
 
-    `on_slice` gives the callback for each of `weight_streams`. `advance` is called, in this thread,
-    with the number of weights written since its last call. The model then points to the file.
+    `on_slice` returns the callback for each of `weight_streams`. `advance` is called in this thread
+    with the number of weights written since its last call. Afterwards the model refers to the file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    taken = {name for weight_stream in weight_streams for name in weight_stream.names}
+    streamed = {name for weight_stream in weight_streams for name in weight_stream.names}
     plain: list[WeightStream] = []
     external: list[ir.Value] = []
     inline = 0
     for value in model.graph.initializers.values():
         tensor = value.const_value
         assert tensor is not None
-        if value.name not in taken and tensor.nbytes < INLINE:
+        if value.name not in streamed and tensor.nbytes < INLINE:
             inline += tensor.size
             continue
         external.append(value)
-        if value.name not in taken:
+        if value.name not in streamed:
             plain.append(PlainTensor(tensor))
-    places, total = _places(external)
+    offsets, total = _offsets(external)
     with (folder / DATA).open("wb") as file:
         file.truncate(total)
     jobs: list[Job] = [(weight_stream, None) for weight_stream in plain]
     jobs += [(weight_stream, on_slice) for weight_stream in weight_streams]
-    jobs.sort(key=lambda job: -job[0].values)  # the largest last would leave the others idle
-    _produce(folder / DATA, jobs, places, advance, workers)
+    jobs.sort(key=lambda job: -job[0].values)  # largest first, to balance the workers
+    _produce(folder / DATA, jobs, offsets, advance, workers)
     for value in external:
-        _point_to(value, folder, places)
+        _point_to(value, folder, offsets)
     path = folder / GRAPH
     ir.save(model, path)
     advance(inline)
     return path
 
 
-def _places(values: Sequence[ir.Value]) -> tuple[dict[str, int], int]:
-    """Where in the file each initializer begins, and how long the file is."""
-    places: dict[str, int] = {}
+def _offsets(values: Sequence[ir.Value]) -> tuple[dict[str, int], int]:
+    """Return the offset of each initializer in the file, and the file size."""
+    offsets: dict[str, int] = {}
     end = 0
     for value in values:
         assert value.name is not None and value.const_value is not None
         size = value.const_value.nbytes
         step = ALIGNMENT if size >= ALIGNED else 16
-        places[value.name] = -(-end // step) * step
-        end = places[value.name] + size
-    return places, end
+        offsets[value.name] = -(-end // step) * step
+        end = offsets[value.name] + size
+    return offsets, end
 
 
 def _produce(
     path: Path,
     jobs: Sequence[Job],
-    places: dict[str, int],
+    offsets: dict[str, int],
     advance: Callable[[int], None],
     workers: int,
 ) -> None:
@@ -103,27 +102,27 @@ def _produce(
             for piece in weight_stream.pieces(on_slice and on_slice(weight_stream)):
                 if stop.is_set():
                     break
-                file.seek(places[piece.name] + piece.offset)
+                file.seek(offsets[piece.name] + piece.offset)
                 file.write(np.ascontiguousarray(piece.data).data)
         return weight_stream.values
 
-    # The workers are the parallelism: torch's own threads would only get in their way.
+    # The workers run in parallel, so torch must not start threads of its own.
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
             for done in as_completed([pool.submit(produce, *job) for job in jobs]):
                 advance(done.result())
-        except BaseException:  # Ctrl-C too must not wait for the rest of the weights
+        except BaseException:  # on Ctrl-C, do not wait for the remaining weights
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
 
 
-def _point_to(value: ir.Value, folder: Path, places: dict[str, int]) -> None:
+def _point_to(value: ir.Value, folder: Path, offsets: dict[str, int]) -> None:
     tensor = value.const_value
     assert tensor is not None and value.name is not None
     value.const_value = ir.ExternalTensor(
         DATA,
-        places[value.name],
+        offsets[value.name],
         tensor.nbytes,
         tensor.dtype,
         shape=ir.Shape(tensor.shape.numpy()),

@@ -1,9 +1,9 @@
-"""One graph from its model in memory to its files in the bundle, quantized as a recipe says.
+"""Quantize a graph as the recipe says, and write it to the bundle.
 
-Weights go from the checkpoint through the recipe's methods into the final file, a slice at a
-time; no float32 copy of the graph is made. Only a small graph is also written in float32, into a
-scratch folder, so that both can be run on the same inputs; of a larger one every quantized matrix
-is tried by itself while it is written.
+Weights are read from the checkpoint, quantized and written one slice at a time, without a float32
+copy of the graph. A small graph is also written in float32 to a scratch folder, to compare the
+outputs of both. For a large graph the error of each quantized matrix is measured while it is
+written.
 """
 
 import shutil
@@ -26,12 +26,11 @@ from omni_runtime.bundle.manifest import GraphEntry
 from omni_runtime.engine.session import available_cores
 from omni_runtime.errors import UsageError
 
-LARGEST_RUN_TWICE = 2**28
-"""Float32 bytes of the largest graph that is run whole beside its float32 twin.
+MAX_COMPARED_BYTES = 2**28
+"""Float32 bytes of the largest graph that is run in float32, to compare outputs.
 
-ONNX Runtime needs about twice that for the twin: the file, and the weights as its kernels want
-them. A graph with static rules is run whole anyhow, for the ranges of its activations: the vocoder,
-which is half a GB at most.
+ONNX Runtime needs about twice that: the file, and the prepacked weights. A graph with static
+rules is always run in float32, for calibration. That is the vocoder, at most half a GB.
 """
 
 MEL_FRAMES = 200
@@ -39,7 +38,7 @@ MEL_FRAMES = 200
 
 @dataclass(frozen=True)
 class GraphWriter:
-    """Writes graphs as `recipe` says for the CPU family `target`, using `scratch` meanwhile."""
+    """Writes graphs by `recipe` for the CPU family `target`. `scratch` holds temporary files."""
 
     scratch: Path
     recipe: Recipe
@@ -56,18 +55,18 @@ class GraphWriter:
         mels: Sequence[FloatArray],
         advance: Callable[[int], None],
     ) -> GraphEntry:
-        """Write, check and measure one graph below the bundle's `folder`, by its `rules`.
+        """Quantize a graph by its `rules`, write it below the bundle `folder`, measure its error.
 
-        `model` is used up. `mels`, float32 (frames, mel_dim), are what the vocoder is calibrated
-        and tried with. `advance` is told the number of weights written since it was told last.
-        Raises UsageError for rules that contradict each other.
+        `model` cannot be used afterwards. `mels`, float32 (frames, mel_dim), calibrate and test the
+        vocoder. `advance` receives the number of weights written since its last call. Raises
+        UsageError for contradictory rules.
         """
         started = time.perf_counter()
         quantized = any(rule.method != "none" for rule in rules.values())
         fixed = [weight for weight, rule in rules.items() if rule.method == "static"]
         weight_bytes = 4 * weights(model)
-        twice = quantized and (bool(fixed) or weight_bytes <= LARGEST_RUN_TWICE)
-        exact = self._float32(name, model) if twice else None
+        compared = quantized and (bool(fixed) or weight_bytes <= MAX_COMPARED_BYTES)
+        exact = self._float32(name, model) if compared else None
         weight_streams = [
             *nbits.rewrite(model, rules),
             *dynamic.rewrite(model, rules, self.target),
@@ -76,7 +75,7 @@ class GraphWriter:
             inputs = (probe.inputs(name, contract, config, mel) for mel in windows(mels))
             ranges = calibration.ranges(exact, fixed, inputs)
             weight_streams += static.rewrite(model, rules, ranges, self.target)
-        meter = ProductMeter() if quantized and not twice else None
+        meter = ProductMeter() if quantized and not compared else None
         final = external_data.save(
             model,
             folder / "graphs" / name,
@@ -102,12 +101,12 @@ class GraphWriter:
         )
 
     def rules(self, name: str, model: ir.Model) -> dict[str, Rule]:
-        """The rule of each matrix that a MatMul multiplies with, and of static convolutions.
+        """Return the rule of each weight of a MatMul, and of each convolution with a static rule.
 
-        Raises UsageError for a static rule that no convolution has.
+        Raises UsageError for a static rule that matches no convolution.
         """
-        found: dict[str, Rule] = {}
-        idle = {rule.match for rule in self.recipe.graphs[name] if rule.method == "static"}
+        rules: dict[str, Rule] = {}
+        unmatched = {rule.match for rule in self.recipe.graphs[name] if rule.method == "static"}
         for node in model.graph:
             weight = node.inputs[1] if node.op_type in ("MatMul", "Conv") else None
             if weight is None or weight.name is None or not weight.is_initializer():
@@ -115,15 +114,16 @@ class GraphWriter:
             rule = self.recipe.rule(name, weight.name)
             convolution = node.op_type == "Conv"
             if convolution == (rule.method == "static"):
-                idle.discard(rule.match)
+                unmatched.discard(rule.match)
                 if not convolution or static.wide(weight):
-                    found[weight.name] = rule
-        if idle:
+                    rules[weight.name] = rule
+        if unmatched:
             raise UsageError(
-                f"no convolution of the {name} has the static rule for {', '.join(sorted(idle))}",
-                fix="correct the pattern: static is for weights of convolutions",
+                f"no convolution of the {name} matches the static rule "
+                f"for {', '.join(sorted(unmatched))}",
+                fix="correct the pattern: static rules are for weights of convolutions",
             )
-        return found
+        return rules
 
     def _float32(self, name: str, model: ir.Model) -> Path:
         folder = self.scratch / name
@@ -134,27 +134,27 @@ class GraphWriter:
 
 
 def windows(mels: Sequence[FloatArray]) -> Iterator[FloatArray]:
-    """What the vocoder runs over at once, which bounds the memory: a stretch of one mel."""
+    """Yield windows of MEL_FRAMES frames, float32 (frames, mel_dim), to bound the memory."""
     for mel in mels:
         for start in range(0, len(mel), MEL_FRAMES):
             yield mel[start : start + MEL_FRAMES]
 
 
 def weights(model: ir.Model) -> int:
-    """How many weights a float32 graph has."""
+    """Return the number of weights of a float32 graph."""
     tensors = [value.const_value for value in model.graph.initializers.values()]
     return sum(tensor.size for tensor in tensors if tensor is not None)
 
 
 def _describe(rules: dict[str, Rule]) -> str:
-    """For people: "4 bit, block 32; 8 bit, block 32" or "float32"."""
-    kinds: dict[str, None] = {}
+    """Format rules, for example "4 bit, block 32; 8 bit, block 32" or "float32"."""
+    formats: dict[str, None] = {}
     for rule in rules.values():
         if rule.method == "nbits":
             zero = "" if rule.symmetric else ", zero points"
-            kinds[f"{rule.bits} bit, block {rule.block}{zero}"] = None
+            formats[f"{rule.bits} bit, block {rule.block}{zero}"] = None
         elif rule.method == "dynamic":
-            kinds["int8, dynamic"] = None
+            formats["int8, dynamic"] = None
         elif rule.method == "static":
-            kinds["int8 convolutions, static"] = None
-    return "; ".join(kinds) or "float32"
+            formats["int8 convolutions, static"] = None
+    return "; ".join(formats) or "float32"

@@ -1,4 +1,4 @@
-"""Where a checkpoint comes from: a folder, the Hugging Face hub, or random numbers."""
+"""Find a checkpoint: a local folder, or a download from the Hugging Face hub."""
 
 import hashlib
 import re
@@ -14,7 +14,7 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass(frozen=True)
 class LocalCheckpoint:
-    """A checkpoint on disk. `model` is what the user named, `revision` identifies its content."""
+    """A checkpoint on disk. `model` is its name or hub id, `revision` identifies its content."""
 
     folder: Path
     model: str
@@ -22,15 +22,15 @@ class LocalCheckpoint:
 
     @property
     def name(self) -> str:
-        """A short name for the bundle's folder, on any system."""
+        """A short name for the bundle folder, valid on all systems."""
         return self.model.rstrip("/").split("/")[-1].lower().replace(":", "-")
 
 
 def resolve(model: str) -> LocalCheckpoint:
-    """Find a checkpoint; a hub id is downloaded, continuing an earlier attempt.
+    """Find a checkpoint folder, or download a hub id, resuming an earlier download.
 
-    Raises UsageError for a name that is neither a folder nor a hub id, OmniError when the
-    download fails.
+    Raises UsageError for a name that is neither a folder nor a hub id, OmniError if the download
+    fails.
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
@@ -44,21 +44,21 @@ def resolve(model: str) -> LocalCheckpoint:
 
 
 def _download(model: str) -> LocalCheckpoint:
-    from huggingface_hub import snapshot_download  # noqa: PLC0415 - only a hub id needs it
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - only needed for a hub id
 
     try:
         folder = Path(snapshot_download(model, allow_patterns=PATTERNS))
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
         raise OmniError(
-            f"{model} can't be downloaded: {reason}",
-            fix="check the name and the network; the same command continues where it stopped",
+            f"{model} cannot be downloaded: {reason}",
+            fix="check the name and the network; the same command resumes the download",
         ) from None
     return LocalCheckpoint(folder, model, folder.name)
 
 
 def _revision(folder: Path) -> str:
-    """A digest over names and sizes of the weights and over config.json: cheap, and tells apart."""
+    """Return a fast digest of config.json and of the names and sizes of the weight files."""
     digest = hashlib.sha256(read_bytes(folder / "config.json"))
     for path in sorted(folder.glob("*.safetensors")):
         digest.update(f"{path.name} {path.stat().st_size}\n".encode())

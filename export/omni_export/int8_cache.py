@@ -1,9 +1,9 @@
-"""The decoders' second files, for an int8 KV cache: calibration of its channels, and the graphs.
+"""Calibrate an int8 KV cache, and write the decoder graphs that use it.
 
-The magnitudes are read from the float32 caches of some replies of the new bundle, also to a sound
-and a picture where it takes them. Where it speaks, codes are sampled, but not synthesized. All this
-runs in a process of its own, like the first reply: it needs more memory than the export itself. Run
-as a module, this file is that process.
+The maximum magnitude of each channel is taken from the float32 KV caches of a few replies of the
+new bundle, with audio and image input if it accepts them. Codes are sampled but not synthesized.
+Calibration runs in a new process, since it needs more memory than the export. Run as a module,
+this file is that process.
 """
 
 import io
@@ -35,7 +35,7 @@ from omni_runtime.model import Model
 
 FILE = "model.int8_cache.onnx"
 
-QUESTIONS = (
+PROMPTS = (
     "Hello! Who are you, and what can you do?",
     "Tell me in two sentences why the sky is blue in the morning and red in the evening.",
     "What is 17 % of 3,482.50 dollars? Then write a loop in Python that prints it.",
@@ -43,25 +43,25 @@ QUESTIONS = (
 )
 MAX_TOKENS = 16
 MAX_CODES = 72
-SECONDS_HEARD = 2
-PICTURE = 224
-"""Pixels on each side."""
+AUDIO_SECONDS = 2
+IMAGE_SIDE = 224
+"""Pixels."""
 
 AbsMax = dict[str, list[FloatArray]]
-"""For each decoder, for keys and values of each layer: (kv_heads, head_dim)."""
+"""Per decoder, for keys and values of each layer in turn: float32 (kv_heads, head_dim)."""
 
 
 def add(bundle: Path, manifest: Manifest) -> Manifest:
-    """Write the second files of a bundle whose manifest is written; returns the new manifest.
+    """Write the int8 cache graphs of a bundle that has its manifest. Return the new manifest.
 
-    Raises OmniError when the bundle does not answer.
+    Raises OmniError if the bundle fails to reply.
     """
-    found = calibrated(bundle)
+    absmax_by_graph = calibrate(bundle)
     graphs, files = dict(manifest.graphs), dict(manifest.files)
-    for name, channels in found.items():
+    for name, layers in absmax_by_graph.items():
         path = (bundle / graphs[name].file).with_name(FILE)
         model = ir.load(bundle / graphs[name].file)
-        kv_cache.rewrite(model, channels)
+        kv_cache.rewrite(model, layers)
         ir.save(model, path)
         file = path.relative_to(bundle).as_posix()
         graphs[name] = msgspec.structs.replace(graphs[name], int8_cache=file)
@@ -69,32 +69,32 @@ def add(bundle: Path, manifest: Manifest) -> Manifest:
     return msgspec.structs.replace(manifest, graphs=graphs, files=dict(sorted(files.items())))
 
 
-def calibrated(bundle: Path) -> AbsMax:
-    """What `absmax` finds, in a process of its own. Raises OmniError when that fails."""
+def calibrate(bundle: Path) -> AbsMax:
+    """Run `absmax` in a new process. Raises OmniError if that fails."""
     with TemporaryDirectory(prefix="omni-") as folder:
         file = Path(folder) / "absmax.npz"
-        failure, fix = "the new bundle does not answer", "report this as a defect"
+        failure, fix = "the new bundle fails to reply", "report this as a defect"
         run_module(__name__, [str(bundle), str(file)], failure=failure, fix=fix)
-        with np.load(file) as found:
-            return {name: list(found[name]) for name in found}
+        with np.load(file) as arrays:
+            return {name: list(arrays[name]) for name in arrays}
 
 
 def absmax(bundle: Path) -> AbsMax:
-    """Answer the questions; what each channel of the caches reached."""
+    """Reply to the prompts. Return the maximum magnitude of each channel of the KV caches."""
     footprint = Footprint.of(read_manifest(bundle))
     speaks = footprint.config.speech is not None
     least = footprint.least(MIN_CONTEXT, speech=speaks, encoders=ENCODERS)
     model = Model(bundle, SessionOptions(memory=least, prepack_cache=False))
     found: AbsMax = {}
-    for parts in _questions(model):
-        for name, cache in zip(DECODERS, _answer(model, parts), strict=False):
-            seen = channels(cache)
-            found[name] = list(map(np.maximum, found.get(name, seen), seen))
+    for parts in _prompts(model):
+        for name, cache in zip(DECODERS, _reply(model, parts), strict=False):
+            magnitudes = channels(cache)
+            found[name] = list(map(np.maximum, found.get(name, magnitudes), magnitudes))
     return found
 
 
-def _answer(model: Model, parts: Sequence[ContentPart]) -> list[KVCache]:
-    """The caches after a reply: the Thinker's, and the Talker's where it is spoken."""
+def _reply(model: Model, parts: Sequence[ContentPart]) -> list[KVCache]:
+    """Return the KV caches after a reply: the Thinker's, and the Talker's if the bundle speaks."""
     context = Context(model)
     logits = context.prefill(model.prompts.build([Message("user", parts)]))
     position, speaks = context.position, model.config.speech is not None
@@ -123,33 +123,33 @@ def _answer(model: Model, parts: Sequence[ContentPart]) -> list[KVCache]:
 
 
 def channels(cache: KVCache) -> list[FloatArray]:
-    """Largest magnitude of the channels of keys and values, float32 (kv_heads, head_dim) per layer.
+    """Return the maximum magnitude per channel of keys and values, float32 (kv_heads, head_dim).
 
-    Of keys the length of the pair of channels that rotates together, which is the same at every
-    position: in a long context one of them becomes what the other was at its beginning.
+    For keys it is the norm of the two channels that RoPE rotates together. The norm is the same at
+    every position, while each channel varies between zero and the norm along a long context.
     """
     found: list[FloatArray] = []
     for number, state in enumerate(cache.states):
-        seen = np.abs(state[0, :, : cache.length])
+        magnitudes = np.abs(state[0, :, : cache.length])
         if number % 2 == 0:
-            first, second = np.split(seen, 2, axis=-1)
-            seen = np.tile(np.hypot(first, second), 2)
-        found.append(seen.max(axis=1))
+            first, second = np.split(magnitudes, 2, axis=-1)
+            magnitudes = np.tile(np.hypot(first, second), 2)
+        found.append(magnitudes.max(axis=1))
     return found
 
 
-def _questions(model: Model) -> list[list[ContentPart]]:
-    questions: list[list[ContentPart]] = [[Text(question)] for question in QUESTIONS]
+def _prompts(model: Model) -> list[list[ContentPart]]:
+    prompts: list[list[ContentPart]] = [[Text(prompt)] for prompt in PROMPTS]
     random = np.random.default_rng(0)
     if (audio := model.config.audio) is not None:
-        sound = random.normal(0, 0.1, SECONDS_HEARD * audio.sample_rate).astype(np.float32)
-        questions[0].insert(0, Audio((sound, audio.sample_rate)))
+        sound = random.normal(0, 0.1, AUDIO_SECONDS * audio.sample_rate).astype(np.float32)
+        prompts[0].insert(0, Audio((sound, audio.sample_rate)))
     if model.config.vision is not None:
-        pixels = random.integers(0, 256, (PICTURE // 28, PICTURE // 28, 3), np.uint8)
+        pixels = random.integers(0, 256, (IMAGE_SIDE // 28, IMAGE_SIDE // 28, 3), np.uint8)
         file = io.BytesIO()
-        PIL.Image.fromarray(pixels).resize((PICTURE, PICTURE)).save(file, "PNG")
-        questions[1].insert(0, Image(file.getvalue()))
-    return questions
+        PIL.Image.fromarray(pixels).resize((IMAGE_SIDE, IMAGE_SIDE)).save(file, "PNG")
+        prompts[1].insert(0, Image(file.getvalue()))
+    return prompts
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From the checkpoint's files to the record that the runtime reads."""
+"""Build the configuration for the runtime from the files of the checkpoint."""
 
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,24 +35,24 @@ SYSTEM_PROMPT = (
     "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of "
     "perceiving auditory and visual inputs, as well as generating text and speech."
 )
-"""The reference's processor compares with exactly this text: speech was trained under it."""
+"""The model was trained to speak with this prompt; the reference's processor checks for it."""
 
 VISION_ROPE_THETA = 10000.0  # fixed in the reference, not part of the configuration
 
-# Qwen2_5OmniProcessorKwargs and Qwen2VLVideoProcessor of the reference; no file holds them.
+# From Qwen2_5OmniProcessorKwargs and Qwen2VLVideoProcessor of transformers; not in any file.
 VIDEO_MIN_PIXELS = 128 * 28 * 28
 VIDEO_MAX_PIXELS = 768 * 28 * 28
 VIDEO_FPS = 2.0
 VIDEO_MIN_FRAMES = 4
 VIDEO_MAX_FRAMES = 768
 
-# Defaults of Qwen2_5OmniForConditionalGeneration.generate. A checkpoint that wants others says so
-# in generation_config.json under the names of that function's arguments (talker_temperature ...).
+# Defaults of Qwen2_5OmniForConditionalGeneration.generate. A checkpoint can override them in
+# generation_config.json, with the names of that function's arguments (talker_temperature ...).
 TALKER_SAMPLING = {"temperature": 0.9, "top_k": 40, "top_p": 0.8, "repetition_penalty": 1.05}
 TALKER_MAX_CODES = 4096
 
-# Any solver goes with guidance on all, on the first few or on no evaluation. Of those that cost as
-# much these come nearest to a fine solution on the small trained checkpoint (BENCHMARKS.md).
+# Guidance can be applied to all, the first few or no evaluations of any solver. Among combinations
+# of equal cost these have the lowest error on the small trained checkpoint (BENCHMARKS.md).
 PRESETS = {
     "faithful": SolverPreset(
         solver="rk4",
@@ -78,7 +78,7 @@ Record = TypeVar("Record", bound=Struct)
 
 
 class Preprocessor(Struct, frozen=True):
-    """preprocessor_config.json, as far as the export depends on it."""
+    """The keys of preprocessor_config.json that the export needs."""
 
     sampling_rate: int
     feature_size: int
@@ -92,24 +92,23 @@ class Preprocessor(Struct, frozen=True):
     merge_size: int
     min_pixels: int
     max_pixels: int
-    # The reference's processor has its own for video, whatever the file says; a checkpoint that
-    # was trained on other sizes says so here.
+    # The reference ignores the file for video. A checkpoint trained on other sizes has these keys.
     video_min_pixels: int = VIDEO_MIN_PIXELS
     video_max_pixels: int = VIDEO_MAX_PIXELS
 
 
 def read_preprocessor(folder: Path) -> Preprocessor:
-    """Raises OmniError when the file is missing or lacks a key."""
+    """Read the file. Raises OmniError if it is missing or lacks a key."""
     raw = read_json(folder / "preprocessor_config.json")
     size = raw.get("size")
-    if isinstance(size, dict):  # the spelling of newer releases
+    if isinstance(size, dict):  # the format of newer releases
         raw.setdefault("min_pixels", size.get("shortest_edge", size.get("min_pixels")))
         raw.setdefault("max_pixels", size.get("longest_edge", size.get("max_pixels")))
     return _convert(raw, Preprocessor, "preprocessor_config.json")
 
 
 def read_generation(folder: Path) -> dict[str, Any]:
-    """Return generation_config.json, empty where there is none. Raises OmniError."""
+    """Read generation_config.json; {} if there is none. Raises OmniError if it is not JSON."""
     path = folder / GENERATION
     return read_json(path) if path.is_file() else {}
 
@@ -120,7 +119,7 @@ def model_config(
     voices: dict[str, Voice],
     rotary_frequencies: FloatArray | None,
 ) -> ModelConfig:
-    """The record for the runtime. `rotary_frequencies` are the DiT's, None without speech."""
+    """Build the configuration. `rotary_frequencies` are those of the DiT; None without speech."""
     preprocessor, generation = read_preprocessor(folder), read_generation(folder)
     speech = None
     if source.speech is not None and rotary_frequencies is not None:
@@ -173,14 +172,14 @@ def _tokens(source: SourceConfig, generation: dict[str, Any]) -> SpecialTokens:
         audio_eos=ids.audio_end_token_id,
         vision_bos=ids.vision_start_token_id,
         vision_eos=ids.vision_end_token_id,
-        eos=_ends(source, generation),
+        eos=_eos(source, generation),
     )
 
 
-def _ends(source: SourceConfig, generation: dict[str, Any]) -> tuple[int, ...]:
-    """Ids that end a reply: those of the Thinker's own section, and of generation_config.json.
+def _eos(source: SourceConfig, generation: dict[str, Any]) -> tuple[int, ...]:
+    """Return the ids that end a reply, from the Thinker's section and generation_config.json.
 
-    The reference reads only the former, published checkpoints have both.
+    The reference reads only the former; published checkpoints have both.
     """
     found = {*source.eos, *eos_ids(generation, GENERATION)}
     if not found:
@@ -252,7 +251,7 @@ def _speech(
 
 
 def _talker_sampling(generation: dict[str, Any]) -> dict[str, float]:
-    """How codes are sampled: the reference's settings, or the checkpoint's own."""
+    """Return the sampling settings of the Talker: those of the checkpoint, or the reference's."""
     names = TALKER_SAMPLING.items()
     found = {name: generation.get(f"talker_{name}", value) for name, value in names}
     return _convert(found, dict[str, float], GENERATION)

@@ -1,4 +1,4 @@
-"""Which networks a checkpoint becomes, and where in it their tensors live."""
+"""The networks of a bundle, and the names of their tensors in the checkpoint."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,9 +20,9 @@ LM_HEAD = "thinker.lm_head.weight"
 
 @dataclass(frozen=True)
 class Network:
-    """A network and its tensors: below `prefix`, or by another name in `aliases`.
+    """A network, and the `prefix` of its tensors. `aliases` maps names to other tensors.
 
-    `part` names the piece it takes of tensors that it shares with somebody else.
+    `part` names the part of a tensor that is shared with another network.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Network:
 
 
 def networks(source: SourceConfig, checkpoint: Checkpoint) -> Iterator[Network]:
-    """All graphs of the bundle, one after the other, so that only one is in memory."""
+    """Yield the networks of the bundle one by one, so that only one is in memory."""
     yield Network("audio_encoder", AudioEncoder(source.audio), "thinker.audio_tower.")
     yield Network("vision_encoder", VisionEncoder(source.vision), "thinker.visual.")
     tied = {} if LM_HEAD in checkpoint else {LM_HEAD: THINKER_TABLE}

@@ -1,7 +1,7 @@
-"""What has to be written for a checkpoint, part by part, before a weight is read.
+"""Plan an export: the list of artifacts of a bundle, before any weight is read.
 
-Planning claims every tensor and traces every graph, so whatever is missing, left over or of the
-wrong shape is found in the first seconds and not after minutes of work.
+Planning claims every tensor and traces every graph. Missing or extra tensors and wrong shapes are
+thus reported within seconds, not after minutes of work.
 """
 
 from collections.abc import Callable, Iterator
@@ -35,16 +35,16 @@ from omni_runtime.bundle.contracts import GraphContract, contracts
 from omni_runtime.bundle.store import modulation_file
 
 DROPPED = {"thinker.audio_tower.audio_bos_eos_token.": "the reference never reads it"}
-"""Tensors without use, by name or prefix, with the reason."""
+"""Unused tensors, by name or prefix, with the reason."""
 
-SILENT = "config.json switches speech off (enable_audio_output)"
+SILENT = "config.json disables speech (enable_audio_output)"
 
 Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The record for the runtime, the voices, and all artifacts that are still to be written."""
+    """The model configuration, the voices, and all artifacts to write."""
 
     config: ModelConfig
     voices: dict[str, Voice]
@@ -54,8 +54,8 @@ class Plan:
 def make(folder: Path, source: SourceConfig, writer: GraphWriter) -> Plan:
     """Plan the bundle of the checkpoint in `folder`.
 
-    Raises OmniError when the checkpoint is incomplete, damaged, or has tensors without use, and
-    UsageError when a rule of the recipe can't be followed.
+    Raises OmniError if the checkpoint is incomplete, damaged, or has unused tensors, and UsageError
+    if a rule of the recipe does not apply.
     """
     checkpoint = Checkpoint(folder)
     checkpoint.drop(DROPPED)
@@ -76,7 +76,7 @@ def make(folder: Path, source: SourceConfig, writer: GraphWriter) -> Plan:
     artifacts += _graphs(
         writer, checkpoint, source, config, [voice.mel for voice in voices.values()]
     )
-    checkpoint.settle()
+    checkpoint.check_all_used()
     return Plan(config, voices, tuple(artifacts))
 
 

@@ -1,8 +1,7 @@
-"""Running a graph and its quantized twin on the same inputs, to say how far apart they are.
+"""Compare a quantized graph with its float32 version on the same inputs.
 
-The inputs are seeded and of the size that real ones have, except a voice's mel for the vocoder.
-They tell a wrong scale from a right one; what a recipe costs in answers and sound is measured by
-evaluation on trained weights.
+The inputs are random with a fixed seed, except a voice's mel for the vocoder. The comparison finds
+wrong scales. The quality of a recipe is measured on trained weights instead (`quality.py`).
 """
 
 from pathlib import Path
@@ -34,14 +33,14 @@ def compare(
     config: ModelConfig,
     mel: FloatArray | None = None,
 ) -> QuantizationError:
-    """Error of the graph in `near` against the one in `exact`, over all their float outputs.
+    """Return the error of the graph in `near` against that in `exact`, over all float outputs.
 
     `mel`: see `inputs`.
     """
-    fed = inputs(graph, contract, config, mel)
+    feeds = inputs(graph, contract, config, mel)
     meter = ErrorMeter("outputs")
     outputs = [
-        open_session(path, contract, SessionOptions()).run(None, fed) for path in (exact, near)
+        open_session(path, contract, SessionOptions()).run(None, feeds) for path in (exact, near)
     ]
     for spec, a, b in zip(contract.outputs, *outputs, strict=True):
         if not spec.name.startswith("present_"):
@@ -52,7 +51,7 @@ def compare(
 def inputs(
     graph: str, contract: GraphContract, config: ModelConfig, mel: FloatArray | None = None
 ) -> Arrays:
-    """What to run a graph on; the vocoder needs a `mel`, float32 (frames, mel_dim)."""
+    """Return inputs for a graph. The vocoder needs a `mel`, float32 (frames, mel_dim)."""
     random = np.random.default_rng(0)
     sizes = {
         "blocks": 2,
@@ -74,23 +73,23 @@ def inputs(
     if graph == "vocoder":
         assert mel is not None
         return {**arrays, "mel": np.ascontiguousarray(mel.T)[None]}
-    arrays.update(_particular(graph, arrays, config))
+    arrays.update(_valid_inputs(graph, arrays, config))
     return arrays
 
 
-def _particular(graph: str, arrays: Arrays, config: ModelConfig) -> Arrays:
-    """Inputs whose values have a meaning."""
+def _valid_inputs(graph: str, arrays: Arrays, config: ModelConfig) -> Arrays:
+    """Return the inputs whose values must be valid."""
     if graph == "audio_encoder":
         return {"frames": np.array([200, 137], np.int32), "mel": arrays["mel"] * np.float32(0.5)}
     if graph == "vision_encoder":
         assert config.vision is not None
-        where = vision_geometry([GRID], config.vision)
+        geometry = vision_geometry([GRID], config.vision)
         return {
-            "cos": np.cos(where.angles),
-            "sin": np.sin(where.angles),
-            "window_slots": where.window_slots,
-            "window_lengths": where.window_lengths.astype(np.int32),
-            "unpad": where.unpad,
+            "cos": np.cos(geometry.angles),
+            "sin": np.sin(geometry.angles),
+            "window_slots": geometry.window_slots,
+            "window_lengths": geometry.window_lengths.astype(np.int32),
+            "unpad": geometry.unpad,
             "grid_frames": np.array([GRID[0]], np.int64),
         }
     if graph in ("thinker", "talker"):

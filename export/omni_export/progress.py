@@ -1,4 +1,4 @@
-"""How far an export is: counted in weights, since reading and packing them is the work."""
+"""Progress of an export, counted in weights: reading and quantizing them takes the time."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,12 +7,11 @@ from time import perf_counter
 
 @dataclass(frozen=True)
 class Progress:
-    """A moment of an export.
+    """The progress at one time.
 
-    `part` is number `step` of `steps`, which are 0 until they are known. `done` of `total` are
-    bytes of weights, counted as float32, over all parts; `seconds_left` is None until there is
-    something to judge by. `kept` means that the part is taken over from an export that was
-    stopped.
+    `part` is number `step` of `steps`; both are 0 until the number of steps is known. `done` and
+    `total` are bytes of weights, counted as float32, over all parts. `seconds_left` is None until
+    it can be estimated. `kept`: the part is reused from an earlier export.
     """
 
     step: int
@@ -25,11 +24,11 @@ class Progress:
 
 
 Report = Callable[[Progress], None]
-"""Called when a part begins, again and again while it is written, and when one is taken over."""
+"""Called when a part begins, repeatedly while it is written, and when a part is reused."""
 
 
 class ProgressMeter:
-    """Counts steps and weights, and reports."""
+    """Counts steps and weights, and reports them."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
@@ -39,34 +38,34 @@ class ProgressMeter:
         self._started = perf_counter()
 
     def expect(self, steps: int, weights: int = 0) -> None:
-        """How many steps there are, and how many weights in all of them."""
+        """Set the number of steps, and of weights in all of them."""
         self._steps, self._total = steps, 4 * weights
 
     def prepare(self, what: str) -> None:
-        """Something happens before the steps are known."""
+        """Report an activity before the number of steps is known."""
         self._report(Progress(0, 0, what, 0, 0, None))
 
     def begin(self, part: str) -> None:
-        """The next step begins."""
+        """Begin the next step."""
         self._step += 1
         self._part = part
         self._report(self._now())
 
     def advance(self, weights: int) -> None:
-        """So many weights more have been written."""
+        """Count weights that have been written."""
         self._done += 4 * weights
         self._here += 4 * weights
         self._report(self._now())
 
     def keep(self, part: str, weights: int) -> None:
-        """The next step is already done."""
+        """Count a step that is reused."""
         self._step += 1
         self._part = part
         self._done += 4 * weights
         self._report(self._now(kept=True))
 
     def start_clock(self) -> None:
-        """What was done before tells nothing about the speed of what follows."""
+        """Start to measure the speed."""
         self._started = perf_counter()
 
     def _now(self, *, kept: bool = False) -> Progress:

@@ -1,8 +1,8 @@
-"""What a recipe costs in right answers and clear speech, where somebody measured it.
+"""Benchmark scores of a recipe, copied from the checkpoint to the manifest.
 
-Not a measurement: the small checkpoint's `tiny.compare` makes one and leaves it beside the weights
-as quality.json; the export hands it on in the manifest. It counts for those weights and those
-rules alone, so a changed byte of either makes it void.
+Nothing is measured here: `tiny.compare` measures the small checkpoint and writes quality.json next
+to its weights. The scores are valid only for these weights and rules, so digests of both are
+compared.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ FILE = "quality.json"
 
 
 class QualityFile(Struct, frozen=True, forbid_unknown_fields=True):
-    """`weights` is a digest of all weights; per recipe a digest of its rules and the results."""
+    """`weights`: digest of all weights. `rules`, `results`: per recipe its digest and scores."""
 
     weights: str
     rules: dict[str, str]
@@ -28,29 +28,29 @@ class QualityFile(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def weights_digest(checkpoint: Path) -> str:
-    """SHA-256 over all shards, hexadecimal."""
+    """Return the SHA-256 of all shards, hexadecimal."""
     shards = sorted(checkpoint.glob("*.safetensors"))
     return hashlib.sha256("".join(map(sha256_of, shards)).encode()).hexdigest()
 
 
 def rules_digest(recipe: Recipe) -> str:
-    """SHA-256 of everything a recipe says, hexadecimal."""
+    """Return the SHA-256 of a recipe, hexadecimal."""
     return hashlib.sha256(msgspec.json.encode(recipe)).hexdigest()
 
 
 def measured(checkpoint: Path, recipe: Recipe) -> Quality | None:
-    """The results of `recipe` on these weights, or None if nobody measured exactly that.
+    """Return the scores of `recipe` on these weights, or None if they were not measured.
 
-    Raises OmniError for a quality.json that can't be understood.
+    Raises OmniError for an invalid quality.json.
     """
     path = checkpoint / FILE
     if not path.is_file():
         return None
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=QualityFile)
+        file = msgspec.json.decode(path.read_bytes(), type=QualityFile)
     except msgspec.DecodeError as error:
         raise OmniError(f"{path}: {error}", fix="delete it, or measure again") from None
-    same = found.rules.get(recipe.name) == rules_digest(recipe)
-    if not same or found.weights != weights_digest(checkpoint):
+    same = file.rules.get(recipe.name) == rules_digest(recipe)
+    if not same or file.weights != weights_digest(checkpoint):
         return None
-    return found.results.get(recipe.name)
+    return file.results.get(recipe.name)

@@ -1,7 +1,7 @@
-"""Checkpoints with random weights in the Hugging Face format, for trials and tests.
+"""Checkpoints with random weights in the Hugging Face format, for tests.
 
-They have every part and every file of a published checkpoint, are read by transformers itself,
-and are the same for the same shape and seed. They answer with noise: nothing was learned.
+They have all parts and files of a published checkpoint, load in transformers, and are reproducible
+for a shape and seed. Their replies are noise.
 """
 
 import json
@@ -27,7 +27,7 @@ from omni_export.model_config import SYSTEM_PROMPT
 from omni_export.random_shapes import DEFAULT, PUBLISHED, Shape
 from omni_runtime.errors import UsageError
 
-MEL_BINS = 80  # of the voices' references: the DiT's default, which no shape changes
+MEL_BINS = 80  # of the reference mels of voices: the default of the DiT
 
 MEDIA_TOKENS = {
     "audio_token": "<|AUDIO|>",
@@ -83,7 +83,7 @@ QWEN_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""How Qwen2 cuts text before byte-pair encoding."""
+"""Pre-tokenization of Qwen2, before byte-pair encoding."""
 
 CORPUS = (
     SYSTEM_PROMPT,
@@ -93,15 +93,15 @@ CORPUS = (
 
 
 REVISION = "shape 1, seed 0, made in rows"
-"""Identifies the random weights of a shape; raise it when their making changes."""
+"""Identifies the random weights of a shape. Change it when their generation changes."""
 
 SHARD_BYTES = 2**29
 
 
 def shape_of(size: str) -> Shape:
-    """The shape that `--model random:SIZE` means; the smallest without a size.
+    """Return the shape of `--model random:SIZE`; the smallest one without a size.
 
-    Raises UsageError for a size that was never published.
+    Raises UsageError for an unknown size.
     """
     if not size:
         return DEFAULT
@@ -116,9 +116,9 @@ def shape_of(size: str) -> Shape:
 def describe(
     folder: Path, shape: Shape = DEFAULT, *, seed: int = 0, dtype: str = "bfloat16"
 ) -> None:
-    """Make a checkpoint in `folder`, which must not exist yet, whose weights are not written.
+    """Create a checkpoint in `folder`, which must not exist, without writing its weights.
 
-    `Checkpoint` opens it as any other; its weights are made whenever they are read.
+    `Checkpoint` opens it like any other; the weights are generated when they are read.
     """
     folder.mkdir(parents=True)
     tokenizer = _tokenizer()
@@ -144,9 +144,9 @@ def write(
     dtype: str = "float32",
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Write a checkpoint into `folder`, which must not exist yet, weights and all.
+    """Write a checkpoint with its weights into `folder`, which must not exist.
 
-    No more than one shard of about `shard_bytes`, or one tensor, is in memory at a time.
+    At most one shard of about `shard_bytes`, or one tensor, is in memory at a time.
     """
     describe(folder, shape, seed=seed, dtype=dtype)
     source = random_weights.RandomWeights(folder)
@@ -166,7 +166,7 @@ def write(
         total += sum(tensor.nbytes for tensor in tensors.values())
         save_file(tensors, folder / file, metadata={"format": "pt"})
     weight_map = {name: file for file, names in files.items() for name in names}
-    _write_json(  # last: without it the folder is no checkpoint
+    _write_json(  # last: without it the folder is not a checkpoint
         folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map}
     )
     (folder / random_weights.DESCRIPTION).unlink()
@@ -194,7 +194,7 @@ def _tokenizer() -> Tokenizer:
 
 
 def _regex(pattern: str) -> Any:
-    from tokenizers import Regex  # noqa: PLC0415 - the type stub has no such name at top level
+    from tokenizers import Regex  # noqa: PLC0415 - the type stub lacks the name at the top level
 
     return Regex(pattern)
 

@@ -1,4 +1,4 @@
-"""Sizes of random checkpoints: the smallest that exercise everything, and the published ones.
+"""Shapes of random checkpoints: a minimal one for tests, and the published ones.
 
 `config` turns a shape into the content of config.json. The published sizes are those of
 Qwen2.5-Omni-3B and -7B; only the shape of the 3B's Talker could not be confirmed.
@@ -52,12 +52,12 @@ class CodecShape:
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a whole model. The defaults are the smallest that exercise every mechanism."""
+    """Sizes of a model. The defaults are the smallest that exercise every mechanism."""
 
     thinker: DecoderShape = DecoderShape(3, 128, 4, 2, 32, 256, (4, 6, 6))
     talker: DecoderShape = DecoderShape(2, 96, 4, 2, 32, 192, (8, 8, 0))
     vocabulary: int | None = None
-    """Rows of the Thinker's table; None: as many as the tokenizer has tokens."""
+    """Rows of the Thinker's embedding table; None for the size of the tokenizer."""
     audio: dict[str, int] = field(
         default_factory=lambda: {"layers": 2, "width": 64, "heads": 4, "inner": 128}
     )
@@ -65,7 +65,7 @@ class Shape:
         default_factory=lambda: {"layers": 3, "width": 64, "heads": 4, "inner": 96, "full": [1]}
     )
     codec: CodecShape = CodecShape(67, 66, pad=61, start=63, end=62, mask=64)
-    """Untrained logits favour any code, so each one has a row in the DiT's table."""
+    """Untrained logits can select any code, so each one has a row in the DiT's table."""
     dit: dict[str, Any] = field(
         default_factory=lambda: {
             "layers": 4,
@@ -88,7 +88,7 @@ class Shape:
     )
     """Widths in the DiT's input: codes, speaker vector, voice encoder."""
     voice_frames: tuple[int, int] = (61, 48)
-    """Mel frames of the two voices' references."""
+    """Frames of the reference mels of the two voices."""
     vocoder: dict[str, Any] = field(
         default_factory=lambda: {
             "channels": 64,
@@ -97,7 +97,7 @@ class Shape:
         }
     )
     talkative: bool = True
-    """Silence the Talker's end codes, so that random speech lasts a while."""
+    """Zero the logits of the Talker's end codes, so that random speech lasts longer."""
 
 
 DEFAULT = Shape()
@@ -150,11 +150,11 @@ PUBLISHED = {
         **_COMMON,
     ),
 }
-"""The shapes behind `--model random:3b` and `random:7b`."""
+"""The shapes of `--model random:3b` and `random:7b`."""
 
 
 def config(shape: Shape, ids: Mapping[str, int], tokens: int) -> dict[str, Any]:
-    """The sections of config.json, for a tokenizer of `tokens` tokens with these special `ids`."""
+    """Return config.json for a tokenizer of `tokens` tokens with these special `ids`."""
     return {
         "thinker_config": _thinker(shape, ids, tokens),
         "talker_config": _talker(shape, ids),
@@ -164,7 +164,7 @@ def config(shape: Shape, ids: Mapping[str, int], tokens: int) -> dict[str, Any]:
 
 
 def _media(ids: Mapping[str, int]) -> dict[str, int]:
-    """What Thinker and Talker alike must know of the tokens of media."""
+    """Return the media token ids, which Thinker and Talker share."""
     return {
         "audio_token_index": ids["<|AUDIO|>"],
         "image_token_index": ids["<|IMAGE|>"],

@@ -1,9 +1,9 @@
-"""Random weights of any shape, made when they are read and never held: a checkpoint of no bytes.
+"""Random weights of any shape, generated when they are read and never stored.
 
-A folder with a config.json and a `random_weights.json` instead of weights is such a checkpoint.
-Each stretch of rows has its own seed, made of the tensor's name and its place, so any rows can be
-made without the others, are the same every time, and are like no other tensor's (ONNX Runtime
-keeps equal tensors once, which would flatter its memory).
+Such a checkpoint is a folder with config.json, and `random_weights.json` instead of weights. Each
+block of rows has its own seed, from the tensor's name and the block number. Any rows can thus be
+generated alone and reproducibly, and no two tensors are equal (ONNX Runtime would store equal
+tensors once, which would distort measurements of memory).
 """
 
 import math
@@ -24,11 +24,11 @@ INV_FREQ = "token2wav.code2wav_dit_model.rotary_embed.inv_freq"
 CODEC_HEAD = "talker.codec_head.weight"
 VALUES_AT_ONCE = 2**20
 LEVELS = 2**16
-"""Different values of a tensor before scaling: the middles of equally likely intervals."""
+"""Distinct values of a tensor before scaling: midpoints of equally likely intervals."""
 
 
 class Description(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What `random_weights.json` holds. `silenced` lists Talker codes whose logits are zero."""
+    """The content of `random_weights.json`. `silenced`: Talker codes whose logits are zero."""
 
     seed: int
     dtype: str
@@ -36,21 +36,21 @@ class Description(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 def described(folder: Path) -> bool:
-    """Whether the folder's weights are random and not written."""
+    """Return whether the weights of the folder are random and not stored."""
     return (folder / DESCRIPTION).is_file()
 
 
 def describe(folder: Path, description: Description) -> None:
-    """Make the folder, which has a config.json, a checkpoint of random weights."""
+    """Write the description into a folder that has a config.json."""
     text = msgspec.json.format(msgspec.json.encode(description), indent=2)
     (folder / DESCRIPTION).write_bytes(text + b"\n")
 
 
 class RandomWeights:
-    """All tensors that transformers' model has for the folder's config.json, with their values."""
+    """The tensors of the transformers model for the folder's config.json."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises OmniError when the description can't be read."""
+        """Read the description. Raises OmniError if that fails."""
         try:
             raw = (folder / DESCRIPTION).read_bytes()
             self._description = msgspec.json.decode(raw, type=Description)
@@ -59,13 +59,14 @@ class RandomWeights:
             ]
         except (OSError, msgspec.DecodeError, KeyError) as error:
             raise OmniError(
-                f"{folder / DESCRIPTION} can't be read: {error}", fix="make it anew: --model random"
+                f"{folder / DESCRIPTION} cannot be read: {error}",
+                fix="create it again with --model random",
             ) from None
         self._model = _model(folder)
         self.shapes = {name: tuple(t.shape) for name, t in self._model.state_dict().items()}
 
     def get(self, name: str, rows: slice | None) -> torch.Tensor:
-        """Some rows of a tensor, or all of it, as the checkpoint stores it."""
+        """Generate some rows of a tensor, or all of it, in the dtype of the checkpoint."""
         shape = self.shapes[name]
         start, stop = (rows.start, rows.stop) if rows else (0, shape[0])
         stop = min(stop, shape[0])
@@ -95,7 +96,7 @@ class RandomWeights:
 
 
 def _model(folder: Path) -> Any:
-    """The reference's own model without storage: it knows all names and shapes."""
+    """Create the transformers model on the meta device, for its names and shapes."""
     from transformers import Qwen2_5OmniConfig, Qwen2_5OmniForConditionalGeneration  # noqa: PLC0415
 
     with torch.device("meta"):
@@ -103,11 +104,11 @@ def _model(folder: Path) -> Any:
 
 
 def _scale(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
-    """Deviation and mean that keep signals near 1 through all layers, every bias in play."""
+    """Return the deviation and mean that keep activations near 1 in all layers."""
     if "embed_tokens" in name or "codec_embed" in name:
         return 1.0, 0.0
     if len(shape) > 1:
-        # The vocoder adds up many branches and is cut at -1 and 1: smaller gains keep it inside.
+        # The vocoder sums many branches and clips at -1 and 1, so its gain is smaller.
         gain = 0.4 if "bigvgan" in name else 1.0
         return gain / math.prod(shape[1:]) ** 0.5, 0.0
     gain = "norm" in name or "ln_" in name
@@ -116,7 +117,7 @@ def _scale(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
 
 @lru_cache(maxsize=64)
 def _levels(dtype: torch.dtype, deviation: float, mean: float) -> Any:
-    """The values of a normal distribution that a tensor is made of, as numpy knows the dtype."""
+    """Return the LEVELS values of a normal distribution; bfloat16 is viewed as int16."""
     middles = (torch.arange(LEVELS, dtype=torch.float64) + 0.5) / LEVELS
     levels = (torch.special.ndtri(middles) * deviation + mean).to(dtype)
     return (levels.view(torch.int16) if dtype == torch.bfloat16 else levels).numpy()

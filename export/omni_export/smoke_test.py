@@ -1,8 +1,7 @@
-"""The first reply of a new bundle, in a process of its own: does it work, and what does it take?
+"""Smoke test: the first reply of a new bundle, in a new process, with its time and memory.
 
-The export itself is bounded in memory, a reply is not: ONNX Runtime keeps a second copy of most
-weights, as its kernels want them. Where that does not fit no reply is tried, and the bundle says
-so.
+A reply needs more memory than the export, since ONNX Runtime keeps a prepacked copy of most
+weights. If the machine has too little memory, the test is skipped and the manifest says why.
 """
 
 import json
@@ -20,11 +19,12 @@ from omni_runtime.memory import MIN_CONTEXT, Footprint
 PROMPT = "Hello! Who are you, and what can you do?"
 MAX_TOKENS = 48
 MAX_SPEECH = 10
-SECONDS_ALLOWED = 1800
+TIMEOUT = 1800
+"""Seconds."""
 
 
 def obstacle(manifest: Manifest) -> str | None:
-    """Why no reply can be tried on this machine now; None when there is room for one."""
+    """Return why the test cannot run on this machine now, or None if it can."""
     speech = manifest.model.speech is not None
     needed = Footprint.of(manifest).needed(MIN_CONTEXT, speech=speech)
     free = machine.available_memory()
@@ -34,25 +34,25 @@ def obstacle(manifest: Manifest) -> str | None:
 
 
 def attempt(bundle: Path, manifest: Manifest) -> tuple[Measured | None, str | None]:
-    """What a first reply takes, or why there is none. Raises OmniError as `first_reply` does."""
+    """Return the measurements of a first reply, or why there are none. Raises as `first_reply`."""
     if reason := obstacle(manifest):
         return None, reason
     try:
         return first_reply(bundle), None
     except subprocess.TimeoutExpired:
-        return None, f"there was no reply within {SECONDS_ALLOWED} s"
+        return None, f"there was no reply within {TIMEOUT} s"
 
 
 def first_reply(bundle: Path) -> Measured:
-    """Ask the bundle a question through the command line's own door.
+    """Run one prompt with `omni run`. Return its time and memory.
 
-    Raises OmniError when it does not answer: such a bundle must not be handed out.
+    Raises OmniError if the reply fails; such a bundle must not be published.
     """
     limits = ["--max-tokens", str(MAX_TOKENS), "--max-speech", str(MAX_SPEECH)]
     arguments = ["run", str(bundle), PROMPT, "--json", "--no-play", "--no-prepack-cache", *limits]
     failure, fix = "the new bundle does not run", "report this as a defect"
     printed = run_module(
-        "omni_runtime.cli.main", arguments, failure=failure, fix=fix, timeout=SECONDS_ALLOWED
+        "omni_runtime.cli.main", arguments, failure=failure, fix=fix, timeout=TIMEOUT
     )
     turn = json.loads(printed.splitlines()[-1])
     return Measured(

@@ -1,9 +1,9 @@
-"""The configuration files of a checkpoint, read strictly.
+"""Read the configuration files of a checkpoint, strictly.
 
-Each record lists the keys that the export depends on; a missing key or one of the wrong type is
-an error that names it. Nothing has a default, since a wrong default would give a bundle that
-loads and talks nonsense. Both spellings of the rotary settings are read: `rope_scaling` with
-`rope_theta` (published checkpoints) and `rope_parameters` (written by transformers 5).
+Each record lists the keys that the export needs. A missing key or a wrong type is an error that
+names the key. There are no defaults, since a wrong default would give a bundle that loads but
+replies nonsense. Both formats of the rotary settings are read: `rope_scaling` with `rope_theta`
+(published checkpoints) and `rope_parameters` (transformers 5).
 """
 
 import json
@@ -131,7 +131,7 @@ class VocoderSource(Struct, frozen=True):
 
 
 class SpeechSource(Struct, frozen=True):
-    """Everything behind the Thinker. `dit_raw` is kept for the reference's own voice encoder."""
+    """All parts after the Thinker. `dit_raw` configures the voice encoder of transformers."""
 
     talker: DecoderSource
     talker_ids: TalkerIds
@@ -141,9 +141,9 @@ class SpeechSource(Struct, frozen=True):
 
 
 class SourceConfig(Struct, frozen=True):
-    """The whole of config.json, as far as the export depends on it.
+    """The keys of config.json that the export needs.
 
-    `eos` are the ids of the Thinker's own section that end a reply.
+    `eos` are the ids in the Thinker's section that end a reply.
     """
 
     audio: AudioSource
@@ -155,7 +155,7 @@ class SourceConfig(Struct, frozen=True):
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file of a checkpoint, or an OmniError that says that there is none."""
+    """Read a file of a checkpoint. Raises OmniError if it is missing."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -166,15 +166,15 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file, or an OmniError that names the file."""
+    """Read a JSON object. Raises OmniError if the file is missing or is not a JSON object."""
     try:
         found = json.loads(read_bytes(path).decode("utf-8"))
     except (ValueError, OSError) as error:
         raise OmniError(
-            f"{path} can't be read as JSON: {error}", fix="download the checkpoint again"
+            f"{path} cannot be read as JSON: {error}", fix="download the checkpoint again"
         ) from None
     if not isinstance(found, dict):
-        raise OmniError(f"{path} holds no JSON object", fix="download the checkpoint again")
+        raise OmniError(f"{path} is not a JSON object", fix="download the checkpoint again")
     return found
 
 
@@ -182,8 +182,8 @@ def read_config(folder: Path) -> SourceConfig:
     """Read config.json of the checkpoint in `folder`.
 
     Raises:
-        UsageError: another kind of model, or a setting that the graphs do not implement.
-        OmniError: no such file, no JSON, or a key that is missing or of the wrong type.
+        UsageError: another model type, or a setting that the graphs do not implement.
+        OmniError: the file is missing or not JSON, or a key is missing or has the wrong type.
     """
     raw = read_json(folder / "config.json")
     kind = raw.get("model_type")
@@ -234,7 +234,7 @@ def _read_speech(section: "_Section") -> SpeechSource:
 
 
 class _Section:
-    """One object of config.json together with its path, for errors that say where."""
+    """One object of config.json with its path, which errors contain."""
 
     def __init__(self, raw: dict[str, Any], path: str) -> None:
         self.raw = raw
@@ -247,7 +247,7 @@ class _Section:
         return _Section(child, f"{self.path}: {key}")
 
     def flag(self, key: str) -> bool:
-        return bool(self.raw.get(key, True))  # the reference's own default: it speaks
+        return bool(self.raw.get(key, True))  # the default of the reference
 
     def read(self, kind: type[Record]) -> Record:
         try:
@@ -256,14 +256,14 @@ class _Section:
             raise self._error(str(error)) from None
 
     def decoder(self) -> DecoderSource:
-        """The decoder keys, with the rotary settings of either spelling laid flat."""
+        """Read the decoder keys, with the rotary settings of either format merged in."""
         flat = dict(self.raw)
         for key in ("rope_scaling", "rope_parameters"):
             rope = self.raw.get(key)
             if isinstance(rope, dict):
                 flat.update(rope)
                 flat["rope_type"] = rope.get("rope_type", rope.get("type"))
-        if flat.get("rope_type") == "mrope":  # the older name of the same thing
+        if flat.get("rope_type") == "mrope":  # an older name
             flat["rope_type"] = "default"
         if "head_dim" not in flat and "hidden_size" in flat and "num_attention_heads" in flat:
             flat["head_dim"] = flat["hidden_size"] // flat["num_attention_heads"]
@@ -274,11 +274,11 @@ class _Section:
 
 
 def _check_supported(config: SourceConfig) -> None:
-    """Refuse what the graphs do not implement, instead of computing something else."""
+    """Raise UsageError for settings that the graphs do not implement."""
     wanted: list[tuple[str, object, object]] = [
         ("audio_config.activation_function", config.audio.activation_function, "gelu"),
         ("vision_config.hidden_act", config.vision.hidden_act, "silu"),
-        # Tokens of a block are pairs of pairs of frames, none of which may straddle two blocks.
+        # A token is made from four frames, which must be in the same block.
         ("audio_config.n_window % 2", config.audio.n_window % 2, 0),
     ]
     decoders = {"text_config": config.text}
@@ -295,6 +295,6 @@ def _check_supported(config: SourceConfig) -> None:
     for name, found, supported in wanted:
         if found != supported:
             raise UsageError(
-                f"config.json: {name} is {found!r}, but the graphs implement {supported!r} only",
+                f"config.json: {name} is {found!r}, but the graphs implement only {supported!r}",
                 fix="use a checkpoint of the published architecture",
             )

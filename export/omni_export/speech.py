@@ -1,7 +1,7 @@
-"""What the speech path computes once: voices, code table, time modulation, receptive fields.
+"""Precompute the constants of speech: voices, code table, time modulation, receptive fields.
 
-The reference evaluates all of this again in every step of the flow. None of it depends on the
-noisy mel frames, so the export does it once, in float32, and the graphs take it as input.
+The reference evaluates these in every step of the flow. They do not depend on the noisy mel frames,
+so the export computes them once in float32, and the graphs take them as inputs.
 """
 
 import math
@@ -26,26 +26,26 @@ DIT = "token2wav.code2wav_dit_model."
 PROJECTION = DIT + "input_embed.proj."
 VOICE_ENCODER = DIT + "input_embed.spk_encoder."
 MEL_COLUMNS = "mel columns"
-"""The part of the input projection that stays in the DiT's graph."""
+"""Name of the part of the input projection that stays in the DiT graph."""
 
 TIME_FREQUENCIES = 256  # fixed in the reference, like its scale of 1000
-ACTIVATION_REACH = 6  # samples to each side that an anti-aliased activation sees
-CONV_POST_REACH = 3
-CONV_PRE_REACH = 3
-SAMPLE_RATE = 24000  # the reference states it nowhere but in its documentation
+ACTIVATION_RADIUS = 6  # radius of an anti-aliased activation in samples
+CONV_POST_RADIUS = 3
+CONV_PRE_RADIUS = 3
+SAMPLE_RATE = 24000  # only in the documentation of the reference
 
 THINKER_TABLE = "thinker.model.embed_tokens.weight"
-VOICE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # it becomes a file name, on any system
-LEAST_FRAMES = 5  # fewer than the voice encoder's widest dilation can be mirrored at the edges
-VOICE_FIX = "get spk_dict.pt from the checkpoint's own repository"
+VOICE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # used as a file name on all systems
+MIN_FRAMES = 5  # minimum for the reflect padding of the voice encoder's widest dilation
+VOICE_FIX = "get spk_dict.pt from the repository of the checkpoint"
 
 
 @dataclass(frozen=True)
 class Voice:
-    """`text_bos` starts this voice's text; `condition` float32 (2, hidden) goes into the DiT.
+    """`text_bos`: first text token of the voice. `condition`: float32 (2, hidden) for the DiT.
 
-    Row 0 is what voice and speaker vector add to each frame, row 1 the same for the null branch
-    of guidance. `mel` float32 (frames, mel_dim) is the reference that it was made of.
+    Row 0 is the contribution of voice and speaker vector to each frame, row 1 that of the null
+    branch of guidance. `mel`: the reference mel of the voice, float32 (frames, mel_dim).
     """
 
     text_bos: int
@@ -54,7 +54,7 @@ class Voice:
 
 
 class InputProjection:
-    """The columns of the DiT's input projection that meet constants."""
+    """The columns of the DiT's input projection that multiply constants."""
 
     def __init__(self, checkpoint: Checkpoint, config: DitSource) -> None:
         shape = (config.hidden_size, config.input_width)
@@ -67,16 +67,18 @@ class InputProjection:
 def read_voices(
     path: Path, checkpoint: Checkpoint, speech: SpeechSource, projection: InputProjection
 ) -> dict[str, Voice]:
-    """Voices of `spk_dict.pt`, encoded by the checkpoint's own ECAPA network."""
+    """Read the voices of `spk_dict.pt` and encode them with the ECAPA network. Raises OmniError."""
     try:
         entries: Any = torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError:
-        raise OmniError(f"the checkpoint has no {path.name}, so no voice", fix=VOICE_FIX) from None
-    except Exception as error:  # pickle raises anything
+        raise OmniError(
+            f"the checkpoint has no {path.name}, which has the voices", fix=VOICE_FIX
+        ) from None
+    except Exception as error:  # pickle may raise any exception
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise OmniError(f"{path} can't be read safely: {reason}", fix=VOICE_FIX) from None
+        raise OmniError(f"{path} cannot be read safely: {reason}", fix=VOICE_FIX) from None
     if not isinstance(entries, dict):
-        raise OmniError(f"{path} holds no voice", fix=VOICE_FIX)
+        raise OmniError(f"{path} contains no voice", fix=VOICE_FIX)
     encoder = _voice_encoder(checkpoint, speech)
     vocabulary = checkpoint.shapes(THINKER_TABLE)[THINKER_TABLE][0]
     voices: dict[str, Voice] = {}
@@ -93,14 +95,14 @@ def read_voices(
         ]
         voices[name] = Voice(entry["bos_token"], np.stack(rows).astype(np.float32), mel[0].numpy())
     if not voices:
-        raise OmniError(f"{path} holds no voice", fix=VOICE_FIX)
+        raise OmniError(f"{path} contains no voice", fix=VOICE_FIX)
     return voices
 
 
 def _problem(name: object, entry: Any, dit: DitSource, vocabulary: int) -> str | None:
-    """What is wrong with an entry of `spk_dict.pt`, whose names become those of files."""
+    """Return what is wrong with an entry of `spk_dict.pt`, or None."""
     if not isinstance(name, str) or not VOICE_NAME.fullmatch(name):
-        return "has a name that can't be a file's"
+        return "has a name that is not a valid file name"
     keys: set[Any] = set(entry) if isinstance(entry, dict) else set()
     if missing := {"bos_token", "cond", "ref_mel"} - keys:
         return f"lacks {sorted(missing)}"
@@ -110,13 +112,13 @@ def _problem(name: object, entry: Any, dit: DitSource, vocabulary: int) -> str |
     if not isinstance(speaker, torch.Tensor) or speaker.numel() != dit.enc_emb_dim:
         return f"has a speaker vector that is not {dit.enc_emb_dim} wide"
     shape = tuple(mel.shape) if isinstance(mel, torch.Tensor) else ()
-    if len(shape) != 3 or (shape[0], shape[2]) != (1, dit.mel_dim) or shape[1] < LEAST_FRAMES:
+    if len(shape) != 3 or (shape[0], shape[2]) != (1, dit.mel_dim) or shape[1] < MIN_FRAMES:
         return f"has a reference of shape {shape} instead of (1, frames, {dit.mel_dim})"
     return None
 
 
 def _voice_encoder(checkpoint: Checkpoint, speech: SpeechSource) -> torch.nn.Module:
-    """The reference's own network: it runs once per voice, here, and never on a device."""
+    """Load the voice encoder of transformers. It runs only during the export."""
     from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import (  # noqa: PLC0415
         Qwen2_5OmniDiTConfig,
     )
@@ -136,14 +138,17 @@ def _voice_encoder(checkpoint: Checkpoint, speech: SpeechSource) -> torch.nn.Mod
 def code_table(
     checkpoint: Checkpoint, config: DitSource, projection: InputProjection
 ) -> FloatArray:
-    """What each code adds to its frames, float32 (num_embeds + 1, hidden); row 0 is the null."""
+    """Return the contribution of each code to its frames, float32 (num_embeds + 1, hidden).
+
+    Row 0 is the null code.
+    """
     shape = (config.num_embeds + 1, config.emb_dim)
     table = checkpoint.claim(DIT + "text_embed.codec_embed.weight", shape).read()
     return table @ projection.code.T
 
 
 class TimeModulation:
-    """Scales, shifts and gates of all DiT layers as functions of the time point alone."""
+    """Scales, shifts and gates of all DiT layers. They depend only on the time."""
 
     def __init__(self, checkpoint: Checkpoint, config: DitSource) -> None:
         width = config.hidden_size
@@ -168,16 +173,16 @@ class TimeModulation:
 
     @property
     def weights(self) -> int:
-        """How many weights `tables` reads."""
+        """Number of weights that `tables` reads."""
         return sum(math.prod(weight.shape) for weight, _ in self._layers)
 
     def tables(
         self, grids: Sequence[FloatArray], advance: Callable[[int], None]
     ) -> list[FloatArray]:
-        """For each grid of time points, float32 (times, layers * 6 + 2, hidden).
+        """Return a table for each grid of times, float32 (times, layers * 6 + 2, hidden).
 
-        See the DiT's contract for the rows. Each weight is read once for all grids; `advance` is
-        told its size.
+        The DiT's contract describes the rows. Each weight is read once for all grids; `advance`
+        receives its size.
         """
         signals = [_silu(self._embed(times)) for times in grids]
         parts: list[list[FloatArray]] = [[] for _ in grids]
@@ -191,7 +196,7 @@ class TimeModulation:
                     rows = rows[:, [1, 0, 2, 4, 3, 5]]
                     rows[:, [0, 3]] += 1
                 else:
-                    rows[:, 0] += 1  # here the reference has the scale first
+                    rows[:, 0] += 1  # the reference has the scale first here
                 found.append(rows)
             advance(matrix.size)
         return [np.concatenate(found, axis=1).astype(np.float32) for found in parts]
@@ -208,7 +213,7 @@ class TimeModulation:
 
 
 def modulation_times(preset: SolverPreset) -> FloatArray:
-    """The distinct time points of a preset, ascending: one row of its modulation table each."""
+    """Return the distinct times of a preset, ascending: the rows of its modulation table."""
     return np.unique(evaluation_times(preset))
 
 
@@ -217,17 +222,17 @@ def _silu(x: FloatArray) -> FloatArray:
 
 
 def vocoder_geometry(config: VocoderSource) -> VocoderConfig:
-    """Receptive field of each stage, from the last to the first, rounded up.
+    """Return the receptive field of each stage, computed from the last to the first, rounded up.
 
-    A residual block reaches, for each dilation d, (k - 1) / 2 * (d + 1) samples through its two
-    convolutions and twice the radius of an activation; the widest block counts. A transposed
-    convolution of kernel k and stride s turns n samples of need into (n + k / 2) / s before it.
+    For each dilation d, a residual block has a radius of (k - 1) / 2 * (d + 1) samples from its two
+    convolutions, plus twice that of an activation; the widest block counts. A transposed
+    convolution with kernel k and stride s needs (n + k / 2) / s samples for n samples of output.
     """
-    need = CONV_POST_REACH + ACTIVATION_REACH
+    need = CONV_POST_RADIUS + ACTIVATION_RADIUS
     margins: list[int] = []
     stages = list(zip(config.upsample_rates, config.upsample_kernel_sizes, strict=True))
     radius = max(
-        sum((kernel - 1) // 2 * (dilation + 1) + 2 * ACTIVATION_REACH for dilation in dilations)
+        sum((kernel - 1) // 2 * (dilation + 1) + 2 * ACTIVATION_RADIUS for dilation in dilations)
         for kernel, dilations in zip(
             config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True
         )
@@ -238,7 +243,7 @@ def vocoder_geometry(config: VocoderSource) -> VocoderConfig:
     return VocoderConfig(
         sample_rate=SAMPLE_RATE,
         samples_per_frame=math.prod(config.upsample_rates),
-        context_frames=need + CONV_PRE_REACH,
+        context_frames=need + CONV_PRE_RADIUS,
         stage_rates=tuple(config.upsample_rates),
         margins=tuple(margins),
     )

@@ -1,4 +1,4 @@
-"""Recipes and methods for fewer bits: which weights, how, and what it costs."""
+"""Quantization: recipes, methods, and the measurement of their error."""
 
-# Turns off telemetry, so it comes before onnxruntime and huggingface_hub.
+# Disables telemetry, so import it before onnxruntime and huggingface_hub.
 from omni_runtime import NO_TELEMETRY as NO_TELEMETRY

@@ -1,9 +1,8 @@
-"""INT8 for graphs that work on many rows at once: int8 weights, activations quantized on the fly.
+"""Dynamic quantization: int8 weights, and activations that are quantized at run time.
 
-A product is an IntegerMatMul, a function of our own domain, for which the runtime may have a faster
-kernel. The function's nodes and the numbers are those of optimum's ORTQuantizer, which loads a
-whole graph; this one takes a slice of a matrix at a time. A test holds the two equal, initializer
-by initializer.
+A product becomes an IntegerMatMul, an ONNX function for which the runtime may have a faster kernel.
+The nodes of the function and the quantized values are those of optimum's ORTQuantizer, which loads
+a complete graph; this module works on slices. A test compares all initializers of both.
 """
 
 import platform
@@ -38,7 +37,7 @@ TARGETS = ("native", "avx2", "avx512_vnni", "arm64")
 
 
 def resolve_target(name: str) -> str:
-    """The CPU family that "native" means on this machine; any other name as it is.
+    """Return the CPU family of this machine for "native", else the name itself.
 
     Raises UsageError for an unknown name.
     """
@@ -48,17 +47,17 @@ def resolve_target(name: str) -> str:
         return name
     if platform.machine().lower() in ("arm64", "aarch64"):
         return "arm64"
-    import torch  # noqa: PLC0415 - only this question needs it
+    import torch  # noqa: PLC0415 - slow to import
 
     return "avx512_vnni" if torch.cpu.get_capabilities().get("avx512_vnni") else "avx2"
 
 
 def largest_integer(target: str) -> int:
-    """The largest magnitude of an int8 weight for a CPU family.
+    """Return the largest magnitude of an int8 weight for a CPU family.
 
-    AVX2 adds two products of unsigned and signed bytes in 16 bits and saturates: 2 x 255 x 64
-    still fits. Measured there, these 7 bits cost 2.0 % of error instead of 1.3 %, and unsigned
-    8-bit weights, which need no such care, 1.3 to 2 times the time.
+    AVX2 adds two products of unsigned and signed bytes in 16 bits with saturation; 2 x 255 x 64
+    fits. Measured with AVX2: these 7 bits have an error of 2.0 % instead of 1.3 %; unsigned 8-bit
+    weights, which do not saturate, take 1.3 to 2 times as long.
     """
     return 64 if target == "avx2" else 127
 
@@ -66,8 +65,8 @@ def largest_integer(target: str) -> int:
 def rewrite(model: ir.Model, rules: dict[str, Rule], target: str) -> list[WeightStream]:
     """Replace the MatMul of each weight with a "dynamic" rule by IntegerMatMul.
 
-    `target` is one of TARGETS but "native". Returns one weight_stream for each weight; nothing is
-    read before its pieces are asked for. Raises UsageError when the rules of one graph differ in
+    `target` is one of TARGETS except "native". Return one weight stream per weight, which reads
+    nothing before its pieces are requested. Raises UsageError if the rules of one graph differ in
     `per_channel`.
     """
     chosen = {name: rule for name, rule in rules.items() if rule.method == "dynamic"}
@@ -98,7 +97,7 @@ def rewrite(model: ir.Model, rules: dict[str, Rule], target: str) -> list[Weight
 
 
 def _replace(model: ir.Model, node: ir.Node, parts: list[ir.Value]) -> None:
-    """A MatMul, and the bias that is added to it if one is, become a single product."""
+    """Replace a MatMul, and the Add of its bias if there is one, by one node."""
     old, inputs = [node], [node.inputs[0], *parts]
     bias = _bias(node)
     if bias is not None:
@@ -114,7 +113,7 @@ def _replace(model: ir.Model, node: ir.Node, parts: list[ir.Value]) -> None:
 
 
 def _bias(node: ir.Node) -> tuple[ir.Node, ir.Value] | None:
-    """The Add that alone sees a MatMul's result, and the constants for its columns that it adds."""
+    """Return the Add of a bias and the bias, if it is the only consumer of the MatMul."""
     (product,) = node.outputs
     users = list(product.uses())
     add = users[0].node if len(users) == 1 and not product.is_graph_output() else None
@@ -129,16 +128,16 @@ def _bias(node: ir.Node) -> tuple[ir.Node, ir.Value] | None:
 
 @cache
 def integer_matmul(biased: bool = False) -> ir.Function:
-    """IntegerMatMul as ONNX Runtime computes it where there is no kernel of ours.
+    """IntegerMatMul as an ONNX function, which runs where there is no native kernel.
 
-    rows float32 (..., K); integers, scales and zero points, all zero, as `IntegerMatrix.layout`
-    says; if `biased`, float32 (N), which is added. Returns float32 (..., N).
+    Inputs: rows float32 (..., K); integers, scales and zero points (all zero) as in
+    `IntegerMatrix.layout`; if `biased`, a bias float32 (N). Output: float32 (..., N).
 
-    ONNX Runtime fuses these nodes into one product, and quantizes rows only once for all products
-    of the same ones. The kernel is not this function up to rounding: it quantizes each block of
-    64 values with a scale of its own to 91 levels, the function all rows with one scale to 256.
-    On normal rows the two differ by 1.8 %, both about 2 % from float32. With outliers the kernel
-    stays within 3 %, the function does not (native/integer_matmul.h has the numbers).
+    ONNX Runtime fuses these nodes, and quantizes rows once for all products that share them. The
+    kernel differs from this function by more than rounding: it quantizes each block of 64 values
+    with its own scale to 91 levels, the function quantizes all rows with one scale to 256. On
+    normal rows they differ by 1.8 %, and each has an error of about 2 %. With outliers the error
+    of the kernel stays below 3 %, that of the function does not (see native/integer_matmul.h).
     """
     names = ("rows", "quantized", "scale", "zero_point", *(("bias",) if biased else ()))
     inputs = [ir.Value(name=name) for name in names]
@@ -166,7 +165,7 @@ def integer_matmul(biased: bool = False) -> ir.Function:
 
 @dataclass(frozen=True)
 class IntegerMatrix:
-    """One weight (inner, outer), with one scale for each column or one for all.
+    """One weight (inner, outer), with one scale per column or one for all columns.
 
     Its integers range from -`steps` to `steps`.
     """
@@ -187,7 +186,7 @@ class IntegerMatrix:
         return tuple(self.weight + spec.part for spec in self.layout(self.outer).values())
 
     def layout(self, outer: int) -> dict[str, Layout]:
-        """The integers, their scales and their zero points, for `outer` columns."""
+        """Return the layout of integers, scales and zero points for `outer` columns."""
         shape = (outer,) if self.per_channel else ()
         return {
             "quantized": Layout("_quantized", ir.DataType.INT8, (self.inner, outer)),
@@ -196,8 +195,8 @@ class IntegerMatrix:
         }
 
     def pieces(self, on_slice: SliceCallback | None = None) -> Iterator[Piece]:
-        """The integers lie row by row, so they are gathered before they are handed over."""
-        whole: Parts = {
+        """Yield the initializers complete, since the integers are stored row by row."""
+        arrays: Parts = {
             name: np.empty(spec.shape, spec.dtype.numpy())
             for name, spec in self.layout(self.outer).items()
         }
@@ -209,10 +208,10 @@ class IntegerMatrix:
                 on_slice(values, parts)
             for name, data in parts.items():
                 if data.ndim:
-                    whole[name][..., start:stop] = data
+                    arrays[name][..., start:stop] = data
                 else:
-                    whole[name][...] = data
-        for name, data in whole.items():
+                    arrays[name][...] = data
+        for name, data in arrays.items():
             yield Piece(f"{self.weight}_{name}", 0, data)
 
     def _largest(self) -> FloatArray:
@@ -220,9 +219,9 @@ class IntegerMatrix:
         return np.array(max(found), np.float32)
 
     def quantize(self, values: FloatArray, largest: FloatArray | None = None) -> Parts:
-        """Integers, scales and zero points of some columns, float32 (inner, columns).
+        """Quantize some columns, float32 (inner, columns): integers, scales and zero points.
 
-        `largest` is the largest magnitude, float32 (), where all columns share one scale.
+        `largest` is the largest magnitude, float32 (), if all columns share one scale.
         """
         absmax: FloatArray = np.abs(values).max(axis=0) if largest is None else largest
         exact = absmax.astype(np.float64) / self.steps

@@ -1,4 +1,4 @@
-"""How far quantized results are from the float32 ones."""
+"""The error of quantized results against float32."""
 
 import threading
 from typing import Any
@@ -10,10 +10,7 @@ from omni_runtime.bundle.manifest import QuantizationError
 
 
 class ErrorMeter:
-    """Accumulates cosine similarity and the largest difference over pairs of arrays.
-
-    Several threads may add.
-    """
+    """Accumulates cosine similarity and maximum difference over pairs of arrays. Thread-safe."""
 
     def __init__(self, of: str) -> None:
         """`of` says what is compared; see `QuantizationError`."""
@@ -23,7 +20,7 @@ class ErrorMeter:
         self._difference = self._largest = 0.0
 
     def add(self, exact: npt.NDArray[Any], near: npt.NDArray[Any]) -> None:
-        """Compare `near` with `exact`, of the same shape."""
+        """Add the error of `near` against `exact`, which have the same shape."""
         a, b = exact.astype(np.float64).ravel(), near.astype(np.float64).ravel()
         products = float(a @ b), float(a @ a), float(b @ b)
         difference, largest = np.abs(a - b).max(initial=0), np.abs(a).max(initial=0)
@@ -35,7 +32,7 @@ class ErrorMeter:
             self._largest = max(self._largest, float(largest))
 
     def result(self) -> QuantizationError:
-        """Cosine over everything seen, and the largest difference relative to the largest value."""
+        """Return the cosine similarity, and the maximum difference over the maximum value."""
         norm = (self._exact * self._near) ** 0.5
         return QuantizationError(
             of=self._of,

@@ -1,9 +1,9 @@
-"""Weight-only quantization in blocks: MatMul becomes MatMulNBits.
+"""Blockwise weight quantization: MatMul becomes MatMulNBits.
 
-It is named BlockMatMul, a function of our own domain, where the runtime may have a faster kernel.
-ORT's own routines pack, except 4-bit blocks without zero points, whose scales are searched here.
-Each column of a matrix is packed by itself, and the packed form lies column after column; so a
-slice of columns becomes a stretch of each of the operator's inputs.
+Where the runtime may have a faster kernel, it becomes BlockMatMul, an ONNX function. ONNX Runtime's
+routines pack the weights, except 4-bit blocks without zero points, whose scales are searched here.
+Columns are packed independently and stored one after the other, so a slice of columns is a
+contiguous range of each input of the operator.
 """
 
 import functools
@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxruntime.capi import _pybind_state
 
-from omni_quantize.operators import MICROSOFT, function, passed
+from omni_quantize.operators import MICROSOFT, forwarded, function
 from omni_quantize.recipe import Rule
 from omni_quantize.weight_stream import (
     Columns,
@@ -32,27 +32,27 @@ from omni_quantize.weight_stream import (
 from omni_runtime.arrays import FloatArray
 from omni_runtime.bundle.contracts import DOMAIN
 
-_NATIVE: Any = _pybind_state  # its routines are made in C++ and have no annotations
+_NATIVE: Any = _pybind_state  # C++ routines without annotations
 PACK: dict[int, Callable[..., object]] = {
     4: _NATIVE.quantize_matmul_4bits,
     8: _NATIVE.quantize_matmul_8bits,
 }
 
 NARROW = 8
-"""Values of a block up to which halving it is faster than going through its columns."""
+"""Block size down to which halving is faster than reducing column by column."""
 
 BLOCK_MATMUL = "BlockMatMul"
 KERNEL_STEP = 64
-"""Rows of a weight that the kernel takes at once: it has no rest."""
+"""The kernel needs weights with a multiple of this number of rows."""
 
 SHARES = (1.0, 0.9)
-"""Of the largest weight of a block: where the search for its scale begins."""
+"""Initial scales of the search, relative to the largest weight of a block."""
 
 
 def rewrite(model: ir.Model, rules: dict[str, Rule]) -> list[WeightStream]:
     """Replace the MatMul of each weight with an "nbits" rule by MatMulNBits.
 
-    Returns one weight_stream for each weight; nothing is read before its pieces are asked for.
+    Return one weight stream per weight, which reads nothing before its pieces are requested.
     """
     made: list[WeightStream] = []
     for node in list(model.graph):
@@ -72,15 +72,15 @@ def _replace(model: ir.Model, node: ir.Node, weight: ir.Value, rule: Rule) -> We
     matrix = BlockMatrix(weight.name, inner, outer, rule, columns_of(weight.const_value))
     parts = register(graph, weight.name, matrix.layout(outer), matrix)
     given = attributes(inner, outer, rule)
-    ours = matrix.has_kernel
-    if ours:
+    native = matrix.has_kernel
+    if native:
         del given["accuracy_level"]
         model.functions.setdefault(block_matmul().identifier(), block_matmul())
     product = ir.node(
-        BLOCK_MATMUL if ours else "MatMulNBits",
+        BLOCK_MATMUL if native else "MatMulNBits",
         inputs=[node.inputs[0], *parts],
         attributes=given,
-        domain=DOMAIN if ours else MICROSOFT,
+        domain=DOMAIN if native else MICROSOFT,
         name=node.name,
     )
     product.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
@@ -93,25 +93,25 @@ def _replace(model: ir.Model, node: ir.Node, weight: ir.Value, rule: Rule) -> We
 
 @functools.cache
 def block_matmul() -> ir.Function:
-    """BlockMatMul as ONNX Runtime computes it where there is no kernel of ours.
+    """BlockMatMul as an ONNX function, which runs where there is no native kernel.
 
-    rows float32 (..., K); packed uint8 and scales float16 as `BlockMatrix.layout` says, without
-    zero points; rows are rounded to int8 in blocks. Returns float32 (..., N).
+    Inputs: rows float32 (..., K), quantized to int8 in blocks; packed uint8 and scales float16 as
+    in `BlockMatrix.layout`, without zero points. Output: float32 (..., N).
     """
     names = ("K", "N", "bits", "block_size")
     inputs = [ir.Value(name=name) for name in ("rows", "packed", "scales")]
-    cast = ir.node("Cast", inputs[2:], {"to": ir.DataType.FLOAT})  # folded when it is loaded
+    cast = ir.node("Cast", inputs[2:], {"to": ir.DataType.FLOAT})  # folded when the graph is loaded
     cast.outputs[0].name = "float_scales"
     level = ir.AttrInt64("accuracy_level", 4)
     product = ir.Node(
-        MICROSOFT, "MatMulNBits", [*inputs[:2], *cast.outputs], [*passed(*names), level]
+        MICROSOFT, "MatMulNBits", [*inputs[:2], *cast.outputs], [*forwarded(*names), level]
     )
     product.outputs[0].name = "product"
     return function(BLOCK_MATMUL, inputs, [cast, product], names)
 
 
 def attributes(inner: int, outer: int, rule: Rule) -> dict[str, int]:
-    """The operator's attributes for a weight (inner, outer)."""
+    """Return the attributes of the operator for a weight (inner, outer)."""
     return {
         "K": inner,
         "N": outer,
@@ -123,7 +123,7 @@ def attributes(inner: int, outer: int, rule: Rule) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class BlockMatrix:
-    """One weight (inner, outer) and the rule that packs it."""
+    """One weight (inner, outer) and its quantization rule."""
 
     weight: str
     inner: int
@@ -137,7 +137,7 @@ class BlockMatrix:
 
     @property
     def has_kernel(self) -> bool:
-        """Whether it is of the form that our own kernel multiplies with."""
+        """Whether the native kernel supports this weight."""
         rule = self.rule
         whole = self.inner % max(rule.block, KERNEL_STEP) == 0 and rule.block >= 32
         return whole and rule.symmetric and rule.accuracy_level == 4
@@ -147,7 +147,7 @@ class BlockMatrix:
         return tuple(self.weight + spec.part for spec in self.layout(self.outer).values())
 
     def layout(self, outer: int) -> dict[str, Layout]:
-        """The operator's inputs for `outer` columns: packed weight, scales, zero points."""
+        """Return the layout of packed weight, scales and zero points for `outer` columns."""
         blocks = -(-self.inner // self.rule.block)
         bits = self.rule.bits
         packed = (outer, blocks, self.rule.block * bits // 8)
@@ -173,21 +173,21 @@ class BlockMatrix:
                 written[part] += data.nbytes
 
     def quantize(self, values: FloatArray) -> Parts:
-        """The operator's inputs for some columns, float32 (inner, columns)."""
+        """Quantize some columns, float32 (inner, columns): the inputs of the operator."""
         searched = self.rule.symmetric and self.rule.bits == 4
         parts = symmetric_blocks(values, self.rule.block) if searched else self._packed(values)
         parts["scales"] = parts["scales"].astype(self.layout(0)["scales"].dtype.numpy())
         return parts
 
     def _packed(self, values: FloatArray) -> Parts:
-        """By ORT's own routine."""
+        """Pack with ONNX Runtime's routine."""
         outer = values.shape[1]
         parts: Parts = {
             name: np.zeros(spec.shape, np.float32 if name == "scales" else np.uint8)
             for name, spec in self.layout(outer).items()
         }
         zeros = parts.get("zero_points")
-        if zeros is None:  # the routine wants a place for them either way
+        if zeros is None:  # the routine always writes them
             blocks = -(-self.inner // self.rule.block)
             zeros = np.zeros((outer, -(-blocks * self.rule.bits // 8)), np.uint8)
         PACK[self.rule.bits](
@@ -204,11 +204,11 @@ class BlockMatrix:
 
 
 def symmetric_blocks(values: FloatArray, size: int) -> Parts:
-    """4-bit blocks of (inner, columns), with the scales of the least squared error.
+    """Quantize (inner, columns) to 4-bit blocks, with scales that minimize the squared error.
 
-    The scale that makes the largest weight -8 is only a beginning: the best one for the integers
-    that it leads to is <w, q> / <q, q>. On trained weights the error is that of blocks with zero
-    points (8.2 % against 8.1 %, plain rounding 8.6 %), and the product without them is faster.
+    The search starts with the scale that maps the largest weight to -8. The best scale for the
+    resulting integers q is <w, q> / <q, q>. On trained weights the error is close to that of blocks
+    with zero points (8.2 % and 8.1 %; plain rounding 8.6 %), and products without them are faster.
     """
     inner, columns = values.shape
     rows = np.pad(np.ascontiguousarray(values.T), ((0, 0), (0, -inner % size)))
@@ -233,25 +233,25 @@ def symmetric_blocks(values: FloatArray, size: int) -> Parts:
 
 
 def _nearest(blocks: FloatArray, scale: FloatArray) -> FloatArray:
-    """Integers from -8 to 7, as floats."""
+    """Round to integers from -8 to 7, as floats."""
     integers = np.divide(blocks, np.where(scale == 0, np.float32(1), scale)[..., None])
     np.rint(integers, out=integers)
     return np.clip(integers, -8, 7, out=integers)
 
 
 def _fitted(blocks: FloatArray, integers: FloatArray) -> FloatArray:
-    """The scale of each block with the least squared error for these integers."""
+    """Return the scale of each block that minimizes the squared error for these integers."""
     return np.divide(_sums(blocks, integers), np.maximum(_sums(integers, integers), 1))
 
 
 def _sums(a: FloatArray, b: FloatArray) -> FloatArray:
-    """Sums of products over each block."""
-    found: FloatArray = np.einsum("cbs,cbs->cb", a, b)
-    return found
+    """Return the sum of products over each block."""
+    sums: FloatArray = np.einsum("cbs,cbs->cb", a, b)
+    return sums
 
 
 def _reduce(operator: np.ufunc, blocks: FloatArray) -> FloatArray:
-    """Largest or least value of each block: numpy's own `reduce` is slow over so short an axis."""
+    """Reduce each block; numpy's own `reduce` is slow on such short axes."""
     while (half := blocks.shape[-1] // 2) >= NARROW:
         blocks = operator(blocks[..., :half], blocks[..., half:])
     return functools.reduce(operator, np.moveaxis(blocks, -1, 0))

@@ -1,5 +1,4 @@
-"""Operators of our own domain: functions that stand in the graph, for which the runtime may have a
-kernel of the same name."""
+"""Operators of the domain pocket_omni: ONNX functions, for which the runtime may have a kernel."""
 
 from collections.abc import Sequence
 
@@ -10,15 +9,15 @@ from omni_runtime.bundle.contracts import DOMAIN, OPSET
 MICROSOFT = "com.microsoft"
 
 
-def passed(*names: str) -> list[ir.Attr]:
-    """Attributes of a node inside a function: the function's own of these names, integers."""
+def forwarded(*names: str) -> list[ir.Attr]:
+    """Return integer attributes of a node that refer to those of the enclosing function."""
     return [ir.RefAttr(name, name, ir.AttributeType.INT) for name in names]
 
 
 def function(
     name: str, inputs: Sequence[ir.Value], nodes: Sequence[ir.Node], attributes: Sequence[str]
 ) -> ir.Function:
-    """The operator that computes `nodes`, in order; its outputs are those of the last."""
+    """Return a function that computes `nodes` in order. Its outputs are those of the last node."""
     opsets = {"": OPSET, MICROSOFT: 1}
     return ir.Function(
         DOMAIN,

@@ -1,9 +1,8 @@
-"""The error of quantized matrices, each by itself: random rows times the matrix, by the operator.
+"""The error of each quantized matrix: random rows times the matrix, against float32.
 
-For graphs too large to run whole beside their float32 twin. Every slice of every matrix is
-multiplied by the operator that the bundle will run, activations quantized and all, and compared
-with the float32 product. What it can't see: how errors add up over layers, and real activations,
-some of which are far from normal.
+For graphs that are too large to run in float32. Each slice of each matrix is multiplied by the
+operator of the bundle, including the quantization of activations. The result does not show how
+errors accumulate over layers, nor the effect of real activations, which are not normal.
 """
 
 from typing import Any
@@ -30,7 +29,7 @@ IR_VERSION = 10
 
 
 class ProductMeter:
-    """Accumulates the error of the products of quantized matrices. Threads may share it."""
+    """Accumulates the error of the products of quantized matrices. Thread-safe."""
 
     def __init__(self) -> None:
         self._meter = ErrorMeter("products")
@@ -51,7 +50,7 @@ class ProductMeter:
         return add
 
     def result(self) -> QuantizationError:
-        """The error over all products seen."""
+        """Return the error over all products."""
         return self._meter.result()
 
 
@@ -81,7 +80,7 @@ def _run(nodes: list[onnx.NodeProto], rows: FloatArray, parts: Parts, columns: i
         graph, opset_imports=OPSETS, ir_version=IR_VERSION, functions=functions
     )
     settings = ort.SessionOptions()
-    settings.intra_op_num_threads = 1  # the slices themselves are shared out
+    settings.intra_op_num_threads = 1  # slices run in parallel already
     settings.log_severity_level = 3
     session = ort.InferenceSession(
         model.SerializeToString(), settings, providers=["CPUExecutionProvider"]

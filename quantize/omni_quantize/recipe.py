@@ -1,7 +1,7 @@
-"""Recipes: which weights of which graph get how many bits, as data with reasons.
+"""Quantization recipes: JSON files that say how each weight is stored, with reasons.
 
-A recipe is a JSON file. For each graph it lists rules; the first rule whose pattern matches the
-name of a weight decides. Three recipes come with the package, `--recipe` reads any other.
+A recipe has a list of rules per graph. The first rule whose pattern matches the name of a weight
+applies. Three recipes are built in; `load_file` reads others.
 """
 
 from fnmatch import fnmatchcase
@@ -19,12 +19,12 @@ TABLES = ("thinker_embedding", "talker_embedding", "dit_code")
 
 
 class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What happens to the matrices whose name matches.
+    """How the weights whose name matches are quantized.
 
     `method`: "none" keeps float32; "nbits" stores `bits` bits in blocks of `block` rows
-    (MatMulNBits); "dynamic" stores int8 and quantizes activations at run time; "static" does it
-    for the vocoder's convolutions, to ranges that the export measures. `symmetric`
-    blocks have no zero point; of 4 bits, their scales are searched. `accuracy_level` 4 multiplies
+    (MatMulNBits); "dynamic" stores int8 and quantizes activations at run time; "static" stores int8
+    and quantizes activations to calibrated ranges, for convolutions of the vocoder. `symmetric`
+    blocks have no zero point; with 4 bits their scales are searched. `accuracy_level` 4 multiplies
     in int8, 0 in float32 (nbits only).
     """
 
@@ -46,7 +46,7 @@ class TableRule(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
-    """Rules for every graph and every table, none left out."""
+    """Rules for all graphs and all tables."""
 
     name: str
     summary: str
@@ -54,12 +54,12 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
     tables: dict[str, TableRule]
 
     def rule(self, graph: str, weight: str) -> Rule:
-        """The first rule of `graph` that matches the name of a weight."""
+        """Return the first rule of `graph` that matches the name of a weight."""
         return next(rule for rule in self.graphs[graph] if fnmatchcase(weight, rule.match))
 
 
 def built_in() -> list[str]:
-    """Names of the recipes that come with the package."""
+    """Return the names of the built-in recipes."""
     folder = resources.files("omni_quantize") / "recipes"
     return sorted(
         file.name.removesuffix(".json") for file in folder.iterdir() if file.name.endswith(".json")
@@ -67,10 +67,7 @@ def built_in() -> list[str]:
 
 
 def load(name: str) -> Recipe:
-    """A recipe of the package, by name.
-
-    Raises UsageError for an unknown one.
-    """
+    """Load a built-in recipe. Raises UsageError for an unknown name."""
     if name not in built_in():
         raise UsageError(
             f"there is no recipe {name!r}", fix=f"choose one of {', '.join(built_in())}"
@@ -81,15 +78,15 @@ def load(name: str) -> Recipe:
 
 
 def load_file(path: Path) -> Recipe:
-    """A recipe of one's own.
+    """Load a recipe from a file.
 
-    Raises OmniError for a file that can't be read or does not cover every graph and table.
+    Raises OmniError if the file cannot be read or does not cover all graphs and tables.
     """
     try:
         return _parse(path.read_bytes(), str(path))
     except OSError as error:
         raise OmniError(
-            f"the recipe {path} can't be read: {error.strerror}", fix="check --recipe"
+            f"the recipe {path} cannot be read: {error.strerror}", fix="check --recipe"
         ) from None
 
 
@@ -110,7 +107,7 @@ def _parse(text: bytes, where: str) -> Recipe:
             raise OmniError(f"recipe {where}: {graph} must end with a rule for *", fix=fix)
         if graph != "vocoder" and any(rule.method == "static" for rule in rules):
             raise OmniError(
-                f"recipe {where}: {graph} can't be static, only the vocoder's convolutions can",
+                f"recipe {where}: {graph} cannot be static; only convolutions of the vocoder can",
                 fix='give the rule the method "dynamic", "nbits" or "none"',
             )
     return recipe

@@ -1,9 +1,9 @@
-"""INT8 convolutions: int8 weights, and uint8 activations whose ranges are known beforehand.
+"""Static quantization of convolutions: int8 weights, and uint8 activations of calibrated ranges.
 
-A convolution becomes Mul, QuantizeLinear, QLinearConv and DequantizeLinear. The Mul brings the
-channels closer to each other, by the square root of how far each reaches, and the weights take it
-back (SmoothQuant): QLinearConv has one scale for all channels. Even where that could be undone,
-ONNX Runtime's QuantizeLinear with a scale for each makes the whole 1.4 to 3 times slower.
+A convolution becomes Mul, QuantizeLinear, QLinearConv and DequantizeLinear. QLinearConv has one
+scale for all input channels, so the Mul divides each channel by the square root of its maximum, and
+the weights are multiplied by it (SmoothQuant). A QuantizeLinear with a scale per channel would make
+the convolution 1.4 to 3 times slower.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,28 +19,27 @@ from omni_quantize.weight_stream import Layout, Piece, SliceCallback, WeightStre
 from omni_runtime.arrays import FloatArray
 
 Ranges = Mapping[str, tuple[FloatArray, FloatArray]]
-"""Least and largest value of each channel of a tensor, float32 (channels,) each, by its name."""
+"""Minimum and maximum of each channel, float32 (channels,) each, by the name of the tensor."""
 
-LEAST_CHANNELS = 24
-"""Narrower convolutions had better stay in float32: int8 saves a fifth of the time here, and less
-below."""
+MIN_CHANNELS = 24
+"""Convolutions with fewer channels stay in float32; at 24, int8 saves a fifth of the time."""
 
 ONE = np.float32(1)
 
 
 def wide(weight: ir.Value) -> bool:
-    """Whether int8 makes the convolution with this weight (outputs, inputs, kernel) faster."""
+    """Return whether int8 makes a convolution (outputs, inputs, kernel) faster."""
     assert weight.shape is not None
-    return min(weight.shape.numpy()[:2]) >= LEAST_CHANNELS
+    return min(weight.shape.numpy()[:2]) >= MIN_CHANNELS
 
 
 def rewrite(
     model: ir.Model, rules: Mapping[str, Rule], ranges: Ranges, target: str
 ) -> list[WeightStream]:
-    """Replace each convolution whose weight has a "static" rule by integer products.
+    """Replace each convolution whose weight has a "static" rule by QLinearConv.
 
-    `ranges` must have the input and the output of each; `target` is one of TARGETS but "native".
-    Returns one weight_stream for each; nothing is read before its pieces are asked for.
+    `ranges` must have the input and output of each; `target` is one of TARGETS except "native".
+    Return one weight stream per convolution, which reads nothing before its pieces are requested.
     """
     made: list[WeightStream] = []
     quantized: dict[str, tuple[FloatArray, list[ir.Value]]] = {}
@@ -60,7 +59,7 @@ def _replace(
     steps: int,
     quantized: dict[str, tuple[FloatArray, list[ir.Value]]],
 ) -> WeightStream:
-    """Equal inputs are quantized once: `quantized` has their scales, values and zero points."""
+    """Replace one convolution. `quantized` caches inputs that several convolutions share."""
     source, weight, bias = node.inputs[0], node.inputs[1], [*node.inputs, None][2]
     result = node.outputs[0]
     assert source is not None and source.name is not None and result.name is not None
@@ -81,8 +80,8 @@ def _replace(
     one = constant(ONE)
     if source.name not in quantized:
         scales, zero = input_steps(*ranges[source.name])
-        nearer = add("Mul", source, constant((1 / scales)[:, None]))
-        values = add("QuantizeLinear", nearer, one, zero_point := constant(zero))
+        smooth = add("Mul", source, constant((1 / scales)[:, None]))
+        values = add("QuantizeLinear", smooth, one, zero_point := constant(zero))
         quantized[source.name] = scales, [values, zero_point]
     scales, (values, input_zero) = quantized[source.name]
     low, high = ranges[result.name]
@@ -102,19 +101,19 @@ def _replace(
 
 
 def input_steps(low: FloatArray, high: FloatArray) -> tuple[FloatArray, np.uint8]:
-    """What one integer step stands for in each channel, float32 (channels,), and the zero point.
+    """Return the scale of each channel, float32 (channels,), and the common zero point.
 
-    The least and the largest integer belong to the channels that reach farthest of all.
+    The smoothed channels with the largest range use all 256 levels.
     """
-    reach = np.maximum(np.maximum(high, -low), np.finfo(np.float32).tiny)
-    # A channel that was silent meanwhile may not stay so: none gets too fine a step.
-    nearer = np.sqrt(np.maximum(reach, reach.max() / 255))
-    step, zero = _steps((low / nearer).min(), (high / nearer).max())
-    return nearer * step, zero
+    absmax = np.maximum(np.maximum(high, -low), np.finfo(np.float32).tiny)
+    # A channel that was silent during calibration must not get too small a scale.
+    smooth = np.sqrt(np.maximum(absmax, absmax.max() / 255))
+    step, zero = _steps((low / smooth).min(), (high / smooth).max())
+    return smooth * step, zero
 
 
 def _steps(low: np.floating, high: np.floating) -> tuple[np.float32, np.uint8]:
-    """Scale and zero point of uint8 for a range, widened to contain 0."""
+    """Return scale and zero point of uint8 for a range, extended to contain 0."""
     least, largest = min(float(low), 0.0), max(float(high), 0.0)
     step = np.float32((largest - least) / 255) or ONE
     return step, np.uint8(np.clip(np.rint(-least / step), 0, 255))
@@ -122,9 +121,9 @@ def _steps(low: np.floating, high: np.floating) -> tuple[np.float32, np.uint8]:
 
 @dataclass(frozen=True)
 class IntegerConvolution:
-    """One convolution (outputs, inputs, kernel) for integers of which `scales` says the steps.
+    """A weight (outputs, inputs, kernel) for quantized inputs with `scales`.
 
-    Its own integers reach from -`steps` to `steps`, with one scale for each output.
+    Its integers range from -`steps` to `steps`, with one scale per output channel.
     """
 
     value: ir.Value
@@ -151,7 +150,7 @@ class IntegerConvolution:
         return [tensor for tensor in found if tensor is not None]
 
     def layout(self) -> dict[str, Layout]:
-        """The operator's inputs: integers, their scales and zero points, and the bias."""
+        """Return the layout of integers, scales, zero points and bias."""
         shape = tuple(self._tensors[0].shape.numpy())
         outputs = shape[:1]
         return {
@@ -162,7 +161,7 @@ class IntegerConvolution:
         }
 
     def pieces(self, on_slice: SliceCallback | None = None) -> Iterator[Piece]:
-        """Four pieces; no convolution is large. `on_slice` is not called: it is for matrices."""
+        """Yield the four initializers, which are small. `on_slice` is only called for matrices."""
         del on_slice
         weight, *bias = [tensor.numpy().astype(np.float64) for tensor in self._tensors]
         weight *= self.scales[:, None]

@@ -1,4 +1,4 @@
-"""Embedding tables in fewer bits, written a slice at a time."""
+"""Quantize embedding tables, one slice at a time."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +16,10 @@ VALUES_AT_ONCE = 2**21
 
 
 Encoded = tuple[npt.NDArray[Any], FloatArray | None]
-"""What is stored of some rows, and their scales where the encoding has them."""
+"""Stored rows, and their scales if the encoding has scales."""
 
 Rows = Callable[[int, int], FloatArray]
-"""(start, stop) -> float32 (stop - start, columns) of a table."""
+"""(start, stop) -> rows of a table, float32 (stop - start, columns)."""
 
 
 def _float32(values: FloatArray) -> Encoded:
@@ -54,8 +54,8 @@ def write(
 ) -> TableEntry:
     """Write a table of `shape` (rows, columns) as tables/NAME.npy below `folder`.
 
-    bfloat16 rounds to nearest even; int8 keeps the largest value of each row exactly. `advance`
-    is told how many values have been written since it was told last.
+    bfloat16 rounds to nearest even; int8 has one scale per row. `advance` receives the number of
+    values written since its last call.
     """
     rows, columns = shape
     step = max(1, VALUES_AT_ONCE // columns)
@@ -65,7 +65,7 @@ def write(
     scales = np.zeros(rows, "<f4")
     meter = ErrorMeter("rows")
     header = {"descr": STORED[encoding], "fortran_order": False, "shape": shape}
-    # Written, not mapped: on a full disk a mapped file kills the process instead of failing.
+    # Not memory-mapped: on a full disk a write to a mapped file kills the process.
     with (folder / file).open("wb") as out:
         np.lib.format.write_array_header_1_0(out, header)
         for start in range(0, rows, step):

@@ -1,8 +1,8 @@
-"""Quantized weights as weight_streams: read, packed and handed over a few columns at a time.
+"""Weight streams: weights that are read, quantized and written a few columns at a time.
 
-A method rewrites a graph without reading anything and returns one weight_stream for each weight it
-takes over. Whoever writes the graph's file asks it for its pieces and puts each in its place, so
-what is in memory is a slice of one matrix, however large the model is.
+A method rewrites a graph without reading weights, and returns a weight stream for each weight that
+it quantizes. The writer of the file writes the pieces of each stream at their offsets. Memory is
+thus bounded by a slice of one matrix, for any size of model.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -21,19 +21,19 @@ Parts = dict[str, npt.NDArray[Any]]
 Columns = Callable[[int, int], FloatArray]
 """(start, stop) -> columns start .. stop of a weight, float32 (inner, stop - start).
 
-In any memory order; a checkpoint's own is column after column, which a method that packs columns
-reads as it is.
+In any memory order. A checkpoint stores columns contiguously, which methods that pack columns can
+use without a copy.
 """
 
-WEIGHTS_AT_ONCE = 2**21
-"""Weights in one slice: 8 MiB as float32, which stays in a processor's cache."""
+WEIGHTS_PER_SLICE = 2**21
+"""Weights per slice: 8 MiB as float32, which fits in a CPU cache."""
 
 _COLUMNS = "omni_quantize.columns"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One initializer that a weight_stream fills: its suffix, dtype, and shape."""
+    """An initializer that a weight stream writes: name suffix, dtype and shape."""
 
     part: str
     dtype: ir.DataType
@@ -42,7 +42,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Piece:
-    """Bytes of one initializer, to be written `offset` bytes after its beginning."""
+    """Data of an initializer, at `offset` bytes from its start."""
 
     name: str
     offset: int
@@ -50,29 +50,29 @@ class Piece:
 
 
 SliceCallback = Callable[[FloatArray, Parts], None]
-"""Gets each slice of a weight, exact and quantized."""
+"""Receives each slice of a weight, in float32 and quantized."""
 
 
 class WeightStream(Protocol):
-    """One weight (inner, outer) on its way into the file."""
+    """Quantizes one weight (inner, outer) slice by slice."""
 
     @property
     def weight(self) -> str:
-        """Its name in the float32 graph."""
+        """Name of the weight in the float32 graph."""
         ...
 
     @property
     def values(self) -> int:
-        """How many weights it has."""
+        """Number of values."""
         ...
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The initializers that its pieces fill."""
+        """Names of the initializers that it writes."""
         ...
 
     def pieces(self, on_slice: SliceCallback | None = None) -> Iterator[Piece]:
-        """All bytes of all initializers, in any order, each once."""
+        """Yield all bytes of all initializers once, in any order."""
         ...
 
 
@@ -80,19 +80,19 @@ def contiguous(values: FloatArray) -> FloatArray:
     """Return a matrix in C order, copied if it is not."""
     if not (values.flags.f_contiguous and values.flags.writeable):
         return np.ascontiguousarray(values)
-    import torch  # noqa: PLC0415 - whoever only asks for a recipe need not wait for it
+    import torch  # noqa: PLC0415 - slow to import, and recipes do not need it
 
-    # Transposing is twice as fast as numpy's.
+    # Twice as fast as numpy.
     return torch.from_numpy(values).contiguous().numpy()
 
 
 def set_columns(tensor: ir.LazyTensor, columns: Columns) -> None:
-    """Say how to have some columns of a lazy weight without the rest."""
+    """Attach a function that reads some columns of a lazy weight."""
     tensor.meta[_COLUMNS] = columns
 
 
 def columns_of(tensor: ir.TensorProtocol) -> Columns:
-    """How to have columns of a weight; without `set_columns` the whole is made for each slice."""
+    """Return a function that reads columns; without `set_columns` it evaluates the whole tensor."""
     return _known_columns(tensor) or (lambda start, stop: tensor.numpy()[:, start:stop])
 
 
@@ -101,15 +101,15 @@ def _known_columns(tensor: ir.TensorProtocol) -> Columns | None:
 
 
 def slices(inner: int, outer: int) -> Iterator[tuple[int, int]]:
-    """Ranges of columns, each about `WEIGHTS_AT_ONCE` weights, that make up the whole."""
-    step = max(1, WEIGHTS_AT_ONCE // inner)
+    """Yield column ranges of about `WEIGHTS_PER_SLICE` weights that cover the matrix."""
+    step = max(1, WEIGHTS_PER_SLICE // inner)
     for start in range(0, outer, step):
         yield start, min(start + step, outer)
 
 
 @dataclass(frozen=True)
 class PlainTensor:
-    """A tensor that no method quantizes: it is written as it is."""
+    """A tensor that is written without quantization."""
 
     tensor: ir.TensorProtocol
 
@@ -127,25 +127,25 @@ class PlainTensor:
         return (self.weight,)
 
     def pieces(self, on_slice: SliceCallback | None = None) -> Iterator[Piece]:
-        """One piece. `on_slice` is not called: nothing is quantized."""
+        """Yield one piece. `on_slice` is not called, since nothing is quantized."""
         del on_slice
         columns = _known_columns(self.tensor)
         if columns is None:
             yield Piece(self.weight, 0, self.tensor.numpy())
             return
         inner, outer = self.tensor.shape.numpy()
-        whole = np.empty((inner, outer), np.float32)  # filled by slices: never there twice
+        array = np.empty((inner, outer), np.float32)  # filled in slices, without a second copy
         for start, stop in slices(inner, outer):
-            whole[:, start:stop] = contiguous(columns(start, stop))
-        yield Piece(self.weight, 0, whole)
+            array[:, start:stop] = contiguous(columns(start, stop))
+        yield Piece(self.weight, 0, array)
 
 
 def register(
     graph: ir.Graph, weight: str, layout: Mapping[str, Layout], weight_stream: WeightStream
 ) -> list[ir.Value]:
-    """Add the initializers that a weight_stream fills, in order.
+    """Add the initializers that a weight stream writes to the graph, in order.
 
-    Each can also be evaluated by itself, at the cost of quantizing the matrix for it.
+    Each one can also be evaluated alone, which quantizes the matrix once more.
     """
     values: list[ir.Value] = []
     for spec in layout.values():
@@ -165,10 +165,10 @@ def register(
 
 
 def _gather(weight_stream: WeightStream, name: str, spec: Layout) -> npt.NDArray[Any]:
-    whole = np.empty(spec.shape, spec.dtype.numpy())
-    raw = whole.reshape(-1).view(np.uint8)
+    array = np.empty(spec.shape, spec.dtype.numpy())
+    raw = array.reshape(-1).view(np.uint8)
     for piece in weight_stream.pieces():
         if piece.name == name:
             flat = np.ascontiguousarray(piece.data).reshape(-1).view(np.uint8)
             raw[piece.offset : piece.offset + flat.size] = flat
-    return whole
+    return array

@@ -1,4 +1,4 @@
-"""The command line, called in this process, and what every refusal must look like."""
+"""Fixtures: the command line called in this process, and checks of its errors."""
 
 import os
 import shutil
@@ -20,14 +20,14 @@ from omni_runtime.engine import kernels
 
 @dataclass
 class Ran:
-    """What a command left: exit code, standard output, standard error."""
+    """The result of a command: exit code, standard output, standard error."""
 
     code: int
     out: str
     err: str
 
     def refused(self, words: str, code: int | None = None) -> None:
-        """One line that begins with error:, says `words`, and no trace; nothing was printed."""
+        """Assert that the only output is one error line with `words`, and no traceback."""
         assert self.code in ((1, 2) if code is None else (code,)), self
         assert self.err.startswith("error: "), self.err
         assert self.err.count("\n") == 1 and self.err.endswith("\n"), self.err
@@ -40,13 +40,13 @@ Omni = Callable[..., Ran]
 
 @pytest.fixture(scope="session", autouse=True)
 def kernels_are_built() -> None:
-    """Or the first command that a test runs would say that it compiles them."""
+    """Compile the kernels first, so that no command under test prints that it does."""
     kernels.build()
 
 
 @pytest.fixture(scope="session")
 def bundle(make_twin: Callable[[str], Twin], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights seldom find an end: this bundle stops speaking after a second."""
+    """A bundle that speaks for at most a second; random weights rarely end by themselves."""
     folder = tmp_path_factory.mktemp("bundles") / "brief"
     shutil.copytree(make_twin("default").bundle, folder)
     manifest = read_manifest(folder)
@@ -62,13 +62,13 @@ def bundle(make_twin: Callable[[str], Twin], tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture
 def copied(bundle: Path, tmp_path: Path) -> Path:
-    """A bundle that may be broken."""
+    """A copy of the bundle that a test may damage."""
     return shutil.copytree(bundle, tmp_path / "copied")
 
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder."""
+    """An empty working directory."""
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)

@@ -1,4 +1,4 @@
-"""Everything that can be wrong with an export: one line, exit code 1 or 2, and no bundle."""
+"""Export errors: each prints one line, exits with 1 or 2, and leaves no bundle."""
 
 import json
 import pickle
@@ -32,13 +32,13 @@ def original(make_twin: Callable[[str], Twin]) -> Path:
 
 @pytest.fixture
 def checkpoint(original: Path, tmp_path: Path) -> Path:
-    """A checkpoint that may be broken."""
+    """A copy of the checkpoint that a test may damage."""
     return shutil.copytree(original, tmp_path / "checkpoint")
 
 
 @pytest.fixture
 def refused(omni, here: Path, checkpoint: Path) -> Callable[..., None]:
-    """Asserts that exporting the checkpoint is refused, and that nothing is left."""
+    """Assert that the export fails and leaves no files."""
 
     def check(words: str, code: int | None = None, model: Path | str = checkpoint) -> None:
         before = sorted(here.iterdir())
@@ -103,7 +103,7 @@ def test_configurations(refused, checkpoint: Path) -> None:
         refused("config.json", 1)
 
 
-def test_companions(refused, checkpoint: Path) -> None:
+def test_missing_json_files(refused, checkpoint: Path) -> None:
     edit_json(checkpoint / "preprocessor_config.json", lambda c: c.pop("n_fft"))
     refused("n_fft", 1)
 
@@ -113,7 +113,7 @@ def test_shards(refused, checkpoint: Path) -> None:
     data = shard.read_bytes()
     for part in (0, 5, 100, len(data) // 2):
         shard.write_bytes(data[:part])
-        refused(f"{shard.name} is damaged or cut", 1)
+        refused(f"{shard.name} is damaged or truncated", 1)
     shard.unlink()
     refused(f"the checkpoint lacks {shard.name}", 1)
     index = checkpoint / "model.safetensors.index.json"
@@ -152,17 +152,17 @@ def test_voices(refused, checkpoint: Path, here: Path) -> None:
     path = checkpoint / "spk_dict.pt"
     good = torch.load(path, weights_only=True)
     path.unlink()
-    refused("has no spk_dict.pt, so no voice", 1)
+    refused("has no spk_dict.pt, which has the voices", 1)
     for harmful in (lambda: torch.save({"x": Evil()}, path),
                     lambda: path.write_bytes(pickle.dumps(Evil()))):  # fmt: skip
         harmful()
-        refused("can't be read safely", 1)
+        refused("cannot be read safely", 1)
         assert not (here / "evil").exists()
     path.write_bytes(b"")
     refused("spk_dict.pt", 1)
     entry = good["Ethan"]
     spoilt: list[tuple[object, str]] = [
-        ({}, "holds no voice"),
+        ({}, "contains no voice"),
         ([1, 2], "spk_dict.pt"),
         ({"Ethan": 3}, "Ethan"),
         ({"Ethan": {"cond": entry["cond"]}}, "voice 'Ethan' lacks"),
@@ -180,10 +180,10 @@ def test_voices(refused, checkpoint: Path, here: Path) -> None:
         refused(words, 1)
 
 
-def test_wrong_wishes(omni, here: Path, original: Path) -> None:
+def test_invalid_flags(omni, here: Path, original: Path) -> None:
     omni("export", "--quant", "int3").refused("there is no recipe 'int3' (choose one of", 2)
     omni("export", "--target", "z80").refused("there is no target 'z80' (choose one of", 2)
-    omni("export", "--recipe", "none.json").refused("the recipe none.json can't be read", 1)
+    omni("export", "--recipe", "none.json").refused("the recipe none.json cannot be read", 1)
     (here / "own.json").write_text("{}")
     omni("export", "--recipe", "own.json").refused("recipe own.json", 1)
     omni("export", "--fast").refused("unrecognized arguments: --fast", 2)
@@ -195,9 +195,9 @@ def test_destinations(omni, here: Path, original: Path) -> None:
     (here / "file").write_text("x")
     for name in ("mine", "file"):
         ran = omni("export", "--model", original, "--output", name)
-        ran.refused(f"{name} exists and is no bundle (move it away, or", 2)
+        ran.refused(f"{name} exists and is not a bundle (move it away, or", 2)
     ran = omni("export", "--model", original, "--output", "file/bundle")
-    ran.refused("file/bundle can't be written", 1)
+    ran.refused("file/bundle cannot be written", 1)
     assert sorted(p.name for p in here.rglob("*")) == ["file", "mine", "thesis.txt"]
 
 
@@ -211,7 +211,7 @@ def test_a_full_disk(omni, here: Path, original: Path, monkeypatch) -> None:
     ran = omni("export", "--model", original, "--quant", "fp32", "--output", "bundle")
     assert ran.code == 1 and not list(here.iterdir())
     assert ran.err.splitlines()[-1].startswith(
-        "error: bundle can't be written: No space left on device, "
+        "error: bundle cannot be written: No space left on device, "
     )
 
 
@@ -232,7 +232,7 @@ def test_a_killed_export_leaves_no_bundle(here: Path, original: Path) -> None:
         assert not (here / "bundle").exists()
         if number == signal.SIGTERM:
             assert export.returncode == 143 and "Traceback" not in err
-            if err.endswith("stopped; nothing was left behind\n"):
+            if err.endswith("stopped; no files are left\n"):
                 assert not list(here.iterdir())
             else:
                 assert re.search(r"\nstopped; \d+ finished artifacts are kept .*\n$", err), err

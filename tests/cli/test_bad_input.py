@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a question or a bundle: one line, exit code 1 or 2, no rest."""
+"""Errors of prompts and bundles: each prints one line, exits with 1 or 2, and leaves no files."""
 
 import builtins
 import errno
@@ -25,7 +25,7 @@ from omni_runtime.bundle.manifest import (
 QUESTION = ("Hello", "--no-speech", "--max-tokens", "2")
 
 
-def test_paths_that_are_no_bundle(omni, here: Path) -> None:
+def test_paths_without_a_bundle(omni, here: Path) -> None:
     (here / "empty").mkdir()
     (here / "file").write_text("x")
     for command in ("show", "verify"):
@@ -56,7 +56,7 @@ FILES = [
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_missing_cut_and_changed_files(omni, copied: Path, name: str) -> None:
+def test_missing_truncated_and_changed_files(omni, copied: Path, name: str) -> None:
     if not (copied / name).exists():  # graphs are laid out as the export likes
         name = next(p.relative_to(copied).as_posix() for p in copied.rglob("*.onnx"))
     change(copied / name)
@@ -69,8 +69,8 @@ def test_missing_cut_and_changed_files(omni, copied: Path, name: str) -> None:
     omni("run", copied, *QUESTION).refused(f"lacks {name}", 1)
 
 
-def test_changed_files_that_can_not_be_loaded(omni, copied: Path) -> None:
-    """Same size, other content, and nobody ran verify."""
+def test_changed_files_that_cannot_be_loaded(omni, copied: Path) -> None:
+    """Files of the same size with other content, without `omni verify`."""
     for name in ("tokenizer.json", "tables/thinker_embedding.npy"):
         path = copied / name
         before = path.read_bytes()
@@ -101,8 +101,8 @@ def test_manifests(omni, copied: Path) -> None:
     omni("show", copied).refused("is damaged", 1)
 
 
-def test_any_byte_of_the_manifest_counts(omni, copied: Path) -> None:
-    """Also one that means nothing in JSON: the digest is that of the file's bytes."""
+def test_every_byte_of_the_manifest_is_verified(omni, copied: Path) -> None:
+    """Whitespace too, since the digest is that of the file's bytes."""
     path, digest = copied / FILE_NAME, copied / DIGEST_NAME
     text, line = path.read_bytes(), digest.read_bytes()
     assert line == f"{hashlib.sha256(text).hexdigest()}  {FILE_NAME}\n".encode()
@@ -133,7 +133,7 @@ def test_sha256sum_checks_a_manifest(copied: Path) -> None:
 
 
 def test_a_bundle_of_an_older_format(omni, copied: Path) -> None:
-    """Its manifest holds a digest of its own, and no file beside it does."""
+    """That manifest contains its own digest instead of a separate file."""
     path = copied / FILE_NAME
     older = json.loads(path.read_text()) | {"format": 4, "untried": None, "digest": "0" * 64}
     del older["not_measured"]
@@ -144,7 +144,7 @@ def test_a_bundle_of_an_older_format(omni, copied: Path) -> None:
         omni(*command).refused(words, 1)
 
 
-def test_a_manifest_that_promises_another_graph(omni, copied: Path) -> None:
+def test_a_manifest_with_another_contract(omni, copied: Path) -> None:
     import msgspec  # noqa: PLC0415
 
     manifest = read_manifest(copied)
@@ -154,7 +154,7 @@ def test_a_manifest_that_promises_another_graph(omni, copied: Path) -> None:
     omni("run", copied, *QUESTION).refused("than this runtime expects", 1)
 
 
-def test_wrong_wishes(omni, bundle: Path, here: Path) -> None:
+def test_invalid_flags(omni, bundle: Path, here: Path) -> None:
     ask = ("run", bundle, "Hello")
     omni(*ask, "--voice", "Nobody").refused("there is no voice 'Nobody' (choose one of", 2)
     omni(*ask, "--preset", "best").refused("there is no preset 'best' (choose one of", 2)
@@ -209,7 +209,7 @@ def test_a_full_context(omni, bundle: Path, here: Path, sound: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="folders are protected in another way")
-def test_places_that_can_not_be_written_to(
+def test_output_that_cannot_be_written(
     omni, bundle: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (here / "folder").mkdir()
@@ -227,7 +227,7 @@ def test_places_that_can_not_be_written_to(
 
 
 class FullDisk(io.BytesIO):
-    """Takes some bytes, then none."""
+    """A file that accepts some bytes, then fails."""
 
     def __init__(self, room: int) -> None:
         super().__init__()
@@ -261,7 +261,7 @@ def test_a_full_disk(
     assert not list(here.iterdir())
 
 
-def test_a_full_disk_behind_standard_output(
+def test_standard_output_on_a_full_disk(
     omni, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Full(io.StringIO):
@@ -272,7 +272,7 @@ def test_a_full_disk_behind_standard_output(
     omni("run", bundle, *QUESTION).refused("the output cannot be written: No space left", 1)
 
 
-def test_a_prompt_that_is_no_utf8(omni, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prompt_that_is_not_utf8(omni, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert omni("run", bundle, "caf\udce9", *QUESTION[1:]).code == 0  # as sys.argv gives it
     stdin = io.TextIOWrapper(io.BytesIO(b"caf\xe9"), "utf-8")
     monkeypatch.setattr(sys, "stdin", stdin)

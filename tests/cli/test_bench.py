@@ -1,4 +1,4 @@
-"""`omni bench`: every row is there, its numbers can be read, and what can't be done is said."""
+"""`omni bench`: all rows are reported, in every format, and errors are explained."""
 
 import csv
 import io
@@ -29,7 +29,7 @@ FAST = ("-r", "2", "-t", "1", "--no-warmup")
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same works on less: what is tested here is not the speed."""
+    """Reduce the sizes of all benchmarks."""
     for name, value in {"PROMPT": 24, "STEPS": 3, "DEPTH": 40, "AUDIO_SECONDS": 3, "CODES": 5,
                         "UTTERANCE_BLOCKS": 3, "COMMIT_BLOCKS": 2,
                         "IMAGES": {"448x448": 112, "1 MP": 168}}.items():  # fmt: skip
@@ -53,13 +53,13 @@ EXPECTED = [
 
 
 def changed(bundle: Path, **model: object) -> None:
-    """Rewrite the model's record in a bundle's manifest."""
+    """Change the model configuration in the manifest of a bundle."""
     manifest = read_manifest(bundle)
     record = msgspec.structs.replace(manifest.model, **model)
     write_manifest(msgspec.structs.replace(manifest, model=record), bundle)
 
 
-def test_every_row_is_there(omni, bundle: Path) -> None:
+def test_all_rows_are_reported(omni, bundle: Path) -> None:
     ran = omni("bench", bundle, *FAST, "-o", "json")
     assert ran.code == 0
     report = json.loads(ran.out)
@@ -76,7 +76,7 @@ def test_every_row_is_there(omni, bundle: Path) -> None:
     assert "[1/11] pp24\n" in ran.err
 
 
-def test_forms(omni, bundle: Path) -> None:
+def test_output_formats(omni, bundle: Path) -> None:
     words = ("bench", bundle, *FAST, "--only", "vocoder,pp")
     table = omni(*words).out
     cells = [[cell.strip() for cell in line.strip("|").split("|")]
@@ -105,7 +105,7 @@ def test_depth_ends_with_the_context() -> None:
     assert components.depths(20, 24) == [(20, 0, "")]
 
 
-def test_depth_is_really_there(default_twin: Twin) -> None:
+def test_depth_is_the_cache_length(default_twin: Twin) -> None:
     runner = components.ThinkerRunner(default_twin.model)
     for count, depth in ((5, 0), (3, 40), (4, 7), (2, 0)):
         assert runner.prefill(count, depth) > 0
@@ -114,7 +114,7 @@ def test_depth_is_really_there(default_twin: Twin) -> None:
         assert runner._cache.length == count + depth
 
 
-def test_what_a_bundle_lacks_is_left_out(omni, copied: Path) -> None:
+def test_unsupported_benchmarks_are_left_out(omni, copied: Path) -> None:
     changed(copied, vision=None, speech=None)
     ran = omni("bench", copied, *FAST, "--only", "image,talker,reply", "-o", "json")
     report = json.loads(ran.out)
@@ -146,14 +146,14 @@ def test_warm_up_is_not_counted() -> None:
     assert found[0].samples == [1.0, 3.0] and found[0].deviation == pytest.approx(2**0.5)
 
 
-def test_the_report_says_whose_kernels_ran(omni, bundle: Path) -> None:
+def test_the_report_names_the_kernels(omni, bundle: Path) -> None:
     for words, said in (((), "native" if build().library else build().problem),
                         (("--no-native",), "ONNX Runtime (--no-native)")):  # fmt: skip
         ran = omni("bench", bundle, *FAST, *words, "--only", "tg", "-o", "json")
         assert said in json.loads(ran.out)["kernels"]
 
 
-def test_ctrl_c_prints_what_there_is(omni, bundle: Path, monkeypatch) -> None:
+def test_ctrl_c_prints_the_results_so_far(omni, bundle: Path, monkeypatch) -> None:
     real, runs = components.ThinkerRunner.decode, []
 
     def decode(self, count: int, depth: int = 0) -> float:
@@ -170,7 +170,7 @@ def test_ctrl_c_prints_what_there_is(omni, bundle: Path, monkeypatch) -> None:
         ("pp24", 2), ("pp24 @ d40", 2), ("tg3", 1)]  # fmt: skip
 
 
-def test_refusals(omni, bundle: Path, here: Path, monkeypatch) -> None:
+def test_errors(omni, bundle: Path, here: Path, monkeypatch) -> None:
     omni("bench", bundle, "--only", "pp,gpu").refused("no benchmark 'gpu' (--only pp,tg,", 2)
     omni("bench", bundle, "-r", "0").refused("whole number", 2)
     omni("bench", here / "none").refused("there is no bundle")
@@ -190,7 +190,7 @@ def test_refusals(omni, bundle: Path, here: Path, monkeypatch) -> None:
     omni("bench", bundle, "--roofline", "a.png").refused("pip install matplotlib")
 
 
-def test_a_child_that_fails_is_one_line(default_twin: Twin, monkeypatch) -> None:
+def test_a_failing_child_process_is_one_line(default_twin: Twin, monkeypatch) -> None:
     model = Model(default_twin.bundle, SessionOptions(threads=1))
     model.bundle.folder = default_twin.bundle / "gone"
     with pytest.raises(
@@ -199,14 +199,14 @@ def test_a_child_that_fails_is_one_line(default_twin: Twin, monkeypatch) -> None
         cold_start._child(model, answer=False)
 
 
-def test_names_of_the_help_are_those_there_are() -> None:
+def test_the_help_lists_all_benchmarks() -> None:
     text = Path(main.__file__).read_text("utf-8")
     (listed,) = re.findall(r'help="of ([\w,]+);', text)
     assert listed.split(",") == list(plan.BENCHMARKS)
 
 
 class FakeRival:
-    """Says how long it took, and writes down what it is asked."""
+    """An engine that records its calls and returns prepared times."""
 
     name, detail = "fake", "half as fast"
 
@@ -222,7 +222,7 @@ class FakeRival:
         return 0.25
 
 
-def test_sides_take_turns_and_ratios_are_of_pairs(default_twin: Twin, monkeypatch) -> None:
+def test_sides_alternate_and_ratios_are_per_pair(default_twin: Twin, monkeypatch) -> None:
     calls: list[str] = []
 
     def timed(kind: str, spent: float) -> Callable[..., float]:
@@ -247,7 +247,7 @@ def test_sides_take_turns_and_ratios_are_of_pairs(default_twin: Twin, monkeypatc
 
 
 class FakeLlama:
-    """llama-cpp-python's Llama, as far as it is used."""
+    """A fake of llama-cpp-python's Llama."""
 
     def __init__(self, path: str, **options: object) -> None:
         if b"GGUF" not in Path(path).read_bytes()[:4]:
@@ -286,7 +286,7 @@ def test_compare_with_llama_cpp(omni, bundle: Path, here: Path, llama: None) -> 
 
 
 class FakeServer:
-    """xllamacpp's Server: keeps the beginning of its last prompt, and reads the rest."""
+    """A fake of xllamacpp's Server: caches the prefix of its last prompt."""
 
     def __init__(self, params: SimpleNamespace) -> None:
         self.context, self.kept = params.n_ctx, []
@@ -302,7 +302,9 @@ class FakeServer:
         return {"timings": times}
 
 
-def test_the_server_reads_what_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_server_prefills_only_the_timed_tokens(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def params() -> SimpleNamespace:
         return SimpleNamespace(
             model=SimpleNamespace(), cpuparams=SimpleNamespace(), cpuparams_batch=SimpleNamespace()
@@ -320,8 +322,8 @@ def test_the_server_reads_what_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_pat
         assert server.decode(3, depth) == pytest.approx(0.03)
 
 
-def test_a_rival_of_the_same_shape(make_twin, tmp_path: Path) -> None:
-    """Shapes and sizes; llama.cpp itself is not needed."""
+def test_gguf_tensors_have_the_same_shape(make_twin, tmp_path: Path) -> None:
+    """Shapes and sizes, without llama.cpp."""
     for name, inner in (("default", 256), ("narrow", 96), ("wide", 192)):
         manifest = read_manifest(make_twin(name).bundle)
         assert gguf_file.inner_size(manifest) == inner
@@ -337,7 +339,7 @@ def test_a_rival_of_the_same_shape(make_twin, tmp_path: Path) -> None:
     assert wide["blk.0.ffn_down.weight"] in ("Q5_0", "Q8_0")  # rows of 192 are no whole blocks
 
 
-def test_the_rivals_file_can_be_read(default_twin: Twin, tmp_path: Path) -> None:
+def test_the_gguf_file_can_be_read(default_twin: Twin, tmp_path: Path) -> None:
     gguf = pytest.importorskip("gguf")
     config = default_twin.model.config.thinker.decoder
     gguf_file.write(tmp_path / "a.gguf", config, 256, 512)
@@ -363,7 +365,7 @@ def test_compare_with_torch(omni, bundle: Path, default_twin: Twin, make_twin) -
     omni(*words, make_twin("narrow").folder).refused("another shape", 2)
 
 
-def test_a_timeline_knows_when_playback_ran_dry() -> None:
+def test_a_timeline_reports_underruns() -> None:
     sounds = [Chunk(1.0, 0.5), Chunk(1.2, 0.5), Chunk(3.0, 1.0), Chunk(3.5, 1.0)]
     line = Timeline([], [0.5], sounds, 3.5)
     assert line.playback() == [(1.0, 2.0), (3.0, 5.0)]
@@ -377,7 +379,7 @@ def test_a_timeline_knows_when_playback_ran_dry() -> None:
     )
 
 
-def test_pictures(omni, bundle: Path, here: Path, monkeypatch) -> None:
+def test_plots(omni, bundle: Path, here: Path, monkeypatch) -> None:
     monkeypatch.setattr(probes, "SQUARE", 64)
     monkeypatch.setattr(probes, "READ_BYTES", 2**16)
     ran = omni("bench", bundle, *FAST, "--timeline", "a.png", "--roofline", "b.png", "-o", "json")

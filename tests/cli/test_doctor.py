@@ -1,4 +1,4 @@
-"""The doctor: one line a check, a repair behind each that is not ok, and an honest exit code."""
+"""`omni doctor`: one line per check, a fix for each that is not ok, and the exit code."""
 
 import re
 import sys
@@ -17,7 +17,7 @@ from omni_runtime.engine import kernels
 
 
 def lines_of(ran) -> dict[str, tuple[str, str]]:
-    """Status and rest of each line, by the check's name."""
+    """Return (status, rest) of each line by the name of the check."""
     found: dict[str, tuple[str, str]] = {}
     for line in ran.out.splitlines():
         status, name, rest = re.fullmatch(r"(ok|warn|fail) +(.{20,}?) (.+)", line).groups()
@@ -29,7 +29,7 @@ def lines_of(ran) -> dict[str, tuple[str, str]]:
 
 @pytest.fixture(autouse=True)
 def quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One without sound and history, whatever is installed where the tests run."""
+    """A machine without sounddevice and prompt-toolkit, whatever is installed."""
     monkeypatch.setitem(sys.modules, "sounddevice", None)
     real = metadata.version
 
@@ -67,14 +67,14 @@ def test_no_compiler(omni, monkeypatch: pytest.MonkeyPatch) -> None:
         "warn", "there is none: ONNX Runtime's kernels are slower  ->  get one")  # fmt: skip
 
 
-def test_no_bundle_there(omni, here: Path) -> None:
+def test_a_missing_bundle(omni, here: Path) -> None:
     ran = omni("doctor", "nowhere")
     assert ran.code == 1
     assert lines_of(ran)["bundle"] == (
         "fail", "there is no bundle at nowhere  ->  python export/run.py makes one")  # fmt: skip
 
 
-def test_broken_parts_are_told_apart(omni, copied: Path) -> None:
+def test_each_damaged_part_is_reported(omni, copied: Path) -> None:
     graph = next(path for path in copied.rglob("*.onnx") if "dit" in str(path))
     graph.write_bytes(bytes(graph.stat().st_size))
     voice = copied / "voices" / "Ethan.npy"
@@ -102,7 +102,7 @@ def test_memory_against_the_measured_peak(omni, copied: Path, monkeypatch) -> No
         assert ran.code == (status == "fail")
 
 
-def test_a_bundle_for_another_processor(omni, copied: Path, monkeypatch) -> None:
+def test_a_bundle_for_another_target(omni, copied: Path, monkeypatch) -> None:
     manifest = read_manifest(copied)
     write_manifest(msgspec.structs.replace(manifest, target="avx512_vnni"), copied)
     monkeypatch.setattr(processor_features, "detect", lambda: {"avx2"})
@@ -150,7 +150,7 @@ def test_sound_devices(omni, monkeypatch) -> None:
     assert found["microphone"][0] == "warn" and "--audio" in found["microphone"][1]
 
 
-def test_packages_are_those_of_the_project() -> None:
+def test_packages_equal_pyproject() -> None:
     text = (Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8")
     project = tomllib.loads(text)["project"]
     wanted = dict(line.split(">=") for line in project["dependencies"])

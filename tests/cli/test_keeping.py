@@ -1,4 +1,4 @@
-"""Conversations: another reply to the same question, on disk and back, interrupted anywhere."""
+"""Conversations: regenerate, save and load, and interruption at any line."""
 
 import errno
 import json
@@ -38,7 +38,7 @@ CODES: list[int] = []
 
 @pytest.fixture(autouse=True)
 def record_codes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Codes tell replies apart; what an untrained vocoder makes of them hardly does."""
+    """Record the codes of replies; the waves of an untrained vocoder hardly differ."""
     push = Code2Wav.push
 
     def note(self: Code2Wav, code: int) -> np.ndarray | None:
@@ -56,7 +56,7 @@ def say(events: Iterator[Event]) -> tuple[str, list[int]]:
 
 
 def whole(conversation: Conversation) -> None:
-    """What must hold between any two calls."""
+    """Assert the invariants of a conversation between calls."""
     context = conversation._context
     read = context.talker.length if context.talker else 0
     assert context.thinker.length == context.length - len(context.pending)
@@ -78,7 +78,7 @@ def picture(tmp_path: Path) -> Image:
 
 
 @pytest.mark.parametrize("options", [SPOKEN, MUTE], ids=["spoken", "mute"])
-def test_regenerate_answers_the_same_question(
+def test_regenerate_replies_to_the_same_message(
     model: Model, picture: Image, options: ReplyOptions
 ) -> None:
     talk = Conversation(model)
@@ -124,7 +124,7 @@ def test_regenerate_needs_a_reply_and_room(model: Model) -> None:
 
 
 @pytest.mark.parametrize("spoken", [True, False])
-def test_a_saved_conversation_goes_on(
+def test_a_saved_conversation_continues(
     model: Model, picture: Image, tmp_path: Path, spoken: bool
 ) -> None:
     options = SPOKEN if spoken else MUTE
@@ -151,7 +151,7 @@ def test_a_saved_conversation_goes_on(
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["talk"]
 
 
-def test_media_without_a_path_are_saved_as_such(model: Model, tmp_path: Path) -> None:
+def test_media_without_a_path_are_saved(model: Model, tmp_path: Path) -> None:
     from omni_runtime.inputs.prompt import Audio  # noqa: PLC0415
 
     talk = Conversation(model)
@@ -162,9 +162,7 @@ def test_media_without_a_path_are_saved_as_such(model: Model, tmp_path: Path) ->
     assert say(back.send("More", MUTE)) == say(talk.send("More", MUTE))
 
 
-def test_what_is_no_save_of_this_bundle(
-    model: Model, tmp_path: Path, make_twin: Callable[[str], Twin]
-) -> None:
+def test_errors_of_load(model: Model, tmp_path: Path, make_twin: Callable[[str], Twin]) -> None:
     def refused(folder: Path, words: str) -> None:
         with pytest.raises(OmniError, match=words) as caught:
             Conversation.load(folder, model)
@@ -207,7 +205,7 @@ def change(path: Path) -> None:
     path.write_bytes(data)
 
 
-def test_a_save_that_fails_leaves_the_older_one(
+def test_a_failed_save_keeps_the_older_one(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     talk = Conversation(model)
@@ -235,7 +233,7 @@ BUSY = ("reply.py", "thinker.py", "talker.py", "decoder.py", "kv_cache.py", "cod
 
 
 class Interruption:
-    """Ctrl-C before the nth line of the engine's code."""
+    """Raise KeyboardInterrupt before the nth line of the engine's code."""
 
     def __init__(self, countdown: int) -> None:
         self.left = countdown
@@ -257,7 +255,7 @@ class Interruption:
         return self.line
 
 
-def test_an_interruption_anywhere_leaves_a_whole_conversation(
+def test_an_interruption_at_any_line_leaves_a_valid_conversation(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("omni_runtime.engine.decoder.PREFILL_ROWS", 8)  # so that it has an inside

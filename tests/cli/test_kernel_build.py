@@ -1,4 +1,4 @@
-"""Kernels are compiled once, in a step that is announced; never by a constructor."""
+"""Kernels are compiled once, with a note, and never by a constructor."""
 
 import logging
 import shutil
@@ -18,7 +18,7 @@ WORDS = ("Hello", "--no-speech", "--max-tokens", "2")
 
 @pytest.fixture(autouse=True)
 def builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Empty caches, and what is compiled into them; the compiler is a copy."""
+    """Empty caches; returns the compilations. The compiler is replaced by a copy."""
     folder = tmp_path / "caches"
     folder.mkdir(mode=0o700)
     monkeypatch.setattr(machine, "cache_folder", lambda: folder)
@@ -35,7 +35,7 @@ def builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 @compiled
-def test_the_first_run_says_so_once(omni, bundle: Path, builds: list[str]) -> None:
+def test_the_first_run_prints_one_note(omni, bundle: Path, builds: list[str]) -> None:
     first = omni("run", bundle, *WORDS)
     assert first.code == 0 and first.err.count(kernels.BUILD_NOTE) == 1 and len(builds) == 1
     kernels.forget()  # as a new process
@@ -45,14 +45,14 @@ def test_the_first_run_says_so_once(omni, bundle: Path, builds: list[str]) -> No
 
 
 @compiled
-def test_quiet_says_nothing(omni, bundle: Path, builds: list[str]) -> None:
+def test_quiet_prints_no_note(omni, bundle: Path, builds: list[str]) -> None:
     ran = omni("run", bundle, *WORDS, "-q")
     assert ran.code == 0 and not ran.err and len(builds) == 1
 
 
 @compiled
 @pytest.mark.parametrize("command", ["doctor", "bench"])
-def test_other_commands_say_so_too(omni, bundle: Path, builds: list[str], command: str) -> None:
+def test_other_commands_print_the_note(omni, bundle: Path, builds: list[str], command: str) -> None:
     words = ("--only", "tg", "-r", "1", "--no-warmup") if command == "bench" else ()
     ran = omni(command, bundle, *words)
     assert ran.err.count(kernels.BUILD_NOTE) == 1 and len(builds) == 1
@@ -72,7 +72,7 @@ def test_without_a_compiler_or_kernels(
 
 
 @compiled
-def test_a_compiler_that_fails_is_told_and_not_tried_again(
+def test_a_failing_compiler_is_reported_and_not_retried(
     omni, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[object] = []
@@ -88,7 +88,7 @@ def test_a_compiler_that_fails_is_told_and_not_tried_again(
 
 
 @compiled
-def test_a_library_user_gets_them_with_the_first_graph(
+def test_opening_a_graph_compiles_the_kernels(
     bundle: Path, builds: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "omni_runtime")
@@ -106,7 +106,7 @@ def test_a_library_user_gets_them_with_the_first_graph(
 
 
 @compiled
-def test_the_estimate_of_memory_follows_a_failed_compiler(
+def test_memory_estimates_account_for_a_failed_compiler(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(plan: object) -> None:

@@ -1,4 +1,4 @@
-"""What the command line says of memory, and that it says so before anything is loaded."""
+"""Memory checks of the command line, before anything is loaded."""
 
 from pathlib import Path
 
@@ -26,12 +26,12 @@ def room(monkeypatch: pytest.MonkeyPatch, available: float, total: float) -> Non
 
 @pytest.fixture
 def closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No graph may be opened."""
+    """Fail if a graph is opened."""
     monkeypatch.setattr(Model, "graph", lambda _, graph: pytest.fail(f"{graph} was opened"))
 
 
 @pytest.mark.usefixtures("closed")
-def test_a_budget_below_the_least_is_one_error(omni, bundle: Path) -> None:
+def test_a_budget_below_the_minimum_is_one_error(omni, bundle: Path) -> None:
     for words in (("Hello", "--memory", "100M"), ("Hello", *WRITTEN, "--memory", "0.1g")):
         ran = omni("run", bundle, *words)
         ran.refused("needs about", 2)
@@ -40,7 +40,7 @@ def test_a_budget_below_the_least_is_one_error(omni, bundle: Path) -> None:
 
 
 @pytest.mark.usefixtures("closed")
-def test_text_only_is_a_repair_where_it_would_do(omni, bundle: Path) -> None:
+def test_text_only_is_suggested_if_it_fits(omni, bundle: Path) -> None:
     footprint = Model(bundle).budget.footprint
     written = footprint.needed(MIN_CONTEXT, speech=False)
     ran = omni("run", bundle, "Hello", "--memory", flag(written))
@@ -48,14 +48,14 @@ def test_text_only_is_a_repair_where_it_would_do(omni, bundle: Path) -> None:
 
 
 @pytest.mark.usefixtures("closed")
-def test_what_is_attached_counts(omni, bundle: Path) -> None:
+def test_attached_media_count(omni, bundle: Path) -> None:
     Picture.new("RGB", (56, 56)).save("a.png")
     footprint = Model(bundle).budget.footprint
     budget = ("--memory", flag(footprint.needed(MIN_CONTEXT, speech=False)))
     omni("run", bundle, "What?", *WRITTEN, *budget, "--image", "a.png").refused("needs about", 2)
 
 
-def test_text_only_within_the_budget_that_it_named(omni, bundle: Path) -> None:
+def test_text_only_fits_the_suggested_budget(omni, bundle: Path) -> None:
     footprint = Model(bundle).budget.footprint
     written = footprint.needed(MIN_CONTEXT, speech=False)
     ran = omni("run", bundle, "Hello", *WRITTEN, "--memory", flag(written))
@@ -66,14 +66,14 @@ def test_text_only_within_the_budget_that_it_named(omni, bundle: Path) -> None:
 
 
 @pytest.mark.usefixtures("closed")
-def test_a_machine_too_small_is_one_error(omni, bundle: Path, monkeypatch) -> None:
+def test_too_little_memory_is_one_error(omni, bundle: Path, monkeypatch) -> None:
     room(monkeypatch, 90 * MIB, 100 * MIB)
     ran = omni("run", bundle, "Hello")
     ran.refused("90.0 MB of 100.0 MB available", 1)
     assert "to try it anyway" in ran.err
 
 
-def test_a_container_is_the_machine(monkeypatch) -> None:
+def test_the_limit_of_a_container_counts(monkeypatch) -> None:
     found = {"/sys/fs/cgroup/memory.max": str(64 * MIB)}
     monkeypatch.setattr(machine, "_linux_value", lambda path, pattern: found.get(path))
     assert machine.total_memory() == 64 * MIB >= machine.available_memory()
@@ -81,14 +81,14 @@ def test_a_container_is_the_machine(monkeypatch) -> None:
     assert machine.total_memory() == psutil.virtual_memory().total
 
 
-def test_a_budget_is_the_users_own_word(omni, bundle: Path, monkeypatch) -> None:
+def test_too_little_memory_within_a_budget_is_a_warning(omni, bundle: Path, monkeypatch) -> None:
     room(monkeypatch, 90 * MIB, 100 * MIB)
     ran = omni("run", bundle, "Hello", *WRITTEN, "--memory", "4G")
     assert ran.code == 0 and "warning: the bundle needs about" in ran.err
     assert "the budget is 4.0 GB" in ran.err
 
 
-def test_little_memory_is_warned_of(omni, bundle: Path, monkeypatch) -> None:
+def test_little_free_memory_is_a_warning(omni, bundle: Path, monkeypatch) -> None:
     room(monkeypatch, 90 * MIB, 64 * GIB)
     ran = omni("run", bundle, "Hello", *WRITTEN)
     assert ran.code == 0 and "warning: the bundle needs about" in ran.err
@@ -107,12 +107,12 @@ def test_a_long_context_counts(omni, bundle: Path, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("size", ["4", "4T", "G", "-1G", "nan", "1,5G"])
-def test_sizes_that_are_none(omni, bundle: Path, size: str) -> None:
+def test_invalid_sizes(omni, bundle: Path, size: str) -> None:
     omni("run", bundle, "Hello", f"--memory={size}").refused("is not a size such as 4G or 800M", 2)
 
 
 @pytest.mark.usefixtures("closed")
-def test_the_doctor_knows_the_budget_and_opens_nothing_beyond_it(omni, bundle: Path) -> None:
+def test_the_doctor_opens_no_graph_beyond_the_budget(omni, bundle: Path) -> None:
     ran = omni("doctor", bundle, "--memory", "100M")
     (line,) = [line for line in ran.out.splitlines() if "memory needed" in line]
     assert ran.code == 1 and line.startswith("fail")
@@ -120,7 +120,7 @@ def test_the_doctor_knows_the_budget_and_opens_nothing_beyond_it(omni, bundle: P
     assert "graph" not in ran.out and "voices" in ran.out
 
 
-def test_the_doctor_counts_everything_a_bundle_can_do(omni, bundle: Path) -> None:
+def test_the_doctor_counts_all_capabilities(omni, bundle: Path) -> None:
     footprint = Model(bundle).budget.footprint
     needed = footprint.least(MIN_CONTEXT, speech=True, encoders=ENCODERS)
     for budget, status in ((needed, "ok"), (needed - 99, "fail")):

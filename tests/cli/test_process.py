@@ -1,4 +1,4 @@
-"""What only a process of its own shows: imports, signals, pipes."""
+"""Tests that need a new process: imports, signals, pipes."""
 
 import io
 import os
@@ -25,7 +25,7 @@ def omni(*words: str | Path, stdin: bytes = b"") -> subprocess.CompletedProcess[
     )  # fmt: skip
 
 
-def test_help_loads_nothing_heavy() -> None:
+def test_help_has_no_heavy_imports() -> None:
     code = (
         "import sys; from omni_runtime.cli.main import main; code = main(sys.argv[1:]); "
         "heavy = {'numpy', 'onnxruntime', 'av', 'msgspec', 'psutil', 'jinja2', 'tokenizers'}; "
@@ -53,7 +53,7 @@ def test_a_pipe_in_and_a_wav_out(bundle: Path, here: Path) -> None:
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)] if os.name == "posix" else []
 )
-def test_a_stopped_run_leaves_nothing(bundle: Path, here: Path, number: int, code: int) -> None:
+def test_a_stopped_run_leaves_no_files(bundle: Path, here: Path, number: int, code: int) -> None:
     words = ["run", str(bundle), "Hello", "--max-tokens", "30000", "-o", "a.wav"]
     with subprocess.Popen(
         [sys.executable, "-c", MAIN, *words],
@@ -68,7 +68,7 @@ def test_a_stopped_run_leaves_nothing(bundle: Path, here: Path, number: int, cod
 
 
 @UNIX
-def test_a_reader_that_leaves(bundle: Path, here: Path) -> None:
+def test_a_closed_pipe(bundle: Path, here: Path) -> None:
     words = ["run", str(bundle), "Hello", "--max-tokens", "3000", "--json", "--no-speech"]
     with subprocess.Popen(
         [sys.executable, "-c", MAIN, *words],
@@ -98,7 +98,7 @@ def test_standard_output_that_is_full(bundle: Path, here: Path) -> None:
 
 
 @UNIX
-def test_ctrl_c_in_a_terminal_stops_the_answer_only(bundle: Path, here: Path) -> None:
+def test_ctrl_c_in_a_terminal_stops_only_the_reply(bundle: Path, here: Path) -> None:
     import pty  # noqa: PLC0415 - there is none on Windows
 
     ours, theirs = pty.openpty()

@@ -1,4 +1,4 @@
-"""The conversation in the terminal: commands, files in a line, Ctrl-C, and lines from a pipe."""
+"""Conversations in the terminal: commands, files in a line, Ctrl-C, and piped input."""
 
 import io
 import shlex
@@ -105,7 +105,7 @@ def test_unknown_and_misused_commands(talk: Talk, capsys) -> None:
     assert len(found) == 8
 
 
-def test_every_command_is_there_and_explained(talk: Talk, capsys) -> None:
+def test_help_lists_every_command(talk: Talk, capsys) -> None:
     wanted = "image audio video mic voice preset mute system stats regen undo clear save load help"
     assert set(commands.COMMANDS) == {*wanted.split(), "bye"}
     talk("/help")
@@ -154,7 +154,7 @@ def test_save_and_load(talk: Talk, here: Path, capsys) -> None:
     assert users(repl) == [[Text("Hello")]]
 
 
-def test_commands_attach_for_the_next_line(talk: Talk, picture: Path, sound: Path) -> None:
+def test_commands_attach_to_the_next_message(talk: Talk, picture: Path, sound: Path) -> None:
     repl = talk(f"/image {shlex.quote(str(picture))}", "/audio sound.wav", "What?")
     assert users(repl) == [[Image(picture), Audio(Path("sound.wav")), Text("What?")]]
     assert users(talk("/audio sound.wav", "")) == [[Audio(Path("sound.wav"))]]
@@ -195,7 +195,7 @@ def test_files_in_a_line(
     assert all(path.exists() for _, path in files)
 
 
-def test_a_path_at_the_start_is_no_command(talk: Talk, sound: Path, capsys) -> None:
+def test_a_path_at_the_start_is_not_a_command(talk: Talk, sound: Path, capsys) -> None:
     assert users(talk(f"{sound} what?")) == [[Audio(sound), Text("what?")]]
     assert users(talk("/home/of/nobody is a path")) == [[Text("/home/of/nobody is a path")]]
     assert not errors(capsys)
@@ -212,7 +212,7 @@ def test_bad_media_are_dropped_and_good_ones_kept(
     assert "there is no file nowhere.wav" in errors(capsys)[0] and users(repl) == [[Text("Hello")]]
 
 
-def test_what_failed_for_another_reason_is_kept(talk: Talk, sound: Path, capsys) -> None:
+def test_media_are_kept_after_other_errors(talk: Talk, sound: Path, capsys) -> None:
     long = "/audio sound.wav"
     repl = talk("Hello", long, "word " * 99, "/undo", flags="--context 130 --max-tokens 3")
     (found,) = errors(capsys)
@@ -227,7 +227,7 @@ def test_ctrl_c_at_the_prompt(talk: Talk) -> None:
     assert users(repl) == [[Text("Hello")]] and repl.code == 0
 
 
-def test_ctrl_c_in_an_answer(talk: Talk, here: Path, monkeypatch, capsys) -> None:
+def test_ctrl_c_in_a_reply(talk: Talk, here: Path, monkeypatch, capsys) -> None:
     from omni_runtime.cli import answer  # noqa: PLC0415
 
     show, seen = answer._show, []
@@ -245,7 +245,7 @@ def test_ctrl_c_in_an_answer(talk: Talk, here: Path, monkeypatch, capsys) -> Non
     assert [path.name for path in here.iterdir()] == ["answer.wav"]  # of the second answer only
 
 
-def test_ctrl_c_before_an_answer_keeps_what_is_attached(
+def test_ctrl_c_before_a_reply_keeps_attached_files(
     talk: Talk, sound: Path, model: Model, monkeypatch
 ) -> None:
     prefill, calls = model.thinker.prefill_steps, []

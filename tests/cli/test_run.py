@@ -1,4 +1,4 @@
-"""`omni run` with a question: what comes out where, and where the speech goes."""
+"""`omni run` with a prompt: text, notes, JSON, and the sinks of speech."""
 
 import io
 import json
@@ -21,12 +21,12 @@ SHORT = ("--max-tokens", "4")
 
 
 def read(data: bytes | Path) -> tuple[int, int]:
-    """Rate and number of samples of a wav."""
+    """Return the rate and number of samples of a wav."""
     with wave.open(io.BytesIO(data) if isinstance(data, bytes) else str(data), "rb") as file:
         return file.getframerate(), len(file.readframes(file.getnframes())) // 2
 
 
-def test_text_goes_out_and_numbers_beside_it(omni, bundle: Path, here: Path) -> None:
+def test_text_on_stdout_and_timings_on_stderr(omni, bundle: Path, here: Path) -> None:
     ran = omni("run", bundle, "Hello", "-o", "a.wav", *SHORT)
     assert ran.code == 0
     assert ran.out.endswith("\n") and len(ran.out) > 1
@@ -38,7 +38,7 @@ def test_text_goes_out_and_numbers_beside_it(omni, bundle: Path, here: Path) -> 
     assert omni("run", bundle, "Hello", "-q", "-o", "a.wav", *SHORT).err == ""
 
 
-def test_flags_stand_where_one_likes(omni, bundle: Path) -> None:
+def test_flags_in_any_order(omni, bundle: Path) -> None:
     wanted = omni("run", bundle, "Hello", "--no-speech", *SHORT).out
     assert wanted
     assert omni("run", bundle, "--no-speech", "Hello", *SHORT).out == wanted
@@ -46,7 +46,7 @@ def test_flags_stand_where_one_likes(omni, bundle: Path) -> None:
     omni("run", bundle, "--no-speech", "Hello", "you").refused("unrecognized arguments: you", 2)
 
 
-def test_without_a_loudspeaker_a_file_is_made_and_named(
+def test_without_a_loudspeaker_speech_is_written_to_a_file(
     omni, bundle: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(audio_output, "loudspeaker", lambda: "no audio device: none")
@@ -62,7 +62,7 @@ def test_without_a_loudspeaker_a_file_is_made_and_named(
     assert "audio" not in mute.err and mute.out == first.out
 
 
-def test_a_cache_of_int8(omni, bundle: Path) -> None:
+def test_int8_kv_cache(omni, bundle: Path) -> None:
     words = ("run", bundle, "Hello", "--no-play", *SHORT)
     near = omni(*words, "--kv-cache", "int8")
     assert near.code == 0 and near.out == omni(*words).out
@@ -110,7 +110,7 @@ def test_special_tokens_stay_text(omni, bundle: Path, picture: Path) -> None:
 
 
 class Device:
-    """sounddevice, as far as it is used: asks for samples when told to."""
+    """A fake of sounddevice that requests samples on demand."""
 
     CallbackStop = type("CallbackStop", (Exception,), {})
     PortAudioError = type("PortAudioError", (Exception,), {})
@@ -139,7 +139,7 @@ class Device:
         return True
 
 
-def test_playing_never_waits_and_loses_nothing() -> None:
+def test_playback_never_blocks_and_plays_all_samples() -> None:
     device = Device()
     speaker = Loudspeaker(device)
     spoken = np.random.default_rng(0).uniform(-1, 1, 1000).astype(np.float32)
@@ -161,7 +161,7 @@ def test_playing_never_waits_and_loses_nothing() -> None:
     assert np.count_nonzero(device.heard) == 1010
 
 
-def test_a_stopped_answer_falls_silent_at_once() -> None:
+def test_a_cancelled_reply_stops_playback() -> None:
     device = Device()
     speaker = Loudspeaker(device)
     speaker.write(np.ones(100, np.float32), 24000)
@@ -196,10 +196,10 @@ SLOW = PlaybackUnderrun(realtime=0.62, codes=2.0, preset="balanced", faster=("fa
         ),
     ],
 )
-def test_what_is_said_about_speech(
+def test_notes_about_speech(
     event: PresetChosen | PlaybackUnderrun, wanted: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Below the text and its numbers; as a record at once."""
+    """Printed below the text and its timings, and as a JSON record at once."""
     assert ui.speech_line(event) == wanted
     timings = Timings(1.0, 0.1, 0.2, 0.3, 0.4, 3, 0, 2, 5, 0.1)
     done = TurnDone("Hello", "stop", True, timings, 5, 10, 100, 1000)
@@ -219,7 +219,7 @@ def test_what_is_said_about_speech(
     assert not err
 
 
-def test_only_who_may_listen_sets_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_live_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
     def is_live(output: str | None, *, play: bool = True) -> bool:
         return audio_output.AudioOutput(output, play=play, quiet=True).is_live
 
@@ -230,7 +230,7 @@ def test_only_who_may_listen_sets_the_pace(monkeypatch: pytest.MonkeyPatch) -> N
     assert not is_live(None)
 
 
-def test_whole_speech_and_a_preset_that_is_told(omni, bundle: Path) -> None:
+def test_whole_speech_and_the_chosen_preset(omni, bundle: Path) -> None:
     words = ("run", bundle, "Hello", "--no-play", "--json", "--preset", "auto", "--whole", *SHORT)
     events = [json.loads(line) for line in omni(*words).out.splitlines()]
     kinds = [event["type"] for event in events if event["type"] != "text"]
@@ -240,7 +240,7 @@ def test_whole_speech_and_a_preset_that_is_told(omni, bundle: Path) -> None:
     assert set(chosen["realtime"]) == {"faithful", "balanced", "fast"}
 
 
-def test_show_counts_the_work_of_each_preset(omni, bundle: Path) -> None:
+def test_show_prints_the_evaluations_of_each_preset(omni, bundle: Path) -> None:
     out = omni("show", bundle).out
     for work in (
         "36 rk4 evaluations, 72 passes",

@@ -1,4 +1,4 @@
-"""The chunk scheduler on simulated machines, heard by a simulated listener. No clock, no model."""
+"""The chunk scheduler on simulated machines with simulated playback. No clock, no model."""
 
 import random
 from dataclasses import dataclass, field
@@ -66,7 +66,7 @@ class Machine:
 
 @dataclass
 class Heard:
-    """What a listener got: when the first sound came, each pause, and the chunks' sizes."""
+    """Simulated playback: the time of the first chunk, each pause, and the chunk sizes."""
 
     first: float | None = None
     gaps: list[float] = field(default_factory=list)
@@ -85,7 +85,7 @@ class Heard:
 
 
 def speak(machine: Machine, scheduler: ChunkScheduler, codes: int = 750) -> Heard:
-    """Draw all codes, make sound of them as Code2Wav does, and listen."""
+    """Decode all codes, synthesize chunks as Code2Wav does, and play them."""
     heard, waiting, held = Heard(), 0, 0.0
     for _ in range(codes):
         machine.decode()
@@ -116,12 +116,12 @@ def live(machine: Machine) -> AdaptiveScheduler:
 
 
 def listen(machine: Machine, codes: int = 750) -> Heard:
-    """With the adaptive scheduler."""
+    """Simulate with the adaptive scheduler."""
     return speak(machine, live(machine), codes)
 
 
 def smallest(speed: float) -> float:
-    """When a machine without jitter has its first chunk."""
+    """Return the time of the first chunk on a machine without jitter."""
     machine = Machine(speed)
     for _ in range(CODES + FIRST_LOOK_AHEAD_CODES):
         machine.decode()
@@ -149,8 +149,8 @@ def test_a_machine_that_is_fast_enough_never_pauses(
     assert all(b <= 2 * a for a, b in pairwise(heard.chunks[:-1]))
 
 
-def test_the_first_sound_of_a_fast_machine_is_the_first_chunk() -> None:
-    """Nothing is held back where nothing is gained by it."""
+def test_a_fast_machine_plays_the_first_chunk_at_once() -> None:
+    """No audio is delayed if that does not prevent a pause."""
     for speed in (3.0, 5.0):
         assert listen(Machine(speed)).first == smallest(speed)
 
@@ -162,19 +162,19 @@ def test_a_large_buffer_is_used_for_large_chunks() -> None:
 
 
 @pytest.mark.parametrize("speed", [1.05, 1.3])
-def test_fixed_sizes_pause_where_live_ones_do_not(speed: float) -> None:
-    """What the clock is for; without this the tests above would prove nothing."""
+def test_fixed_sizes_underrun_where_adaptive_ones_do_not(speed: float) -> None:
+    """Otherwise the tests above would also pass with fixed sizes."""
     assert len(speak(Machine(speed), FixedScheduler()).gaps) >= 2
     assert not listen(Machine(speed)).gaps
 
 
-def test_a_lead_carries_a_machine_that_is_a_little_too_slow() -> None:
+def test_a_buffer_covers_a_slightly_slow_machine() -> None:
     heard = listen(Machine(0.95), codes=500)
     assert len(heard.gaps) <= 1 and len(speak(Machine(0.95), FixedScheduler(), 500).gaps) >= 4
 
 
 @pytest.mark.parametrize(("jitter", "seed"), JITTERS)
-def test_a_slow_machine_speaks_at_once_and_says_how_slow_it_is(jitter: float, seed: int) -> None:
+def test_a_slow_machine_starts_at_once_and_reports_its_speed(jitter: float, seed: int) -> None:
     machine = Machine(0.5, jitter=jitter, seed=seed)
     scheduler = live(machine)
     heard = speak(machine, scheduler)
@@ -188,15 +188,15 @@ def test_a_slow_machine_speaks_at_once_and_says_how_slow_it_is(jitter: float, se
     assert scheduler.underrun.codes == pytest.approx(0.5 / DRAWING, rel=0.15)
 
 
-def test_nothing_is_said_before_a_pause_was_heard() -> None:
+def test_no_report_before_an_underrun() -> None:
     machine = Machine(0.5)
     scheduler = live(machine)
     speak(machine, scheduler, codes=30)
     assert scheduler.pauses == 0 and scheduler.underrun is None
 
 
-def test_text_that_is_written_slowly_holds_up_speech_only_while_it_is_written() -> None:
-    """Codes come with the text, slower than they are heard, then by themselves."""
+def test_slow_text_delays_speech_only_while_it_is_decoded() -> None:
+    """Codes are decoded with the text, slower than they are played, then alone."""
     machine = Machine(1.5, written=100, writing=6.0)
     scheduler = live(machine)
     heard = speak(machine, scheduler)
@@ -210,6 +210,6 @@ def test_text_that_is_written_slowly_holds_up_speech_only_while_it_is_written() 
 
 
 @pytest.mark.parametrize(("sizes", "wanted"), [(CHUNK_BLOCKS, [1, 2, 4, 8, 8]), (WHOLE, [])])
-def test_steady_sizes_ask_no_clock(sizes: tuple[int, ...], wanted: list[int]) -> None:
+def test_fixed_sizes_do_not_use_the_clock(sizes: tuple[int, ...], wanted: list[int]) -> None:
     heard = speak(Machine(0.1), FixedScheduler(sizes), codes=25 * CODES)
     assert heard.chunks[:-1] == wanted

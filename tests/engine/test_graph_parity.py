@@ -1,4 +1,4 @@
-"""Each graph against the reference's own module, in float32, for every shape."""
+"""Each graph against the module of transformers, in float32, for all shapes."""
 
 import msgspec
 import numpy as np
@@ -15,7 +15,7 @@ TOLERANCE = 1e-4
 
 
 def positions(random: np.random.Generator, rows: int) -> np.ndarray:
-    """Positions as media make them: three axes that run differently, never backwards."""
+    """Return positions like those of media: three different axes that never decrease."""
     return np.cumsum(random.integers(0, 3, (3, rows)), axis=1)
 
 
@@ -136,7 +136,7 @@ def test_vocoder_whole_and_streamed(twin: Twin) -> None:
 
 
 def test_guidance_on_some_evaluations(twin: Twin) -> None:
-    """On all it is the preset itself, on none it is guidance 0, on some it is neither."""
+    """On all evaluations it equals the preset, on none guidance 0, on some neither."""
     model = twin.model
     codes = np.random.default_rng(2).integers(0, model.speech.dit.codes - 1, 36)
     balanced = model.dit("balanced")

@@ -1,4 +1,4 @@
-"""A KV cache of int8: near the one of float32, far smaller, at any position."""
+"""The int8 KV cache: close to float32, a quarter of the size, at any position."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def int8_model(twin: Twin, *, native: bool = True) -> Model:
 
 
 def read(thinker: Thinker, cache: KVCache, first: int = 0) -> np.ndarray:
-    """Logits after random rows, in two pieces and one row, from position `first` on."""
+    """Return logits after random rows, in two pieces and one row, from position `first`."""
     rows = np.random.default_rng(5).standard_normal((ROWS, thinker.config.decoder.hidden_size))
     rows = (rows * np.abs(thinker.embed(np.arange(50))).mean()).astype(np.float32)
     where = np.tile(np.arange(first, first + ROWS), (3, 1))
@@ -38,7 +38,7 @@ def read(thinker: Thinker, cache: KVCache, first: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_it_is_near_float32(twin: Twin, native: bool) -> None:
+def test_int8_is_close_to_float32(twin: Twin, native: bool) -> None:
     exact, near = twin.model.thinker, int8_model(twin, native=native).thinker
     caches = exact.new_cache(), near.new_cache()
     assert relative(read(near, caches[1]), read(exact, caches[0])) < 0.03
@@ -47,7 +47,7 @@ def test_it_is_near_float32(twin: Twin, native: bool) -> None:
     assert max(int(np.abs(state).max()) for state in caches[1].states) > 40  # uses its range
 
 
-def test_a_reply_is_spoken_with_it(default_twin: Twin) -> None:
+def test_a_spoken_reply(default_twin: Twin) -> None:
     talk = Conversation(int8_model(default_twin))
     for question in ("Hello", "And then?"):
         brief = ReplyOptions(SpeechOptions(preset="fast", max_codes=30), max_tokens=8)
@@ -57,8 +57,8 @@ def test_a_reply_is_spoken_with_it(default_twin: Twin) -> None:
     assert (talk._context.thinker.dtype, talk._context.talker.dtype) == ("int8", "int8")
 
 
-def test_what_keys_reach_does_not_depend_on_where_they_are(default_twin: Twin) -> None:
-    """Else a channel that is small in the short calibration would be cut off in a long context."""
+def test_calibration_of_keys_does_not_depend_on_position(default_twin: Twin) -> None:
+    """Otherwise a channel that is small during calibration would be clipped in a long context."""
     thinker = default_twin.model.thinker
     near, far = thinker.new_cache(), thinker.new_cache()
     read(thinker, near), read(thinker, far, first=20_000)
@@ -98,7 +98,7 @@ def test_save_fork_and_load(default_twin: Twin, tmp_path: Path) -> None:
     assert (told.value.code, told.value.details) == ("kv_cache_type", {"dtype": "int8"})
 
 
-def test_where_it_was_not_calibrated(default_twin: Twin, tmp_path: Path) -> None:
+def test_a_bundle_without_int8_graphs(default_twin: Twin, tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     folder.mkdir()
     for path in default_twin.bundle.iterdir():

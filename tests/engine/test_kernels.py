@@ -1,4 +1,4 @@
-"""Our compiled kernels against the ONNX operators of the same functions, and life without them."""
+"""Native kernels against their ONNX functions, and bundles without kernels."""
 
 import shutil
 import stat
@@ -35,14 +35,14 @@ integer_kernel = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def asked_anew() -> Iterator[None]:
-    """What a test did to the compiler is forgotten."""
+    """Clear the cached search for a compiler after each test."""
     yield
     forget()
 
 
 @pytest.fixture(params=["", *sorted(door.VNNI.keys() & features)])
 def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each kind of kernels that this processor can run."""
+    """Each set of kernels that this CPU can run."""
     as_if(monkeypatch, plain | {request.param})
 
 
@@ -63,7 +63,7 @@ def both(
     weights: dict[str, np.ndarray],
     **attributes: int,
 ) -> list[list[np.ndarray]]:
-    """The function's outputs by our kernel and by ONNX operators."""
+    """Return the outputs of a function by its kernel and by ONNX operators."""
     inputs = [
         ir.Value(
             name=name,
@@ -121,7 +121,7 @@ def test_block_matmul(bits: int, block: int, inner: int) -> None:
 @pytest.mark.usefixtures("instructions")
 @pytest.mark.parametrize(("bits", "block"), [(4, 32), (4, 256), (8, 32)])
 def test_block_matmul_part_by_part(bits: int, block: int) -> None:
-    """More rows than a core's cache holds whole."""
+    """More rows than fit in the cache of a core."""
     compare_block_matmul(bits, block, inner=4352, outer=53, rows=330)
 
 
@@ -143,7 +143,7 @@ def compare_block_matmul(bits: int, block: int, inner: int, outer: int, rows: in
     assert relative(ours, theirs) < 1e-4, (outer, rows)
 
 
-def test_what_the_kernel_can_not_do_is_left_to_onnx_runtime() -> None:
+def test_unsupported_weights_use_onnx_runtime() -> None:
     def has_kernel(inner: int, **changes: int) -> bool:
         rule = Rule(match="w", method="nbits", reason="test", **{"bits": 4, **changes})
         return BlockMatrix("w", inner, 8, rule, lambda *_: np.zeros(0)).has_kernel
@@ -154,7 +154,7 @@ def test_what_the_kernel_can_not_do_is_left_to_onnx_runtime() -> None:
 
 
 def rounded_product(x: np.ndarray, parts: dict[str, np.ndarray]) -> np.ndarray:
-    """IntegerMatMul by its kernel's definition: rows rounded to 0 ... 90 in blocks of 64."""
+    """Compute IntegerMatMul as the kernel does: rows quantized to 0 ... 90 in blocks of 64."""
     inner = x.shape[-1]
     total = np.zeros((*x.shape[:-1], parts["quantized"].shape[1]))
     for start in range(0, inner, 64):
@@ -201,7 +201,7 @@ def test_integer_matmul(inner: int, steps: int) -> None:
 @pytest.mark.parametrize("steps", [64, 127, -128])
 @pytest.mark.parametrize("inner", [64, 100, 1280])
 def test_integer_matmul_does_not_overflow(inner: int, steps: int) -> None:
-    """Whatever the columns beside an extreme one are, and however its signs change."""
+    """For any neighbours of an extreme column, and for any order of its signs."""
     random = np.random.default_rng(inner)
     quantized = random.integers(-abs(steps) + 1, abs(steps), (inner, 67))
     quantized[:, :64] //= 8  # so that some panels have none that is extreme
@@ -228,8 +228,8 @@ def test_integer_matmul_does_not_overflow(inner: int, steps: int) -> None:
 
 @integer_kernel
 @pytest.mark.usefixtures("no_vnni")
-def test_integer_matmul_of_what_is_no_number() -> None:
-    """Rows that are broken break no others, nor the process."""
+def test_integer_matmul_of_nan_and_infinity() -> None:
+    """Invalid rows do not affect other rows."""
     random = np.random.default_rng(0)
     parts = integer_matrix(random.standard_normal((200, 33)).astype(np.float32), 64, True)
     x = random.standard_normal((1, 8, 200)).astype(np.float32)
@@ -282,7 +282,7 @@ def test_errors_of_integer_matmul(kind: str, most: float, error: float, apart: f
 
 
 @compiled
-def test_integer_matmul_is_left_to_processors_that_are_faster(
+def test_integer_matmul_without_kernel_where_onnx_runtime_is_faster(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(machine, "cache_folder", lambda: tmp_path)
@@ -321,7 +321,7 @@ def int4(make_twin, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @compiled
 @pytest.mark.usefixtures("instructions")
-def test_a_bundle_computes_the_same_without_the_kernels(int4: Path) -> None:
+def test_a_bundle_gives_the_same_results_without_kernels(int4: Path) -> None:
     random = np.random.default_rng(0)
     models = [Model(int4, SessionOptions(threads=2, native=wanted)) for wanted in (True, False)]
     mel = random.standard_normal((30, 80)).astype(np.float32) - 3
@@ -353,7 +353,7 @@ def test_without_a_compiler(int4: Path, monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the compiler is a script")
-def test_a_compiler_that_fails_leaves_nothing(
+def test_a_failing_compiler_leaves_no_files(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     broken = tmp_path / "c++"
@@ -368,7 +368,7 @@ def test_a_compiler_that_fails_leaves_nothing(
 
 
 @compiled
-def test_a_library_that_can_not_be_loaded_is_told(
+def test_a_library_that_cannot_be_loaded_is_reported(
     monkeypatch: pytest.MonkeyPatch, tmp_path
 ) -> None:
     monkeypatch.setattr(machine, "cache_folder", lambda: tmp_path)
@@ -394,7 +394,7 @@ def test_it_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.parametrize("heads", [(8, 1, 16), (6, 2, 32), (16, 2, 128), (4, 4, 48)])
 def test_cached_attention(heads: tuple[int, int, int], int8: bool) -> None:
-    """From short to long contexts, rows one by one and many at once, with the cache between."""
+    """Short and long contexts, single rows and many rows, with the cache in between."""
     query, kv, width = heads
     function = int8_cached_attention() if int8 else cached_attention()
     random = np.random.default_rng(width)

@@ -1,4 +1,4 @@
-"""The cache's verbs: appending in any split, going back, forking, growing, saving."""
+"""KVCache: append in any split, truncate, fork, grow, save."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def feed(thinker: Thinker, cache: KVCache, ids: list[int]) -> np.ndarray:
     return logits
 
 
-def test_going_back_forgets_exactly(default_twin: Twin) -> None:
+def test_truncate_is_exact(default_twin: Twin) -> None:
     thinker, cache = default_twin.model.thinker, default_twin.model.thinker.new_cache()
     feed(thinker, cache, [5, 6, 7])
     wanted = feed(thinker, cache.fork(), [8, 9])
@@ -27,7 +27,7 @@ def test_going_back_forgets_exactly(default_twin: Twin) -> None:
     assert np.array_equal(feed(thinker, cache, [8, 9]), wanted)
 
 
-def test_a_fork_goes_its_own_way(default_twin: Twin) -> None:
+def test_a_fork_is_independent(default_twin: Twin) -> None:
     thinker, cache = default_twin.model.thinker, default_twin.model.thinker.new_cache()
     feed(thinker, cache, [5, 6])
     twin = cache.fork()
@@ -41,8 +41,8 @@ def feed_last(thinker: Thinker, ids: list[int]) -> np.ndarray:
     return feed(thinker, thinker.new_cache(), ids)
 
 
-def test_a_new_cache_never_inherits_buffers(default_twin: Twin) -> None:
-    """A dropped cache's address may be given to the next one; its contents must not be."""
+def test_a_new_cache_never_reuses_bindings(default_twin: Twin) -> None:
+    """A new cache may have the address of a deleted one, but must not use its buffers."""
     thinker = default_twin.model.thinker
     wanted = feed_last(thinker, [3, 4, 5])
     for _ in range(5):
@@ -63,7 +63,7 @@ def test_growing_keeps_contents(default_twin: Twin) -> None:
     assert np.allclose(part["logits"], whole["logits"], atol=1e-4)
 
 
-def test_full_says_how_full(default_twin: Twin) -> None:
+def test_a_full_cache_reports_its_length(default_twin: Twin) -> None:
     thinker = default_twin.model.thinker
     cache = thinker.new_cache(limit=4)
     feed(thinker, cache, [1, 2, 3])

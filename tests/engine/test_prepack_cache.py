@@ -1,4 +1,4 @@
-"""Packed copies of graphs: written once, used afterwards, never in the way."""
+"""The prepack cache: written once, then used; errors are never fatal."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ def bundle(make_twin, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Caches of our own, for small graphs, too."""
+    """Empty caches that also accept small graphs."""
     monkeypatch.setattr(machine, "cache_folder", lambda: tmp_path / "caches")
     monkeypatch.setattr(prepack_cache, "LEAST", 0)
     monkeypatch.setattr(prepack_cache, "LEFT_FREE", 0)
@@ -40,7 +40,7 @@ def caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> Loaded:
-    """The files that were loaded since it was last asked."""
+    """Return the files that were loaded since the last call."""
     load, files = prepack_cache.load, list[Path]()
 
     def noted(file: Path, settings: object):
@@ -88,7 +88,7 @@ def test_the_second_start_reads_the_copy_and_computes_the_same(
     assert size > sum(file.stat().st_size for file in original.glob("model.onnx*"))
 
 
-def test_every_graph_of_matrices_has_one(bundle: Path, loaded: Loaded) -> None:
+def test_graphs_with_matrices_are_cached(bundle: Path, loaded: Loaded) -> None:
     model = plain(bundle)
     for name in model.bundle.manifest.graphs:
         model.graph(name)
@@ -101,10 +101,10 @@ def test_every_graph_of_matrices_has_one(bundle: Path, loaded: Loaded) -> None:
     )
 
 
-def test_it_may_hold_kernels_of_ours(
+def test_cached_graphs_may_use_native_kernels(
     bundle: Path, loaded: Loaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As an encoder's does where VNNI leaves only its products to ONNX Runtime."""
+    """For example an encoder with VNNI, where ONNX Runtime computes only the products."""
     wanted = logits(Model(bundle, SessionOptions(threads=1, prepack_cache=False)))
     monkeypatch.setattr(KernelLibrary, "reads", lambda native, graph: False)
     for _ in range(2):
@@ -112,7 +112,7 @@ def test_it_may_hold_kernels_of_ours(
     assert [file.parent for file in loaded()[-1:]] == copies()
 
 
-def test_none_where_our_kernels_read_the_file(
+def test_no_cache_where_native_kernels_read_the_file(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = plain(bundle).bundle.manifest
@@ -153,7 +153,7 @@ def test_a_copy_belongs_to_one_file_one_processor_one_onnxruntime(
     assert None not in places and len(set(places)) == len(places)
 
 
-def test_a_damaged_copy_is_made_anew(bundle: Path, loaded: Loaded) -> None:
+def test_a_damaged_copy_is_written_again(bundle: Path, loaded: Loaded) -> None:
     wanted = logits(plain(bundle))
     (copy,) = copies()
     for name in (prepack_cache.GRAPH, prepack_cache.WEIGHTS):
@@ -166,7 +166,7 @@ def test_a_damaged_copy_is_made_anew(bundle: Path, loaded: Loaded) -> None:
     assert loaded() == [copy / prepack_cache.GRAPH]
 
 
-def test_where_it_can_not_be_written_nothing_else_changes(
+def test_an_unwritable_cache_is_not_an_error(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, caches: Path
 ) -> None:
     wanted = logits(plain(bundle, prepack_cache=False))
@@ -182,7 +182,7 @@ def test_where_it_can_not_be_written_nothing_else_changes(
     assert np.array_equal(logits(plain(bundle)), wanted)
 
 
-def test_a_graph_that_can_not_be_loaded_is_told_as_ever(bundle: Path, tmp_path: Path) -> None:
+def test_a_graph_that_cannot_be_loaded_is_reported(bundle: Path, tmp_path: Path) -> None:
     broken = shutil.copytree(bundle, tmp_path / "broken")
     file = broken / "graphs" / "thinker" / "model.onnx"
     file.write_bytes(bytes(file.stat().st_size))
@@ -191,7 +191,7 @@ def test_a_graph_that_can_not_be_loaded_is_told_as_ever(bundle: Path, tmp_path: 
     assert not copies()
 
 
-def test_what_nobody_opens_goes(bundle: Path) -> None:
+def test_unused_copies_are_evicted(bundle: Path) -> None:
     kept, unused, writing, unfinished = (
         prepack_cache.folder() / name for name in ("kept", "unused", ".writing", ".unfinished")
     )
@@ -210,7 +210,7 @@ def test_what_nobody_opens_goes(bundle: Path) -> None:
     assert time() - copy.stat().st_mtime < prepack_cache.UNFINISHED
 
 
-def test_the_doctor_tells_what_they_take(bundle: Path) -> None:
+def test_the_doctor_reports_the_size(bundle: Path) -> None:
     def told() -> list[str]:
         return [check.found for check in doctor.checks(None) if check.name == "prepack cache"]
 

@@ -1,4 +1,4 @@
-"""Every solver with guidance on all, some and no evaluations: how much work, and how exact."""
+"""All solvers with guidance on all, some and no evaluations: cost and accuracy."""
 
 import math
 
@@ -19,7 +19,7 @@ def preset(solver: str, steps: int, guided: int = 0) -> SolverPreset:
 
 
 @pytest.mark.parametrize("solver", EVALUATIONS)
-def test_work_is_counted(solver: str) -> None:
+def test_evaluations_are_counted(solver: str) -> None:
     count = 6 * EVALUATIONS[solver]
     for guided in (0, 1, 5, count):
         made = preset(solver, 6, guided)
@@ -31,8 +31,8 @@ def test_work_is_counted(solver: str) -> None:
 @pytest.mark.parametrize(
     ("solver", "order"), [("euler", 1), ("ab2", 2), ("midpoint", 2), ("rk4", 4)]
 )
-def test_the_error_shrinks_with_the_order_of_the_solver(solver: str, order: int) -> None:
-    """Of y' = cos(6 t) y; each evaluation is asked for at its own time, in order."""
+def test_order_of_convergence(solver: str, order: int) -> None:
+    """For y' = cos(6 t) y. Evaluations are requested in order of time."""
 
     def error(steps: int) -> float:
         made = preset(solver, steps)

@@ -1,4 +1,4 @@
-"""Which preset a machine can afford, and the trial that measures the machine."""
+"""Selection of a preset in real time, and the measurement of the machine."""
 
 from itertools import count
 
@@ -11,7 +11,7 @@ PASSES = {"fast": 5, "faithful": 72, "balanced": 16}
 
 
 def machine(speed: float, codes: float = 0.2, vocoder: float = 0.1) -> SynthesisSpeed:
-    """Reaches `speed` with 16 passes; `codes` and `vocoder` are shares of its work."""
+    """Return a speed of `speed` with 16 passes; `codes` and `vocoder` are shares of the time."""
     work = 1 / speed
     return SynthesisSpeed(codes * work, (1 - codes - vocoder) * work / 16, vocoder * work)
 
@@ -20,7 +20,7 @@ def machine(speed: float, codes: float = 0.2, vocoder: float = 0.1) -> Synthesis
     ("speed", "wanted"),
     [(5, "faithful"), (4.1, "balanced"), (1.3, "balanced"), (1.1, "fast"), (0.4, "fast")],
 )
-def test_the_best_that_keeps_up_is_chosen(speed: float, wanted: str) -> None:
+def test_the_best_real_time_preset_is_selected(speed: float, wanted: str) -> None:
     found = machine(speed)
     assert found.realtime(16) == pytest.approx(speed)
     assert found.affordable(PASSES) == wanted
@@ -28,13 +28,13 @@ def test_the_best_that_keeps_up_is_chosen(speed: float, wanted: str) -> None:
     assert all(found.realtime(PASSES[name]) < REALTIME_MARGIN for name in better)
 
 
-def test_a_slow_talker_leaves_the_cheapest() -> None:
-    """Passes that cost nothing do not help where codes alone come late."""
+def test_a_slow_talker_selects_the_cheapest_preset() -> None:
+    """No preset helps if the codes alone are slower than real time."""
     assert SynthesisSpeed(codes=1.5, evaluation=0.0, vocoder=0.0).affordable(PASSES) == "fast"
 
 
-def test_a_trial_measures_every_part(default_twin) -> None:
-    """On a clock that moves on by a second a look: both tries of each part take one."""
+def test_a_trial_measures_all_parts(default_twin) -> None:
+    """The clock advances a second per call, so both runs of each part take one second."""
     model = default_twin.model
     voice = np.asarray(model.bundle.voice("Ethan"), np.float32)
     dits, ticks = [model.dit(name) for name in ("fast", "faithful")], count()

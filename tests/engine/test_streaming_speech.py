@@ -1,4 +1,4 @@
-"""Speech made in pieces against speech made at once: the DiT's chunks, the vocoder's windows."""
+"""Streamed speech against one-shot speech: chunks of the DiT, windows of the vocoder."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def some_codes(twin: Twin, count: int = CODES) -> np.ndarray:
 def mel_in_chunks(
     twin: Twin, preset: str, commit: int, ahead: int, count: int = CODES
 ) -> np.ndarray:
-    """Mel of `count` codes, `commit` blocks at a time with `ahead` blocks of look-ahead."""
+    """Return the mel of `count` codes, in chunks of `commit` blocks with `ahead` look-ahead."""
     model = twin.model
     noise = seeded_noise(3, model.speech.dit)
     stream = MelStream(model.dit(preset), model.bundle.voice("Ethan"), noise)
@@ -37,7 +37,7 @@ def mel_in_chunks(
 
 
 def mel_with_recomputed_left(twin: Twin, preset: str, left: int, ahead: int) -> np.ndarray:
-    """The way of engines without a cache: each block anew with `left` blocks before it."""
+    """Recompute each block with `left` blocks before it, as engines without a cache do."""
     model = twin.model
     noise = seeded_noise(3, model.speech.dit)
     codes, pieces = some_codes(twin), []
@@ -82,7 +82,7 @@ def test_cached_left_context_is_no_worse_than_recomputing(twin: Twin) -> None:
     assert cached <= recomputed * 1.01
 
 
-def test_noise_belongs_to_the_frame(default_twin: Twin) -> None:
+def test_noise_depends_only_on_the_frame(default_twin: Twin) -> None:
     noise = seeded_noise(7, default_twin.model.speech.dit)
     assert np.array_equal(noise(0, 5)[48:96], noise(2, 2))
     assert not np.array_equal(noise(0, 1), seeded_noise(8, default_twin.model.speech.dit)(0, 1))
@@ -91,8 +91,8 @@ def test_noise_belongs_to_the_frame(default_twin: Twin) -> None:
     assert abs(values.std() - 1) < 0.02
 
 
-def test_a_missing_frame_of_context_would_be_noticed(twin: Twin) -> None:
-    """The full context is exact, and the comparison would see a context that is too short."""
+def test_a_missing_frame_of_context_is_detected(twin: Twin) -> None:
+    """The full context is exact, and a shorter context is not."""
     vocoder = twin.model.vocoder
     mel = (np.random.default_rng(4).standard_normal((150, 80)) * 2 - 5).astype(np.float32)
     whole = vocoder.synthesize(mel, 0, 0)
@@ -107,8 +107,8 @@ def test_a_missing_frame_of_context_would_be_noticed(twin: Twin) -> None:
     assert windowed(2) > 1e-3
 
 
-def test_seams_do_not_click(default_twin: Twin) -> None:
-    """With a provisional future that comes out different, the wave still has no jump."""
+def test_no_clicks_between_chunks(default_twin: Twin) -> None:
+    """The wave has no jump even if the look-ahead differs from the final mel."""
     vocoder: Vocoder = default_twin.model.vocoder
     random = np.random.default_rng(4)
     mel = (random.standard_normal((96, 80)) * 0.3 - 5).astype(np.float32)
@@ -156,7 +156,7 @@ def test_chunks_grow_from_the_smallest(default_twin: Twin) -> None:
     assert code2wav.LOOK_AHEAD_BLOCKS == 1
 
 
-def test_who_waits_hears_the_first_block_before_all_of_its_look_ahead(default_twin: Twin) -> None:
+def test_the_first_block_does_not_wait_for_all_look_ahead(default_twin: Twin) -> None:
     model, codes = default_twin.model, some_codes(default_twin, 200)
     pieces: dict[str, list[tuple[int, np.ndarray]]] = {}
     for name in ("adaptive", "fixed"):
@@ -172,7 +172,7 @@ def test_who_waits_hears_the_first_block_before_all_of_its_look_ahead(default_tw
 
 
 class Script(FixedScheduler):
-    """Chunks of given sizes, the sound of which is let out with the last but held before."""
+    """A scheduler with given chunk sizes that holds the audio until the last chunk."""
 
     def __init__(self, sizes: tuple[int, ...], held: int) -> None:
         super().__init__(sizes)
@@ -185,22 +185,22 @@ class Script(FixedScheduler):
 
 
 def spoken(twin: Twin, scheduler: ChunkScheduler, count: int = 200) -> list[np.ndarray]:
-    """What comes out of `count` codes, piece by piece."""
+    """Return the chunks of audio of `count` codes."""
     model = twin.model
     sound = model.code2wav("Ethan", "fast", seeded_noise(0, model.speech.dit), scheduler)
     pieces = [sound.push(int(code)) for code in some_codes(twin, count)]
     return [piece for piece in [*pieces, sound.finish()] if piece is not None]
 
 
-def test_holding_sound_back_changes_none_of_it(default_twin: Twin) -> None:
+def test_held_audio_is_unchanged(default_twin: Twin) -> None:
     at_once = spoken(default_twin, FixedScheduler((1, 2, 3)))
     held = spoken(default_twin, Script((1, 2, 3), held=3))
     assert len(held) == len(at_once) - 3
     assert np.array_equal(np.concatenate(held), np.concatenate(at_once))
 
 
-def test_a_chunk_is_the_same_whenever_it_is_made(default_twin: Twin) -> None:
-    """Codes beyond the look-ahead that were drawn while it waited do not change it."""
+def test_a_chunk_does_not_depend_on_its_time(default_twin: Twin) -> None:
+    """Codes after the look-ahead that were decoded meanwhile do not change it."""
 
     class Late(FixedScheduler):
         def commit(self, ready: int, missing: int) -> int:
@@ -211,8 +211,8 @@ def test_a_chunk_is_the_same_whenever_it_is_made(default_twin: Twin) -> None:
     assert all(np.array_equal(a, b) for a, b in zip(on_time, late, strict=True))
 
 
-def test_a_live_pace_on_a_clock_that_stands_still(default_twin: Twin) -> None:
-    """Work that costs nothing: nothing is held, chunks double, and nothing is slow."""
+def test_adaptive_chunks_on_an_infinitely_fast_machine(default_twin: Twin) -> None:
+    """No audio is held, chunk sizes double, and no underrun is reported."""
     scheduler = default_twin.model.chunk_scheduler("adaptive", lambda: 0.0)
     codes = [len(piece) // 480 for piece in spoken(default_twin, scheduler, 700)]
     assert codes == [12, 24, 48, 96, 192, 192, 136]

@@ -1,4 +1,4 @@
-"""Checkpoints of every spelling, and tensors that are all accounted for."""
+"""Checkpoints in every format, and the use of all tensors."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from conftest import Twin, export_to, relative
 from omni_export.checkpoint import Checkpoint, TensorHandle
-from omni_export.model_config import _ends, _talker_sampling, read_generation
+from omni_export.model_config import _eos, _talker_sampling, read_generation
 from omni_export.source import read_config
 from omni_runtime.bundle.store import Bundle
 from omni_runtime.errors import OmniError
@@ -22,7 +22,7 @@ from omni_runtime.model import Model
 
 
 def rewrite(twin: Twin, folder: Path, dtype: torch.dtype | None = None) -> Path:
-    """The same checkpoint in one single safetensors file."""
+    """Write the same checkpoint as a single safetensors file."""
     shutil.copytree(twin.folder, folder)
     tensors = {}
     for shard in sorted(folder.glob("model-*.safetensors")):
@@ -57,7 +57,7 @@ def test_half_precision(default_twin: Twin, tmp_path: Path, dtype: torch.dtype) 
 
 
 def test_rope_parameters_of_transformers_5(default_twin: Twin, tmp_path: Path) -> None:
-    """Version 5 writes one section `rope_parameters`, theta and all."""
+    """Version 5 writes one section `rope_parameters`, which includes theta."""
     shutil.copytree(default_twin.folder, tmp_path / "five")
     path = tmp_path / "five" / "config.json"
     config = json.loads(path.read_text())
@@ -97,7 +97,7 @@ def test_a_checkpoint_that_does_not_speak(default_twin: Twin, tmp_path: Path) ->
 
 
 def test_opening_reads_no_tensor(default_twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Headers only; a tensor is read when its handle is asked, and not kept."""
+    """Only headers are read. A tensor is read on demand and not cached."""
     reads: list[str] = []
     convert = TensorHandle._float32
 
@@ -112,7 +112,7 @@ def test_opening_reads_no_tensor(default_twin: Twin, monkeypatch: pytest.MonkeyP
     assert reads == ["thinker.model.norm.weight"] * 2
 
 
-def test_every_graph_passes_the_checker_and_loads_without_a_word(
+def test_every_graph_passes_the_checker_and_loads_without_warnings(
     twin: Twin, capfd: pytest.CaptureFixture[str]
 ) -> None:
     import onnxruntime as ort  # noqa: PLC0415
@@ -126,14 +126,14 @@ def test_every_graph_passes_the_checker_and_loads_without_a_word(
     assert capfd.readouterr().err == ""
 
 
-def test_ends_of_a_reply(default_twin: Twin, tmp_path: Path) -> None:
-    """From the Thinker's section, with or without generation_config.json, and never from none."""
+def test_eos_ids(default_twin: Twin, tmp_path: Path) -> None:
+    """From the Thinker's section and generation_config.json; at least one is required."""
     shutil.copytree(default_twin.folder, tmp_path / "ends")
     tokenizer = Tokenizer.from_file(str(default_twin.folder / "tokenizer.json"))
     end, text_end = (tokenizer.token_to_id(t) for t in ("<|im_end|>", "<|endoftext|>"))
 
     def ends() -> tuple[int, ...]:
-        return _ends(read_config(tmp_path / "ends"), read_generation(tmp_path / "ends"))
+        return _eos(read_config(tmp_path / "ends"), read_generation(tmp_path / "ends"))
 
     assert set(ends()) == {end, text_end}
     (tmp_path / "ends" / "generation_config.json").unlink()

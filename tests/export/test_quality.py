@@ -1,4 +1,4 @@
-"""Measured quality goes into the manifest for exactly the weights and rules it was measured on."""
+"""Benchmark scores are copied to the manifest only for the weights and rules measured."""
 
 import shutil
 from pathlib import Path

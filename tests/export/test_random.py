@@ -1,4 +1,4 @@
-"""Random checkpoints: the published shapes, and weights that are the same written or not."""
+"""Random checkpoints: the published shapes, and equality of stored and generated weights."""
 
 from pathlib import Path
 
@@ -84,7 +84,7 @@ def test_published_shapes(tmp_path: Path, size: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_unwritten_equals_written(
+def test_generated_equals_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
 ) -> None:
     monkeypatch.setattr(random_weights, "VALUES_AT_ONCE", 1000)  # stretches of a few rows
@@ -104,7 +104,7 @@ def test_unwritten_equals_written(
         seen.add(wanted.tobytes())
 
 
-def test_transformers_reads_what_is_written(default_twin: Twin) -> None:
+def test_transformers_loads_the_checkpoint(default_twin: Twin) -> None:
     checkpoint = Checkpoint(default_twin.folder)
     state = default_twin.reference.state_dict()
     assert checkpoint.shapes("").keys() == state.keys()

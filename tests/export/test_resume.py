@@ -1,4 +1,4 @@
-"""Exports that were killed: finished parts are verified and taken over, in bounded memory."""
+"""Interrupted exports: finished artifacts are verified and reused, in bounded memory."""
 
 import errno
 import os
@@ -30,11 +30,11 @@ RUN = Path(__file__).parents[2] / "export" / "run.py"
 @pytest.fixture(autouse=True)
 def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporter.smoke_test, "first_reply", lambda bundle: None)
-    monkeypatch.setattr(int8_cache, "calibrated", int8_cache.absmax)
+    monkeypatch.setattr(int8_cache, "calibrate", int8_cache.absmax)
 
 
 class Export:
-    """Exports, remembers what was kept and what was written, and can be killed at a part."""
+    """Runs exports, records what was reused and written, and can be killed at a part."""
 
     def __init__(self, checkpoint: Path, destination: Path, recipe: str = "int4") -> None:
         source = LocalCheckpoint(checkpoint, "random", "test")
@@ -56,7 +56,7 @@ class Export:
         export(self.request, report)
 
 
-def test_finished_parts_are_taken_over(default_twin: Twin, tmp_path: Path) -> None:
+def test_finished_parts_are_reused(default_twin: Twin, tmp_path: Path) -> None:
     run = Export(default_twin.folder, tmp_path / "bundle")
     with pytest.raises(KeyboardInterrupt):
         run.run(stop_at="talker")
@@ -79,7 +79,7 @@ def test_finished_parts_are_taken_over(default_twin: Twin, tmp_path: Path) -> No
     assert bundle.manifest.files == Bundle(tmp_path / "at once").manifest.files
 
 
-def test_a_full_disk_keeps_what_was_finished(
+def test_a_full_disk_keeps_finished_parts(
     default_twin: Twin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = graph_files.external_data.save
@@ -97,7 +97,7 @@ def test_a_full_disk_keeps_what_was_finished(
         ) as told:
             run.run()
     hidden = StagedFolder(tmp_path / "bundle").folder
-    kept = f"7 finished artifacts are kept for the same command, in {hidden}"
+    kept = f"7 finished artifacts are kept in {hidden} for the same command"
     assert told.value.__notes__ == [kept]
     left = {path.name for path in hidden.iterdir()} - {exporter.LOCK}
     assert left == {"artifacts", "new", "pocket-omni-staging", "request"}
@@ -106,7 +106,7 @@ def test_a_full_disk_keeps_what_was_finished(
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
-def test_a_bundle_that_does_not_answer_is_not_made_anew(
+def test_a_failed_smoke_test_keeps_all_parts(
     default_twin: Twin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(bundle: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_bundle_that_does_not_answer_is_not_made_anew(
     assert run.written == ["int8 cache", "first reply"]
 
 
-def test_two_exports_to_one_place(default_twin: Twin, tmp_path: Path) -> None:
+def test_two_exports_to_one_destination(default_twin: Twin, tmp_path: Path) -> None:
     first, second = (Export(default_twin.folder, tmp_path / "bundle") for _ in range(2))
     told: list[str] = []
 
@@ -134,13 +134,14 @@ def test_two_exports_to_one_place(default_twin: Twin, tmp_path: Path) -> None:
 
     export(first.request, both)
     assert told == [
-        f"another export to {tmp_path / 'bundle'} is running (wait for it, or give --output)"
+        f"another export to {tmp_path / 'bundle'} is running "
+        "(wait for it, or give another --output)"
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
     assert all(unchanged for _, unchanged in Bundle(tmp_path / "bundle").verify())
 
 
-def test_a_flipped_byte_is_noticed(default_twin: Twin, tmp_path: Path) -> None:
+def test_a_changed_byte_is_detected(default_twin: Twin, tmp_path: Path) -> None:
     run = Export(default_twin.folder, tmp_path / "bundle")
     with pytest.raises(KeyboardInterrupt):
         run.run(stop_at="dit")
@@ -157,7 +158,7 @@ def test_a_flipped_byte_is_noticed(default_twin: Twin, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["recipe", "target", "revision", "weights", "exporter"])
-def test_another_request_takes_nothing_over(
+def test_another_request_reuses_nothing(
     default_twin: Twin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     random_checkpoint.describe(tmp_path / "checkpoint")
@@ -197,12 +198,12 @@ def test_a_killed_process_is_resumed(default_twin: Twin, tmp_path: Path) -> None
     assert not list(tmp_path.rglob("manifest.json"))
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "thinker · kept from before" in done.stderr
+    assert "thinker · reused" in done.stderr
     assert all(unchanged for _, unchanged in Bundle(destination).verify())
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
-def test_a_bundle_that_does_not_fit_is_not_tried(
+def test_no_smoke_test_without_enough_memory(
     default_twin: Twin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exporter.smoke_test.machine, "available_memory", lambda: 2**28)
@@ -253,7 +254,7 @@ print(machine.peak_memory() - report[0])
 
 
 def test_memory_is_bounded_by_slices_not_by_the_model(tmp_path: Path) -> None:
-    """Twice the layers, hardly more memory; and far less than the model has bytes."""
+    """Twice the layers need hardly more memory, and far less than the size of the model."""
     grown: list[int] = []
     sizes: list[int] = []
     for layers in (5, 11):

@@ -1,4 +1,4 @@
-"""What quantization costs each graph, bounded where a wrong scale would not pass."""
+"""Quantization error of each graph, with bounds that a wrong scale exceeds."""
 
 import json
 from collections.abc import Callable
@@ -21,9 +21,9 @@ from omni_runtime.engine.vocoder import WaveStream
 from omni_runtime.errors import OmniError, UsageError
 from omni_runtime.model import Model
 
-# Least cosine against float32 on random weights, at two to seven times the measured distance from
-# 1, for other CPUs. test_a_wrong_scale_is_seen shows that these bounds still break. The vocoder's
-# random residual blocks add hardly anything to what passes them by.
+# Minimum cosine similarity to float32 on random weights. The distance from 1 is two to seven times
+# the measured one, to allow for other CPUs; test_a_wrong_scale_exceeds_the_bound checks that it is
+# not too large. Random residual blocks of the vocoder contribute little to its output.
 LEAST_COSINE = {
     "int8": {
         "audio_encoder": 0.9995,
@@ -69,10 +69,10 @@ def test_errors_are_reported_and_bounded(quantized: tuple[str, Twin, Bundle]) ->
 
 
 @pytest.mark.parametrize("graph", ["thinker", "audio_encoder", "vocoder"])
-def test_a_wrong_scale_is_seen(
+def test_a_wrong_scale_exceeds_the_bound(
     quantized: tuple[str, Twin, Bundle], graph: str, tmp_path: Path
 ) -> None:
-    """Scales of one single matrix half as large again: the bound above must break."""
+    """The scales of one matrix are 1.5 times too large."""
     name, twin, bundle = quantized
     model = onnx.load(bundle.graph_path(graph))
     scales = next(
@@ -114,7 +114,7 @@ def test_a_quantized_vocoder_streams(quantized: tuple[str, Twin, Bundle]) -> Non
         assert np.abs(np.concatenate(pieces) - whole).mean() < 0.01 * cost.mean(), size
 
 
-def test_quantized_graphs_load_without_a_word(
+def test_quantized_graphs_load_without_warnings(
     quantized: tuple[str, Twin, Bundle], capfd: pytest.CaptureFixture[str]
 ) -> None:
     for name in quantized[2].manifest.graphs:
@@ -126,7 +126,7 @@ def test_quantized_graphs_load_without_a_word(
     assert capfd.readouterr().err == ""
 
 
-def test_quantized_bundles_hold_what_their_recipe_says(
+def test_quantized_bundles_follow_their_recipe(
     quantized: tuple[str, Twin, Bundle],
 ) -> None:
     name, _, bundle = quantized
@@ -151,7 +151,7 @@ def test_every_rule_has_a_reason(name: str) -> None:
     assert all(len(table.reason) > 10 for table in recipe.tables.values())
 
 
-def test_a_recipe_of_ones_own(tmp_path: Path, default_twin: Twin) -> None:
+def test_a_custom_recipe(tmp_path: Path, default_twin: Twin) -> None:
     raw = json.loads((Path(recipes.__file__).parent / "recipes" / "int4.json").read_text())
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({**raw, "name": "mine"}))

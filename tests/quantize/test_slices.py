@@ -1,4 +1,4 @@
-"""Weights quantized a slice at a time: the same as whole, the same as optimum's quantizer."""
+"""Quantization in slices equals that of whole matrices, and that of optimum."""
 
 import contextlib
 import logging
@@ -42,7 +42,7 @@ def integers(weight: str, per_channel: bool = True) -> Rule:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Optimum remarks that no model config lies beside the graph."""
+    """Silence optimum's warning about a missing model config."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
@@ -83,7 +83,7 @@ def saved(model: ir.Model, folder: Path, made: list[weight_stream.WeightStream])
 
 
 def fused(path: Path) -> list[str]:
-    """Operators of a graph as ONNX Runtime runs them, without our kernels."""
+    """Return the operators of a graph after optimization, without native kernels."""
     settings = ort.SessionOptions()
     settings.log_severity_level = 3
     settings.optimized_model_filepath = str(path.with_suffix(".fused.onnx"))
@@ -101,7 +101,7 @@ def test_integers_equal_optimums(
     target: str,
     per_channel: bool,
 ) -> None:
-    monkeypatch.setattr(weight_stream, "WEIGHTS_AT_ONCE", 700)  # a few columns at a time
+    monkeypatch.setattr(weight_stream, "WEIGHTS_PER_SLICE", 700)  # a few columns at a time
     source = default_twin.model.bundle.graph_path("audio_encoder")
     keep, *others = matrices(source)
     wanted = by_optimum(source, tmp_path / "optimum", target, keep, per_channel)
@@ -128,7 +128,7 @@ def test_integers_equal_optimums(
     [([8], [], True), ([1], [], False), ([3, 8], [], False), ([8], ["p"], False)],
 )
 def test_a_bias_becomes_part_of_the_product(bias: list[int], more: list[str], biased: bool) -> None:
-    """One for each column, where nobody else wants the product without it."""
+    """Only a bias per column, and only if the product has no other consumer."""
     random = np.random.default_rng(0)
     weights = {"w": (64, 8), "b": bias}
     data = {name: random.standard_normal(shape, np.float32) for name, shape in weights.items()}
@@ -159,7 +159,7 @@ def test_blocks_do_not_depend_on_the_slices(
     whole = matrix.quantize(values)
     for part, data in matrix.quantize(np.asfortranarray(values)).items():
         assert np.array_equal(data, whole[part]), "any order in memory"
-    monkeypatch.setattr(weight_stream, "WEIGHTS_AT_ONCE", 5 * 72)
+    monkeypatch.setattr(weight_stream, "WEIGHTS_PER_SLICE", 5 * 72)
     pieces = list(matrix.pieces())
     assert len(pieces) == 8 * len(whole)
     for part, data in whole.items():
@@ -171,7 +171,7 @@ def test_blocks_do_not_depend_on_the_slices(
 
 
 def test_searched_scales() -> None:
-    """Never worse than ORT's rounding, block by block, also of an odd number of rows."""
+    """The error of each block is at most that of ORT's rounding, for odd row counts too."""
     values = np.random.default_rng(0).standard_normal((72, 37), np.float32)
     values[:32, 5] = 0
     found = nbits.symmetric_blocks(values, 32)
@@ -189,8 +189,8 @@ def test_searched_scales() -> None:
     assert ours[5, 0] == 0
 
 
-def test_a_lone_initializer_can_be_evaluated() -> None:
-    """Whoever saves a rewritten graph with onnx_ir's own means gets the same numbers."""
+def test_a_single_initializer_can_be_evaluated() -> None:
+    """A rewritten graph saved with onnx_ir has the same values."""
     values = np.random.default_rng(0).standard_normal((64, 8), np.float32)
     graph = helper.make_graph(
         [helper.make_node("MatMul", ["x", "w"], ["y"], "product")],
@@ -216,7 +216,7 @@ def test_rules_that_differ_in_per_channel(default_twin: Twin) -> None:
         dynamic.rewrite(ir.load(source), rules, "avx2")
 
 
-def test_errors_of_products_see_a_wrong_scale() -> None:
+def test_product_errors_detect_a_wrong_scale() -> None:
     values = np.random.default_rng(0).standard_normal((64, 96), np.float32)
 
     def columns(start: int, stop: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Convolutions in integers: the arithmetic by numpy, ranges and errors, and what the graph is."""
+"""Static quantization of convolutions: arithmetic against numpy, ranges, and errors."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +32,7 @@ SOUND = (RANDOM.standard_normal((CHANNELS, TIME), np.float32) * LEVELS)[None]
 
 
 def two_convolutions() -> ir.Model:
-    """Of one input: y with a bias, z without."""
+    """Two convolutions of one input: y with a bias, z without."""
     shape = [1, CHANNELS, TIME]
     extent = {"pads": [DILATION] * 2, "dilations": [DILATION]}
     graph = helper.make_graph(
@@ -70,7 +70,7 @@ def test_ranges_are_those_of_all_inputs(ranges: static.Ranges) -> None:
     assert np.all(low <= exact.min(axis=1)) and np.all(high >= exact.max(axis=1))
 
 
-def test_products_equal_numpys_in_integers(ranges: static.Ranges) -> None:
+def test_products_equal_integer_numpy(ranges: static.Ranges) -> None:
     model = two_convolutions()
     made = static.rewrite(model, {"v": RULE, "w": RULE}, ranges, "avx2")
     kinds = [node.op_type for node in model.graph]
@@ -109,16 +109,14 @@ def by_hand(
 
 
 @pytest.mark.parametrize(("target", "most"), [("avx2", 64), ("avx512_vnni", 127), ("arm64", 127)])
-def test_integers_leave_room_where_the_processor_needs_it(
-    ranges: static.Ranges, target: str, most: int
-) -> None:
+def test_integers_are_smaller_for_avx2(ranges: static.Ranges, target: str, most: int) -> None:
     model = two_convolutions()
     static.rewrite(model, {"w": RULE}, ranges, target)
     integers = model.graph.initializers["w_quantized"].const_value
     assert integers is not None and np.abs(integers.numpy().astype(int)).max() == most
 
 
-def test_silence_and_blank_weights_stay_finite() -> None:
+def test_zero_inputs_and_weights_stay_finite() -> None:
     scales, zero = static.input_steps(np.zeros(3, np.float32), np.zeros(3, np.float32))
     assert np.all(np.isfinite(1 / scales)) and zero == 0
     blank = ir.Value(name="w", const_value=ir.tensor(np.zeros((3, 3, 1), np.float32)))
@@ -126,19 +124,19 @@ def test_silence_and_blank_weights_stay_finite() -> None:
     assert not pieces["w_quantized"].any() and np.all(pieces["w_scale"] == 1)
 
 
-def test_static_is_for_convolutions_alone(default_twin: Twin, tmp_path: Path) -> None:
+def test_static_is_only_for_convolutions(default_twin: Twin, tmp_path: Path) -> None:
     mine = recipes.load("int8")
     path = tmp_path / "mine.json"
     wrong = {**mine.graphs, "dit": (RULE,)}
     path.write_bytes(msgspec.json.encode(msgspec.structs.replace(mine, graphs=wrong)))
-    with pytest.raises(OmniError, match="dit can't be static"):
+    with pytest.raises(OmniError, match="dit cannot be static"):
         recipes.load_file(path)
     model = ir.load(default_twin.model.bundle.graph_path("vocoder"))
     writer = GraphWriter(tmp_path, mine, "avx2")
     found = writer.rules("vocoder", model)
     assert found and all(name.startswith("resblocks.") for name in found)
     weights = model.graph.initializers
-    assert all(min(weights[name].shape[:2]) >= static.LEAST_CHANNELS for name in found)
+    assert all(min(weights[name].shape[:2]) >= static.MIN_CHANNELS for name in found)
     transposed = Rule(match="ups.*", method="static", reason="test")
     graphs = {**mine.graphs, "vocoder": (transposed, *mine.graphs["vocoder"])}
     writer = replace(writer, recipe=msgspec.structs.replace(mine, graphs=graphs))
@@ -146,6 +144,6 @@ def test_static_is_for_convolutions_alone(default_twin: Twin, tmp_path: Path) ->
         writer.rules("vocoder", model)
 
 
-def test_long_mels_are_cut() -> None:
+def test_long_mels_are_split() -> None:
     mels = [np.zeros((frames, 80), np.float32) for frames in (450, 30)]
     assert [len(window) for window in windows(mels)] == [200, 200, 50, 30]

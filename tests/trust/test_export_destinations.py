@@ -110,7 +110,7 @@ def test_files_added_during_the_export_are_kept(
         return copy(*folders)
 
     monkeypatch.setattr(exporter.assets, "copy", meanwhile)
-    with pytest.raises(UsageError, match=r"notes.txt is not part of the bundle that is there"):
+    with pytest.raises(UsageError, match=r"notes.txt is not part of the existing bundle"):
         export_to(checkpoint, tmp_path / "out")
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
 

@@ -1,5 +1,5 @@
-"""Other engines on the work of a bundle, for `omni bench --compare`, which finds them by name.
+"""Baselines for `omni bench --compare`: other engines that do the same work.
 
-Each module has a `comparisons`, a context manager that gives the engine's name with its version,
-and the pairs of cases (`omni_runtime.bench.rows.Comparison`) of the benchmarks that are asked for.
+Each module has a context manager `comparisons`, which returns the name and version of the engine
+and the `omni_runtime.bench.rows.Comparison` of each requested benchmark.
 """

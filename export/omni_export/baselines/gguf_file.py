@@ -1,8 +1,8 @@
-"""A GGUF file of the Thinker's shape with random weights: speed does not depend on their values.
+"""Write a GGUF file of the Thinker's shape with random weights, to measure speed.
 
-Types follow llama.cpp's own Q4_K_M: 4 bits, with 6 for the output and for half of the values and
-down projections; rows that do not divide by 256 take the fallbacks that llama.cpp takes. Blocks
-are random bytes with a sane scale, so a file of any size is written about as fast as the disk is.
+Types are those of llama.cpp's Q4_K_M: 4 bits, and 6 bits for the output and half of the value and
+down projections. Rows that are not a multiple of 256 use the same fallbacks as llama.cpp. Blocks
+are random bytes with valid scales, so the file is written at about the speed of the disk.
 """
 
 import importlib
@@ -19,7 +19,7 @@ from omni_runtime.bundle.manifest import Manifest
 from omni_runtime.errors import OmniError
 
 INNER_STEP = 32
-"""Feed-forward widths are multiples of this: a quantized row is whole blocks."""
+"""Feed-forward widths are multiples of this, since a quantized row has complete blocks."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class TensorPlan:
 
 
 def inner_size(manifest: Manifest) -> int:
-    """The width of the Thinker's feed-forward layers, which no runtime needs: from its bytes."""
+    """Return the width of the Thinker's feed-forward layers, derived from the size of the graph."""
     config = manifest.model.thinker.decoder
     weights = manifest.graphs["thinker"].fp32_bytes / 4
     width, own = config.hidden_size, config.head_dim * config.heads
@@ -64,7 +64,7 @@ def inner_size(manifest: Manifest) -> int:
 
 
 def write(path: Path, config: DecoderConfig, inner: int, context: int) -> None:
-    """Write the file. Raises OmniError without the package gguf, or for rows of odd length."""
+    """Write the file. Raises OmniError without the package gguf, or for an odd row length."""
     gguf = _gguf()
     writer = gguf.GGUFWriter(path, "qwen2")
     writer.add_name("random weights")
@@ -79,7 +79,7 @@ def write(path: Path, config: DecoderConfig, inner: int, context: int) -> None:
     writer.add_rope_freq_base(config.rope_theta)
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_vocab_size(config.vocab_size)
-    writer.add_tokenizer_model("llama")  # a server refuses a model without words
+    writer.add_tokenizer_model("llama")  # a server rejects a model without a vocabulary
     writer.add_token_list([f"<{number}>" for number in range(config.vocab_size)])
     writer.add_token_scores([0.0] * config.vocab_size)
     control, normal = int(gguf.TokenType.CONTROL), int(gguf.TokenType.NORMAL)
@@ -100,7 +100,7 @@ def write(path: Path, config: DecoderConfig, inner: int, context: int) -> None:
 
 
 def tensors(config: DecoderConfig, inner: int) -> Iterator[TensorPlan]:
-    """All tensors of llama.cpp's qwen2, in order, with the types of Q4_K_M."""
+    """Return all tensors of llama.cpp's qwen2 in order, with the types of Q4_K_M."""
     width = config.hidden_size
     own, shared = config.heads * config.head_dim, config.kv_heads * config.head_dim
     yield _matrix("token_embd", config.vocab_size, width, "Q4_K")
@@ -121,7 +121,7 @@ def tensors(config: DecoderConfig, inner: int) -> Iterator[TensorPlan]:
 
 
 def values(plan: TensorPlan, random: np.random.Generator) -> npt.NDArray[Any]:
-    """Random contents: float32 ones for a norm, small ones for a bias, else blocks as uint8."""
+    """Return random data: ones for a norm and small values for a bias (float32), else uint8."""
     if plan.kind == "F32":
         noise = random.standard_normal(plan.columns, np.float32) * np.float32(0.1)
         return noise + np.float32(plan.name.endswith("norm.weight"))
@@ -135,7 +135,7 @@ def values(plan: TensorPlan, random: np.random.Generator) -> npt.NDArray[Any]:
 
 
 def _more_bits(layer: int, layers: int) -> bool:
-    """llama.cpp's use_more_bits: the first and last eighth, and every third between."""
+    """Return llama.cpp's use_more_bits: the first and last eighth, and every third in between."""
     eighth = layers // 8
     return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
 
@@ -153,7 +153,7 @@ def _matrix(name: str, rows: int, columns: int, kind: str) -> TensorPlan:
 
 
 def _layout(plan: TensorPlan) -> tuple[tuple[int, ...], int]:
-    """Shape as stored (of a quantized type in bytes), and size in bytes."""
+    """Return the stored shape (in bytes for a quantized type) and the size in bytes."""
     if plan.kind == "F32":
         return (plan.columns,), 4 * plan.columns
     form = FORMATS[plan.kind]

@@ -1,4 +1,4 @@
-"""llama.cpp on a decoder of the Thinker's shape: prefill and decode."""
+"""Baseline llama.cpp: prefill and decode of a decoder of the Thinker's shape."""
 
 import importlib
 import importlib.metadata
@@ -17,26 +17,26 @@ from omni_runtime.errors import OmniError
 from omni_runtime.model import Model
 
 EXTRA_CONTEXT = 160
-"""Positions beyond the deepest prompt, for tokens that a server generates itself."""
+"""Context after the longest prompt, for tokens that a server generates."""
 SAFE_IDS = 500
-"""Every vocabulary has more tokens; speed does not depend on which."""
+"""Token ids below this exist in every vocabulary. Speed does not depend on the ids."""
 
 
 class TextEngine(Protocol):
-    """Prefill and decode. Both return the seconds they took, without their preparation.
+    """Prefill and decode. Both return the time in seconds, without preparation.
 
-    `name` is the engine with its version; `detail` is the model.
+    `name` is the engine and its version, `detail` the model.
     """
 
     name: str
     detail: str
 
     def prefill(self, count: int, depth: int = 0) -> float:
-        """Read `count` tokens at once behind `depth` others."""
+        """Prefill `count` tokens at once after `depth` tokens."""
         ...
 
     def decode(self, count: int, depth: int = 0) -> float:
-        """Read `count` tokens one by one behind `depth` others."""
+        """Decode `count` tokens one by one after `depth` tokens."""
         ...
 
 
@@ -63,7 +63,7 @@ def comparisons(
 def text_comparisons(
     model: Model, engine: TextEngine, names: Sequence[str]
 ) -> Iterator[Comparison]:
-    """Prefill and decode at each depth, as far as `names` has "pp" and "tg"."""
+    """Yield prefill and decode at each depth, if `names` has "pp" and "tg"."""
     ours, limit = ThinkerRunner(model), model.config.thinker.decoder.max_context
     cases = {
         "pp": (PROMPT, ours.prefill, engine.prefill),
@@ -95,21 +95,21 @@ class LlamaCpp:
                 n_gpu_layers=0,
                 verbose=False,
             )
-        except ValueError as error:  # what llama-cpp-python raises for a file of another kind
+        except ValueError as error:  # raised for a file that is not a model
             raise unloadable(gguf, error) from None
         self.name = f"llama.cpp ({llama_version()})"
         self.detail = gguf.name
         self._random = np.random.default_rng(0)
 
     def prefill(self, count: int, depth: int = 0) -> float:
-        """Read `count` tokens at once behind `depth` others."""
-        self._to(depth)
+        """Prefill `count` tokens at once after `depth` tokens."""
+        self._set_depth(depth)
         tokens = self._tokens(count)
         return seconds(lambda: self._llama.eval(tokens))
 
     def decode(self, count: int, depth: int = 0) -> float:
-        """Read `count` tokens one by one behind `depth` others."""
-        self._to(depth)
+        """Decode `count` tokens one by one after `depth` tokens."""
+        self._set_depth(depth)
         tokens = self._tokens(count)
 
         def steps() -> None:
@@ -118,8 +118,8 @@ class LlamaCpp:
 
         return seconds(steps)
 
-    def _to(self, depth: int) -> None:
-        """Make the context `depth` tokens long; `eval` drops what lies behind `n_tokens`."""
+    def _set_depth(self, depth: int) -> None:
+        """Truncate or extend the context to `depth` tokens; `eval` truncates to `n_tokens`."""
         self._llama.n_tokens = min(depth, self._llama.n_tokens)
         if missing := depth - self._llama.n_tokens:
             self._llama.eval(self._tokens(missing))
@@ -129,10 +129,10 @@ class LlamaCpp:
 
 
 class LlamaServer:
-    """llama.cpp through xllamacpp, whose wheels are built: its server's own clock."""
+    """llama.cpp through the server of xllamacpp, with the server's timings. It has wheels."""
 
     def __init__(self, gguf: Path, context: int, threads: int) -> None:
-        """Raises OmniError for a file that is not a GGUF (a broken one ends the process)."""
+        """Raises OmniError for a file that is not a GGUF. A damaged GGUF aborts the process."""
         server: Any = importlib.import_module("xllamacpp")
         params = server.CommonParams()
         params.model.path = str(readable(gguf))
@@ -147,31 +147,31 @@ class LlamaServer:
         self.name = f"llama.cpp (xllamacpp {importlib.metadata.version('xllamacpp')})"
         self.detail = gguf.name
         self._random = np.random.default_rng(0)
-        self._behind: list[int] = []
-        """What the cases so far stood behind; the server keeps the beginning of its last prompt."""
+        self._prefix: list[int] = []
+        """Tokens before those that are timed. The server caches the prefix of its last prompt."""
 
     def prefill(self, count: int, depth: int = 0) -> float:
-        """Read `count` tokens at once behind `depth` others."""
-        timings = self._run([*self._to(depth), *self._tokens(count)], 1)
+        """Prefill `count` tokens at once after `depth` tokens."""
+        timings = self._run([*self._set_depth(depth), *self._tokens(count)], 1)
         if timings["prompt_n"] != count:
             raise OmniError(
                 f"llama.cpp read {timings['prompt_n']} tokens instead of {count}",
-                fix="pip install llama-cpp-python, which needs no server's cache",
+                fix="pip install llama-cpp-python, which does not use a server",
             )
         return float(timings["prompt_ms"]) / 1000
 
     def decode(self, count: int, depth: int = 0) -> float:
-        """Read `count` tokens one by one behind `depth` others."""
-        timings = self._run([*self._to(depth), *self._tokens(1)], count + 1)
+        """Decode `count` tokens one by one after `depth` tokens."""
+        timings = self._run([*self._set_depth(depth), *self._tokens(1)], count + 1)
         return float(timings["predicted_ms"]) / 1000
 
-    def _to(self, depth: int) -> list[int]:
-        """`depth` tokens that the server has read already."""
-        if missing := depth - len(self._behind):
-            self._behind = [*self._behind, *self._tokens(max(0, missing))][:depth]
+    def _set_depth(self, depth: int) -> list[int]:
+        """Return `depth` tokens that are in the cache of the server."""
+        if missing := depth - len(self._prefix):
+            self._prefix = [*self._prefix, *self._tokens(max(0, missing))][:depth]
         if depth:
-            self._run(self._behind, 1)
-        return self._behind
+            self._run(self._prefix, 1)
+        return self._prefix
 
     def _run(self, tokens: list[int], count: int) -> dict[str, float]:
         request = {
@@ -181,10 +181,13 @@ class LlamaServer:
             "ignore_eos": True,
             "top_k": 1,
         }
-        told = self._server.handle_completions(request)
-        if "timings" not in told:
-            raise OmniError(f"llama.cpp refuses: {told.get('message', told)}", fix="another --gguf")
-        found: dict[str, float] = told["timings"]
+        answer = self._server.handle_completions(request)
+        if "timings" not in answer:
+            raise OmniError(
+                f"llama.cpp rejects the request: {answer.get('message', answer)}",
+                fix="give another --gguf",
+            )
+        found: dict[str, float] = answer["timings"]
         return found
 
     def _tokens(self, count: int) -> list[int]:
@@ -196,7 +199,7 @@ def unloadable(gguf: Path, why: object) -> OmniError:
 
 
 def readable(gguf: Path) -> Path:
-    """The file, if its first bytes are a GGUF's. Raises OmniError."""
+    """Return the file if it starts like a GGUF. Raises OmniError otherwise."""
     if not gguf.is_file():
         raise OmniError(f"there is no file {gguf}", fix="--gguf FILE, or leave it out")
     with gguf.open("rb") as file:
@@ -206,16 +209,16 @@ def readable(gguf: Path) -> Path:
 
 
 def llama(gguf: Path, context: int, threads: int) -> TextEngine:
-    """llama.cpp by whichever of its two packages is installed. Raises as their classes do."""
-    kinds: dict[str, type[LlamaCpp | LlamaServer]] = {
+    """Load llama.cpp with the installed one of its two packages. Raises as their classes do."""
+    engines: dict[str, type[LlamaCpp | LlamaServer]] = {
         "llama_cpp": LlamaCpp,
         "xllamacpp": LlamaServer,
     }
-    return kinds[llama_package()](gguf, context, threads)
+    return engines[llama_package()](gguf, context, threads)
 
 
 def llama_package() -> str:
-    """The module that brings llama.cpp. Raises OmniError where there is none."""
+    """Return the installed module for llama.cpp. Raises OmniError if there is none."""
     for name in ("llama_cpp", "xllamacpp"):
         with suppress(ImportError):
             importlib.import_module(name)
@@ -224,5 +227,5 @@ def llama_package() -> str:
 
 
 def llama_version() -> str:
-    """Which llama-cpp-python is installed."""
+    """Return the version of llama-cpp-python."""
     return f"llama-cpp-python {importlib.metadata.version('llama-cpp-python')}"

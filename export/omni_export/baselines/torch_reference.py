@@ -1,6 +1,6 @@
-"""transformers' own encoders, DiT and vocoder beside ours, for `omni bench --compare torch`.
+"""Baseline torch: the encoders, DiT and vocoder of transformers.
 
-Random weights in float32 of the shape in a checkpoint's config.json; no weights are read.
+The weights are random float32 of the shape in a checkpoint's config.json; no weights are read.
 """
 
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -21,7 +21,7 @@ from omni_runtime.errors import UsageError
 from omni_runtime.model import Model
 
 REFERENCE_MEL = 300
-"""Mel frames of a published voice: the reference encodes them anew in each evaluation."""
+"""Reference mel frames of a published voice, which transformers encodes in each evaluation."""
 
 NAME = f"torch {torch.__version__}, transformers {transformers.__version__}, float32"
 
@@ -30,11 +30,11 @@ NAME = f"torch {torch.__version__}, transformers {transformers.__version__}, flo
 def comparisons(
     model: Model, names: Sequence[str], checkpoint: Path, progress: ProgressCallback
 ) -> Generator[tuple[str, Iterator[Comparison]]]:
-    """Compare with transformers on networks of the shape of `checkpoint`, each made when needed.
+    """Compare with transformers on networks of the shape of `checkpoint`, created on demand.
 
-    Raises UsageError when its shape is not the bundle's.
+    Raises UsageError if the shape differs from that of the bundle.
     """
-    del progress  # nothing here takes long
+    del progress  # nothing takes long
     _check_shape(model, read_config(checkpoint))
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(model.options.resolved_threads())
@@ -54,8 +54,8 @@ def _check_shape(model: Model, source: SourceConfig) -> None:
         there += [other.vocoder.upsample_rates] if other else []
     if here != there:
         raise UsageError(
-            "the checkpoint has another shape than the bundle, so nothing can be compared",
-            fix="--checkpoint FOLDER with the checkpoint that the bundle was made of",
+            "the checkpoint has another shape than the bundle",
+            fix="--checkpoint FOLDER with the checkpoint that the bundle was exported from",
         )
 
 

@@ -1,1 +1,1 @@
-"""The networks, one file each, written as modules whose attributes carry the checkpoint's names."""
+"""The networks, one per file, as modules whose attributes have the names of the checkpoint."""

@@ -13,7 +13,7 @@ from omni_runtime.arrays import FloatArray
 
 
 def sinusoids(length: int, channels: int, max_timescale: float = 10000.0) -> FloatArray:
-    """Sinusoidal positions (length, channels): sines in the first half, cosines in the second."""
+    """Return sinusoidal positions (length, channels): first sines, then cosines."""
     step = np.log(max_timescale) / (channels // 2 - 1)
     frequencies = np.exp(-step * np.arange(channels // 2, dtype=np.float32))
     angles = np.arange(length, dtype=np.float32)[:, None] * frequencies
@@ -67,7 +67,7 @@ class AudioEncoder(Module):
         self.proj = Linear(width, config.output_dim)
 
     def forward(self, op: Op, mel: Value, frames: Value) -> Value:
-        # Frames after a block's end must be zero again before the second convolution sees them.
+        # Padding frames must be zero before the second convolution.
         steps = op.Range(0, op.Squeeze(op.Shape(mel, start=2, end=3)), 1)
         real = op.Less(op.Cast(steps, to=6), op.Unsqueeze(frames, [1]))
         x = op.Gelu(self.conv1(op, mel))

@@ -13,7 +13,7 @@ from onnxscript.nn import Module, ModuleList
 
 from omni_export.graphs.layers import GatedMLP, Linear, Op, RMSNorm, Value
 from omni_export.source import DecoderSource
-from omni_quantize.operators import MICROSOFT, function, passed
+from omni_quantize.operators import MICROSOFT, forwarded, function
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def cached_attention() -> ir.Function:
         MICROSOFT,
         "GroupQueryAttention",
         [packed, None, None, key, value, *rest],
-        [*passed(*names), ir.AttrInt64("do_rotary", 1)],
+        [*forwarded(*names), ir.AttrInt64("do_rotary", 1)],
         num_outputs=3,
     )
     for output, name in zip(node.outputs, ("mixed", "new_key", "new_value"), strict=True):

@@ -18,12 +18,12 @@ from omni_export.source import DitSource
 NORM_EPS = 1e-6  # fixed in the reference, not part of the configuration
 
 Window = tuple[bool, bool]
-"""Whether a layer looks one block back, and one block ahead."""
+"""Whether a layer attends to the previous block, and to the next block."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What all layers of one evaluation share. See the contract for the shapes."""
+    """Inputs that all layers of one evaluation share. See the contract for the shapes."""
 
     modulation: Value
     cos: Value
@@ -34,7 +34,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class LeftBlock:
-    """Keys and values (branches, block, inner) of the block left of a chunk, in one layer."""
+    """Keys and values (branches, block, inner) of the block before a chunk, for one layer."""
 
     key: Value
     value: Value
@@ -46,7 +46,7 @@ def modulated(op: Op, x: Value, scale: Value, shift: Value) -> Value:
 
 
 class DitAttention(Module):
-    """Attention of each block over its own frames and those its window adds."""
+    """Attention of each block to its own frames and the neighbouring blocks in its window."""
 
     def __init__(self, config: DitSource, window: Window) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class DitAttention(Module):
         return out, LeftBlock(*kept)
 
     def _rotate(self, op: Op, x: Value, shared: Evaluation) -> Value:
-        """Interleaved rotary positions on the first head; the others carry none."""
+        """Apply interleaved rotary positions to the first head; the others have none."""
         if self.heads == 1:
             return self._rotate_head(op, x, shared)
         first, rest = op.Split(x, [self.head_dim, self.inner - self.head_dim], axis=-1, _outputs=2)
@@ -99,7 +99,7 @@ class DitAttention(Module):
     def _within_reach(
         self, op: Op, k: Value, v: Value, left: LeftBlock | None
     ) -> tuple[Value, Value]:
-        """Keys and values of each block together with its neighbours'."""
+        """Concatenate keys and values of each block and its neighbours."""
         sides_k, sides_v = [k], [v]
         if left is not None:
             for sides, part, edge in ((sides_k, k, left.key), (sides_v, v, left.value)):
@@ -107,7 +107,7 @@ class DitAttention(Module):
                 sides.insert(0, op.Concat(op.Unsqueeze(edge, [1]), before, axis=1))
         if self.window[1]:
             for sides, part in ((sides_k, k), (sides_v, v)):
-                # The last block's right neighbour is absent: any block will do, it is masked.
+                # The last block has no right neighbour: any block works, it is masked.
                 after = op.Slice(part, [1], [2**31 - 1], [1])
                 sides.append(op.Concat(after, op.Slice(part, [0], [1], [1]), axis=1))
         if len(sides_k) == 1:
@@ -116,7 +116,7 @@ class DitAttention(Module):
 
 
 class FeedForward(Module):
-    """Two layers, called 0 and 3 in the checkpoint, with the tanh GELU between them."""
+    """Two linear layers, named 0 and 3 in the checkpoint, with a tanh GELU in between."""
 
     def __init__(self, width: int, multiple: int) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ class DitBlock(Module):
 
 
 class MelProjection(Module):
-    """The columns of the reference's input projection that belong to the noisy mel frames."""
+    """The columns of the input projection for the noisy mel frames."""
 
     def __init__(self, config: DitSource) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The few building blocks that all graphs share, and how a weight finds its checkpoint tensors.
+"""Layers that all graphs share, and weights that refer to tensors of the checkpoint.
 
 A `Weight` names its sources instead of holding data, so building a graph reads nothing: the
 tensors are read, reshaped and written one at a time when the file is saved.
@@ -25,7 +25,7 @@ Rows = Callable[[int, int], FloatArray]
 
 
 class Weight(Parameter):
-    """A parameter together with the checkpoint tensors it is made of.
+    """A parameter, and the checkpoint tensors that it is built from.
 
     `shapes` are the expected shapes of the sources. `siblings` names the modules beside the
     owner that provide them (packed projections); without it the source is the parameter's own
@@ -47,7 +47,7 @@ class Weight(Parameter):
         self.build = build
 
     def sources(self, path: str) -> list[str]:
-        """Checkpoint names of the sources of this parameter, which itself is called `path`."""
+        """Return the checkpoint names of the sources of the parameter `path`."""
         if not self.siblings:
             return [path]
         *parents, _, leaf = path.split(".")
@@ -55,7 +55,7 @@ class Weight(Parameter):
 
 
 class Matrix(Weight):
-    """A weight (inputs, outputs) of which some columns can be had without reading the rest.
+    """A weight (inputs, outputs) whose columns can be read without the rest.
 
     Its sources are (width, inputs) each, or wider: of their columns the first `inputs` count.
     """
@@ -100,17 +100,17 @@ class Matrix(Weight):
 
 
 def vector(size: int) -> Weight:
-    """A one-dimensional weight taken as it is."""
+    """Return a one-dimensional weight, unchanged."""
     return Weight([size], shapes=[(size,)], build=lambda parts: parts[0])
 
 
 def constant(data: FloatArray) -> Parameter:
-    """A parameter that no checkpoint holds."""
+    """Return a parameter that is not in the checkpoint."""
     return Parameter(list(data.shape), data=ir.tensor(data))
 
 
 class Linear(Module):
-    """y = x W + b. The weight is stored as (inputs, outputs), the way MatMul reads it."""
+    """y = x W + b. The weight is stored as (inputs, outputs), as MatMul expects."""
 
     def __init__(
         self,
@@ -213,7 +213,7 @@ class Conv1d(Module):
 
 
 def sequential(modules: Mapping[int, Module]) -> Module:
-    """A container whose children are called by the given numbers, gaps allowed."""
+    """Return a container whose children have the given numbers as names, with gaps."""
     container = ModuleList()
     for number, module in modules.items():
         container._register_child(str(number), module)  # pyright: ignore
@@ -236,7 +236,7 @@ class GatedMLP(Module):
 def contrib_op(
     op: Op, name: str, *inputs: Value | None, outputs: int = 1, **attributes: Any
 ) -> Any:
-    """An operator of ONNX Runtime's own domain, with float32 outputs.
+    """Add an operator of the domain com.microsoft, with float32 outputs.
 
     Their type is stated because ONNX's inference does not know these operators, and whoever
     rewrites the graph later relies on it.

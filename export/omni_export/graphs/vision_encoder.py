@@ -1,4 +1,4 @@
-"""The vision encoder: patches of a picture or video, mostly attending inside small windows.
+"""The vision encoder: patches of an image or video, mostly with attention in small windows.
 
 The runtime hands the patches over in window order with the geometry that goes with it (rotary
 angles, windows, frames), so the graph serves any resolution and both pictures and videos.
@@ -26,7 +26,7 @@ NORM_EPS = 1e-6  # fixed in the reference, not part of the configuration
 
 @dataclass(frozen=True)
 class Geometry:
-    """The inputs of the graph that say where the patches lie. See the contract."""
+    """Inputs of the graph that describe the positions of the patches. See the contract."""
 
     cos: Value
     sin: Value
@@ -37,7 +37,7 @@ class Geometry:
 
 
 class PatchEmbed(Module):
-    """A convolution whose kernel equals its stride: a matrix product over each patch."""
+    """A convolution with kernel equal to stride, that is a matrix product per patch."""
 
     def __init__(self, config: VisionSource) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class VisionBlock(Module):
 
 
 class PatchMerger(Module):
-    """Each square of merge_size x merge_size patches, which are neighbours in order, to one row."""
+    """Merge each square of merge_size x merge_size consecutive patches into one row."""
 
     def __init__(self, config: VisionSource) -> None:
         super().__init__()

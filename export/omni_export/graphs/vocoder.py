@@ -27,11 +27,11 @@ MIN_DECIBEL = -115.0
 REFERENCE_DECIBEL = 20.0
 SNAKE_EPS = 1e-9
 REACH = 3
-"""How many samples to each side either filter of an activation sees, at the lower rate."""
+"""Radius of the filters of an activation in samples, at the lower rate."""
 
 
 def kaiser_sinc() -> FloatArray:
-    """The 12-tap low-pass filter around each activation, float32 (12,), summing to 1.
+    """Return the 12-tap low-pass filter of each activation, float32 (12,), with sum 1.
 
     Kaiser's formula for beta: for an attenuation between 21 and 50 dB, 0.5842 (A - 21)^0.4 +
     0.07886 (A - 21), with A = 2.285 (taps / 2 - 1) pi * 4 * half_width + 7.95.
@@ -68,13 +68,13 @@ class SnakeBeta(Module):
         )
 
     def forward(self, op: Op) -> tuple[Value, Value]:
-        del op  # calling a module is what gives its parameters their names
+        del op  # the call names the parameters
         return self.alpha, self.beta
 
 
 @cache
 def anti_aliased_snake() -> ir.Function:
-    """Twice the rate, SnakeBeta, half the rate, with a low-pass filter on both sides.
+    """Upsample by 2, SnakeBeta, downsample by 2, with a low-pass filter each.
 
     x float32 (1, channels, time), alpha and 1 / beta (channels, 1, 1), filters (2, 1, 7) and
     (1, 2, 7); returns the shape of x. Both filters are polyphase: even and odd samples of the

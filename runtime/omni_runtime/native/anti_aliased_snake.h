@@ -44,7 +44,7 @@ class AntiAliasedSnake {
   // sin(v)^2 with a polynomial for sin on [-pi / 2, pi / 2]; its period is pi.
   static inline float squared_sine(float v) {
     const float turns = std::rint(v * 0.318309886f);
-    const float r = (v - turns * 3.140625f) - turns * 9.67653589793e-4f;  // pi in two parts, for precision
+    const float r = (v - turns * 3.140625f) - turns * 9.67653589793e-4f;  // pi in two parts
     const float s = r * r;
     const float sine =
         r * (1.0f + s * (-0.166666657f +

@@ -40,7 +40,7 @@ Tick = Callable[[FloatArray, FloatArray], object]
 
 
 def main(options: argparse.Namespace) -> int:
-    """Talk until the file ends, or until q or Ctrl-C."""
+    """Run until the file ends, or until q or Ctrl-C."""
     if options.list_devices:
         ui.say(ui.table(("device", "", "rate"), audio_devices.listing()))
         return 0
@@ -61,7 +61,7 @@ def main(options: argparse.Namespace) -> int:
 
 
 class _Talk:
-    """The parts of one talk, wired together."""
+    """Connects session, devices, screen and recording."""
 
     def __init__(self, options: argparse.Namespace, model: Model, stack: ExitStack) -> None:
         self._options = options
@@ -97,7 +97,7 @@ class _Talk:
         self._camera = stack.enter_context(Camera(options.camera)) if options.camera else None
 
     def with_files(self, recording: FloatArray) -> None:
-        """The microphone is a recording; the reply goes to --output on the same clock."""
+        """Use a recording as the microphone, and write the reply to --output on the same clock."""
         self._files = FileDevice(recording, self._playback, fast=self._options.fast)
         kept = False
         if self._options.output:
@@ -110,7 +110,7 @@ class _Talk:
                 self._output.close(keep=kept)
 
     def with_devices(self) -> None:
-        """Microphone and loudspeaker, and keys where there is a terminal."""
+        """Use microphone and loudspeaker, and keys if there is a terminal."""
         options = self._options
         devices = audio_devices.Devices(
             self._playback,
@@ -178,7 +178,7 @@ class _Talk:
                 self._session.interrupt()
 
     def _echo_canceller(self) -> EchoCanceller | None:
-        """Where it is wanted and installed; half duplex otherwise."""
+        """Return the echo canceller if it is wanted and installed, otherwise None."""
         if self._options.input or self._options.headphones or self._options.half_duplex:
             return None
         try:
@@ -193,6 +193,6 @@ def _help(options: argparse.Namespace) -> str:
 
 
 def _load_speech(model: Model) -> SynthesisSpeed:
-    """Open what speaks before the first turn, so that it does not delay the first sound."""
+    """Load the graphs before the first turn, so that they do not delay its reply."""
     _ = model.thinker, model.audio_encoder
     return model.synthesis_speed

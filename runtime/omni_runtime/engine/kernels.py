@@ -1,13 +1,11 @@
-"""Our own kernels for the operators of our own domain, compiled on the machine that will run them.
+"""Native kernels for the custom operators (domain `pocket_omni`), compiled on the user's machine.
 
-A graph's node of that domain is a function of ONNX operators. Where the kernels are compiled it
-runs as one of them instead, faster; elsewhere ONNX Runtime inlines the function. The kernels give
-the function's results up to rounding, but for IntegerMatMul, which quantizes its rows otherwise
-(native/integer_matmul.h).
+A custom operator is a function of ONNX operators in the graph. Compiled kernels run in its place
+and are faster; without them ONNX Runtime inlines the function. Kernels equal their functions up to
+rounding, except IntegerMatMul, which quantizes rows in blocks (native/integer_matmul.h).
 
-`find` looks for the library, `build` compiles it, once per machine. It is kept with the user's
-caches, under a name that ends with its SHA-256: a damaged library would kill the process, so it is
-checked before it is loaded, and compiled again.
+`find` looks for the library and `build` compiles it, once per machine. The file name ends with the
+SHA-256 of the library, which is verified before loading: a damaged library would crash the process.
 """
 
 import ctypes
@@ -41,12 +39,11 @@ VNNI = {
     "avx512_vnni": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni"),
     "avx_vnni": ("-mavxvnni",),
 }
-"""Multiply and add int8 in one instruction; the first one that a processor has is taken. ONNX
-Runtime's products of int8 use it too, which makes them faster there than our IntegerMatMul, so
-that one is left out."""
+"""Instruction sets that multiply and add int8 in one instruction; the first available one is used.
+ONNX Runtime uses them, too, and is faster there than our IntegerMatMul, which is then left out."""
 
 TOO_LONG = 120
-"""Seconds after which a compiler is given up: it takes five."""
+"""Timeout of the compiler in seconds; it usually takes five."""
 
 INSTALL = {
     "linux": "install a C++ compiler, for example: apt install g++",
@@ -62,9 +59,9 @@ _log = logging.getLogger("omni_runtime")
 
 @dataclass(frozen=True)
 class KernelLibrary:
-    """The compiled library, or why there is none and what to do about it.
+    """The compiled library, or the reason why there is none and its fix.
 
-    `pending`: it is not compiled yet, but there is a compiler.
+    `pending`: not compiled yet, but a compiler was found.
     """
 
     library: Path | None
@@ -78,7 +75,7 @@ class KernelLibrary:
         return self.library is not None or self.pending
 
     def reads(self, graph: str) -> bool:
-        """Whether a kernel of ours reads the quantized matrices of a graph from its file."""
+        """Whether our kernels read the quantized matrices of a graph directly from its file."""
         if not self.usable:
             return False
         return graph in DECODERS or not processor_features.detect() & VNNI.keys()
@@ -86,7 +83,7 @@ class KernelLibrary:
 
 @dataclass(frozen=True)
 class _Build:
-    """How the library of this machine is compiled, and the beginning of its name in `folder`."""
+    """Compiler command, cache folder, and start of the file name of this machine's library."""
 
     command: tuple[str, ...]
     folder: Path
@@ -94,7 +91,7 @@ class _Build:
 
 
 _failed: dict[_Build, KernelLibrary] = {}
-"""Builds that failed in this process: none is tried twice."""
+"""Builds that failed in this process; they are not repeated."""
 
 
 @cache
@@ -118,7 +115,7 @@ def find() -> KernelLibrary:
 
 
 def build(progress: Callable[[str], None] | None = None) -> KernelLibrary:
-    """Return the library for this machine, compiled now if it has not been yet.
+    """Return the library for this machine, and compile it first if necessary.
 
     Compiling takes about five seconds; `progress` gets a line before it, and one if it fails.
     """
@@ -146,7 +143,7 @@ def build(progress: Callable[[str], None] | None = None) -> KernelLibrary:
 
 
 def forget() -> None:
-    """Look for the compiler and the library again at the next `find`."""
+    """Make the next `find` look for compiler and library again."""
     find.cache_clear()
     _failed.clear()
 
@@ -158,13 +155,13 @@ def _report(level: int, message: str, progress: Callable[[str], None] | None) ->
 
 
 def _unusable(error: OSError) -> KernelLibrary:
-    """No room, or no right to run what lies there."""
+    """Return the result for a full disk or missing permissions."""
     fix = f"free some space, or {machine.SET_CACHE_HOME}"
     return KernelLibrary(None, f"the kernels cannot be kept or loaded: {error}", fix)
 
 
 def _plan() -> _Build | KernelLibrary:
-    """How to compile here, or why that cannot be done. Raises OmniError without a caches folder."""
+    """Return how to compile, or why that is impossible. Raises OmniError without a cache folder."""
     found = os.environ.get("CXX") or next(filter(None, map(shutil.which, COMPILERS)), "")
     compiler = [found] if shutil.which(found) else found.split()  # CXX may carry flags
     if not compiler:
@@ -184,7 +181,7 @@ def _plan() -> _Build | KernelLibrary:
 
 
 def _kept(folder: Path, name: str) -> Path | None:
-    """The library of that name whose content is what its name says. Damaged ones are removed."""
+    """Return the library with this name if its content is intact; delete damaged ones."""
     for library in sorted(folder.glob(f"{name}-*{_suffix()}")):
         if machine.is_private(library) and library.name == _full_name(name, library):
             return library
@@ -197,7 +194,7 @@ def _full_name(name: str, library: Path) -> str:
 
 
 def _compile(build: _Build) -> None:
-    """Compile beside the final place, so that nobody ever loads half a library."""
+    """Compile into a temporary folder, then rename, so no process loads a partial library."""
     build.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=build.folder) as scratch:
         made = Path(scratch) / f"{build.name}{_suffix()}"

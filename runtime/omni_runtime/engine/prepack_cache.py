@@ -1,14 +1,12 @@
-"""Graphs with their weights as ONNX Runtime's kernels want them, kept with the user's caches.
+"""Cache of prepacked weights: copies of graphs whose weights ONNX Runtime has packed already.
 
-ONNX Runtime packs most matrices whenever it opens a graph, which takes seconds and memory of its
-own. Where no kernel of ours reads them from the bundle instead, it writes what it packed once, and
-maps the file from then on. Such a copy fits one graph, one processor and one ONNX Runtime.
+ONNX Runtime packs most matrices whenever it opens a graph, which costs seconds and memory. If our
+kernels do not read the weights from the bundle, the packed weights are written once and mapped at
+the next start. A copy is valid for one graph, one processor and one version of ONNX Runtime.
 
-A damaged copy would crash the process or change its answers, so the copy's content is checked when
-it is first used after the machine has started, or after a file has changed. To read gigabytes
-at every start would cost much of what a copy gains. Within one run of the machine only a write can
-change a file, and a write changes its time; what a power failure or a failing disk spoils is found
-after the next start of the machine.
+A damaged copy could crash the process or change its results. Its SHA-256 is therefore verified on
+the first use after a boot, and whenever the modification time of a file has changed. Verifying
+gigabytes at every start would cost much of the gain.
 """
 
 import hashlib
@@ -34,21 +32,20 @@ from omni_runtime.engine.kernels import KernelLibrary
 from omni_runtime.errors import OmniError
 
 LEAST = 64 * 2**20
-"""Bytes of a graph below which it opens so fast that a copy gains nothing."""
+"""Graphs with fewer bytes open fast enough without a copy."""
 
 LARGER = 3
-"""A copy holds the weights as they were and as they are packed: at most so many times a graph's
-bytes. Measured: 1.9 to 2.4."""
+"""Upper bound of the size of a copy relative to its graph. Measured: 1.9 to 2.4."""
 
 LEFT_FREE = 8 * 2**30
-"""Bytes of the disk that copies never take."""
+"""Bytes of the disk that copies leave free."""
 
 UNUSED = 30 * 24 * 3600.0
 UNFINISHED = 3600.0
-"""Seconds after which a copy that nobody opened goes, and one that was never finished."""
+"""Seconds after which an unused copy, and an unfinished one, is deleted."""
 
 Settings = Callable[[], Any]
-"""Makes ONNX Runtime's options, whose types it does not tell."""
+"""Returns new session options of ONNX Runtime, which has no type annotations for them."""
 
 GRAPH, WEIGHTS, RECORD = "model.onnx", "weights.bin", "checked.json"
 
@@ -72,12 +69,12 @@ class _Record(Struct, frozen=True):
 
 
 def folder() -> Path:
-    """Where the copies are."""
+    """Return the folder of all copies."""
     return machine.cache_folder() / "packed"
 
 
 def size() -> int | None:
-    """Bytes of all copies; None where there are none."""
+    """Return the bytes of all copies, or None if there are none."""
     try:
         files = [path for path in folder().rglob("*") if path.is_file()]
         return sum(file.stat().st_size for file in files) if files else None
@@ -86,9 +83,9 @@ def size() -> int | None:
 
 
 def place(manifest: Manifest, file: Path, graph: str, native: KernelLibrary) -> Path | None:
-    """The folder of a graph's copy, be it there or not; None where there is none to have.
+    """Return the folder for the copy of a graph, or None if it would gain nothing.
 
-    `file` is the graph's within the bundle; `native` the kernels of ours that run.
+    `file` is the graph in the bundle, `native` the library of our kernels.
     """
     if graph == "vocoder" or native.reads(graph) or manifest.graphs[graph].bytes < LEAST:
         return None  # of the vocoder's convolutions little is packed
@@ -106,17 +103,17 @@ def place(manifest: Manifest, file: Path, graph: str, native: KernelLibrary) -> 
 
 
 def opened(file: Path, copy: Path, settings: Settings) -> ort.InferenceSession:
-    """A session of a graph from its copy; where there is none it is written.
+    """Open a graph from its copy, and write the copy if there is none.
 
-    Where it can't be, for want of room or of a right, the session is as good, but opens as slowly
-    the next time. Raises what ONNX Runtime raises for a graph that it can't load.
+    If the copy cannot be written, the session works, but the next start is slow, too. Raises what
+    ONNX Runtime raises for a graph that it cannot load.
     """
     if _whole(copy):
         packed = settings()
         packed.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # it was done
         with suppress(OSError):
             os.utime(copy)
-        with suppress(Exception):  # a copy that can't be loaded is made anew
+        with suppress(Exception):  # a copy that cannot be loaded is written again
             return load(copy / GRAPH, packed)
     try:
         unfinished = _room(copy, sum(part.stat().st_size for part in file.parent.iterdir()))
@@ -187,12 +184,12 @@ def _digest(path: Path) -> str:
 
 
 def load(file: Path, settings: Any) -> ort.InferenceSession:
-    """A session on the CPU."""
+    """Open a session on the CPU."""
     return ort.InferenceSession(file, settings, providers=["CPUExecutionProvider"])
 
 
 def _room(copy: Path, size: int) -> Path | None:
-    """A fresh folder to write a copy in, None where it would fill the disk. Old copies go."""
+    """Return a new folder for a copy, or None if the disk is too full. Deletes old copies."""
     copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     for there in copy.parent.iterdir():
         limit = UNFINISHED if there.name.startswith(".") else UNUSED

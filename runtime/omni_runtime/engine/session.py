@@ -24,14 +24,13 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class SessionOptions:
-    """How graphs run. `threads` 0 means one for each core that this process may use.
+    """How graphs run. `threads` 0 uses one thread per available core.
 
-    `memory` is how many bytes the process may come to take, as far as can be told beforehand:
-    encoders are released, and the context kept short, to stay within it. None sets no limit.
-    `native` runs our own operators as compiled kernels where that is possible (engine/kernels.py).
-    `prepack_cache` keeps weights as ONNX Runtime packs them for the next start.
-    `kv_cache` is what keys and values are kept as.
-    `profile` is where ONNX Runtime writes what each node costs: the beginning of a file's name.
+    `memory` limits the estimated memory of the process, in bytes; None sets no limit.
+    `native` runs custom operators as compiled kernels where possible (engine/kernels.py).
+    `prepack_cache` caches prepacked weights for the next start (engine/prepack_cache.py).
+    `kv_cache` is the type of the KV cache.
+    `profile` is the file name prefix of ONNX Runtime's profile; None writes no profile.
     """
 
     threads: int = 0
@@ -46,14 +45,14 @@ class SessionOptions:
 
 
 class Graph:
-    """An open graph. Each run obeys the cancellation of the request that runs now."""
+    """An open graph. Every run can be cancelled through the token of the current request."""
 
     def __init__(self, session: ort.InferenceSession, control: RunControl) -> None:
         self.session = session
         self._control = control
 
     def run(self, feeds: dict[str, npt.NDArray[Any]]) -> Any:
-        """All outputs, in the order of the contract. Raises CancelledError."""
+        """Return all outputs in the order of the contract. Raises CancelledError."""
         options = self._control.run_options()
         try:
             return self.session.run(None, feeds, options)
@@ -71,14 +70,14 @@ class Graph:
             raise
 
     def _raise_if_cancelled(self) -> None:
-        """ONNX Runtime reports a terminated run as an ordinary failure."""
+        """Raise CancelledError: ONNX Runtime reports a terminated run as an ordinary failure."""
         token = self._control.token
         if token is not None and token.cancelled:
             raise CancelledError from None
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     return len(affinity(0)) if affinity else (os.cpu_count() or 1)
 
@@ -86,9 +85,9 @@ def available_cores() -> int:
 def open_session(
     path: Path, contract: GraphContract, options: SessionOptions, copy: Path | None = None
 ) -> ort.InferenceSession:
-    """Load a graph on the CPU, by way of its packed copy where a place for one is given.
+    """Load a graph on the CPU, from its prepacked copy at `copy` if that is given.
 
-    Raises BundleError when it can't be loaded or its inputs and outputs are not the contract's.
+    Raises BundleError when the graph cannot be loaded or does not match its contract.
     """
 
     def settings() -> Any:
@@ -102,7 +101,7 @@ def open_session(
         )
     except Exception as error:  # ORT's exceptions have no common base below Exception
         reason = str(error).splitlines()[0]
-        raise BundleError(f"{path} can't be loaded: {reason}", fix=EXPORT_AGAIN) from None
+        raise BundleError(f"{path} cannot be loaded: {reason}", fix=EXPORT_AGAIN) from None
     _check(path, session, contract)
     return session
 
@@ -112,7 +111,7 @@ def _settings(options: SessionOptions) -> Any:
     settings.intra_op_num_threads = options.resolved_threads()
     settings.inter_op_num_threads = 1
     settings.log_severity_level = 3  # errors; they also arrive as exceptions
-    # Several sessions take turns on the same few cores: only a running one may spin.
+    # Sessions alternate on few cores: threads of an idle one must not spin.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "1")
     settings.add_session_config_entry("session.force_spinning_stop", "1")
     settings.add_session_config_entry("session.use_device_allocator_for_initializers", "1")

@@ -80,7 +80,7 @@ def test_changed_files_that_cannot_be_loaded(omni, copied: Path) -> None:
     for cache, name in (("float32", "model.onnx"), ("int8", "model.int8_cache.onnx")):
         graph = copied / "graphs" / "thinker" / name
         graph.write_bytes(bytes(graph.stat().st_size))
-        omni("run", copied, *QUESTION, "--kv-cache", cache).refused("can't be loaded", 1)
+        omni("run", copied, *QUESTION, "--kv-cache", cache).refused("cannot be loaded", 1)
 
 
 def test_manifests(omni, copied: Path) -> None:

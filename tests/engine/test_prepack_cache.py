@@ -186,7 +186,7 @@ def test_a_graph_that_cannot_be_loaded_is_reported(bundle: Path, tmp_path: Path)
     broken = shutil.copytree(bundle, tmp_path / "broken")
     file = broken / "graphs" / "thinker" / "model.onnx"
     file.write_bytes(bytes(file.stat().st_size))
-    with pytest.raises(BundleError, match=r"model.onnx can't be loaded"):
+    with pytest.raises(BundleError, match=r"model.onnx cannot be loaded"):
         plain(broken).graph("thinker")
     assert not copies()
 

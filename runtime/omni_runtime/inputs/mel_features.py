@@ -80,10 +80,15 @@ class LogMelStream:
         """Return how many of the first `floors` floors change values of a block."""
         return max(0, floors - bisect_right(self._floors, self._minima[block]))
 
-    def values(self, block: int, floors: int) -> FloatArray:
-        """Return a block, float32 (n_mels, frames), clamped to floor number `floors` - 1."""
-        raised = np.maximum(self._blocks[block], self._floors[floors - 1])
-        return (raised + np.float32(4)) / np.float32(4)
+    def block_length(self, block: int) -> int:
+        """Return the number of frames of a block."""
+        return self._blocks[block].shape[1]
+
+    def write_block(self, block: int, floors: int, out: FloatArray) -> None:
+        """Write a block, clamped to floor number `floors` - 1, into `out` (n_mels, frames)."""
+        np.maximum(self._blocks[block], self._floors[floors - 1], out=out)
+        out += np.float32(4)
+        out *= np.float32(0.25)
 
     def _append(self, blocks: list[FloatArray], *trailing: FloatArray) -> None:
         self._blocks += blocks
@@ -137,11 +142,11 @@ class MelFeatures:
         `audio_tokens(frames)` tokens: `block_frames` is a multiple of 4, so a full block has an
         even number of frames after the encoder's convolutions.
         """
-        blocks = [self._values(block) for block in range(start, min(stop, self.blocks))]
-        lengths = np.array([block.shape[1] for block in blocks], np.int64)
+        blocks = [self.start + block for block in range(start, min(stop, self.blocks))]
+        lengths = np.array([self.stream.block_length(block) for block in blocks], np.int64)
         padded = np.zeros((len(blocks), self.shape[0], lengths.max()), np.float32)
-        for row, block in zip(padded, blocks, strict=True):
-            row[:, : block.shape[1]] = block
+        for row, block, length in zip(padded, blocks, lengths, strict=True):
+            self.stream.write_block(block, self.floors, row[:, :length])
         return padded, lengths
 
     def split(self, block: int) -> tuple["MelFeatures", "MelFeatures"]:
@@ -166,7 +171,10 @@ class MelFeatures:
         return self.stream.revision(self.start + block, self.floors)
 
     def _values(self, block: int) -> FloatArray:
-        return self.stream.values(self.start + block, self.floors)
+        number = self.start + block
+        out = np.empty((self.shape[0], self.stream.block_length(number)), np.float32)
+        self.stream.write_block(number, self.floors, out)
+        return out
 
     def __array__(self, dtype: type | None = None, copy: bool | None = None) -> FloatArray:
         size = self.stream.config.block_frames

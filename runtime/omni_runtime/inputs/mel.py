@@ -93,7 +93,7 @@ def _log_power(windows: FloatArray, config: AudioConfig) -> FloatArray:
     spectrum = np.fft.rfft(windows.astype(np.float64) * _hann(config.n_fft))
     power = spectrum.real**2 + spectrum.imag**2
     filters = _mel_filters(config.n_fft, config.n_mels, config.sample_rate)
-    return np.log10(np.maximum(power @ filters, 1e-10)).astype(np.float32).T
+    return np.ascontiguousarray(np.log10(np.maximum(power @ filters, 1e-10)).T, np.float32)
 
 
 @lru_cache

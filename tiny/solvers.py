@@ -40,13 +40,10 @@ def variants() -> dict[str, SolverPreset]:
     found = {FINE: preset("rk4", 48, 192)}
     shapes = [("rk4", n, 4) for n in (9, 4, 2, 1)]
     shapes += [("midpoint", n, 2) for n in (8, 4, 3, 2)]
-    shapes += [("ab2", n, 1) for n in (16, 8, 5, 4)] + [("euler", n, 1) for n in (8, 5)]
+    shapes += [("euler", n, 1) for n in (8, 5)]
     for solver, steps, each in shapes:
         total = steps * each
-        shares = {"all": total, "none": 0}
-        if solver == "ab2":  # the solver of the fast presets: guidance on its first half, too
-            shares["half"] = total // 2
-        for share, guided in shares.items():
+        for share, guided in {"all": total, "none": 0}.items():
             found[f"{solver}, {steps} steps, {share} guided"] = preset(solver, steps, guided)
     return found
 

@@ -154,7 +154,6 @@ def flow(preset: dict[str, Any], x: Array, v: Velocity) -> Array:
     even = np.linspace(0, 1, preset["steps"] + 1, dtype=np.float32)
     swayed = np.cos(single(np.pi / 2) * even) - single(1) + even
     grid = even + single(preset["sway"]) * swayed
-    before: tuple[Array, np.float32] | None = None
     for i, d in enumerate(np.diff(grid)):
         match preset["solver"]:
             case "euler":
@@ -162,10 +161,6 @@ def flow(preset: dict[str, Any], x: Array, v: Velocity) -> Array:
             case "midpoint":
                 half = x + d / 2 * v(2 * i, 2 * i, x)
                 x = x + d * v(2 * i + 1, 2 * i + 1, half)
-            case "ab2":
-                now = v(i, i, x)
-                slope = now if before is None else now + d / (2 * before[1]) * (now - before[0])
-                x, before = x + d * slope, (now, d)
             case _:
                 v0 = v(4 * i, 3 * i, x)
                 v1 = v(4 * i + 1, 3 * i + 1, x + d * v0 / 3)

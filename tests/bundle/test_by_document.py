@@ -91,7 +91,7 @@ def test_dit_and_vocoder(given: tuple[second.Bundle, dict[str, Case]]) -> None:
     agree(cases["vocoder"], {"samples_0": first, "samples_1": vocoder.push(mels["mel_1"], None)})
 
 
-@pytest.mark.parametrize("solver", ["euler", "midpoint", "ab2", "rk4"])
+@pytest.mark.parametrize("solver", ["euler", "midpoint", "rk4"])
 def test_solvers_and_modulation_rows(solver: str) -> None:
     preset = SolverPreset(
         solver=solver, steps=5, sway=-1.0, guidance=0.5, guided=2, summary="a test"

@@ -4,6 +4,8 @@ No field has a default: a missing key is an error when the manifest is read, so 
 guesses a dimension, a token id or a frequency. All values come from the files of the checkpoint.
 """
 
+from typing import Literal
+
 from msgspec import Struct
 
 
@@ -153,12 +155,12 @@ class VocoderConfig(_Record, frozen=True):
 class SolverPreset(_Record, frozen=True):
     """Settings to integrate the DiT's flow: solver, time grid, guidance.
 
-    `solver` is "euler", "midpoint", "ab2" or "rk4". It takes `steps` steps over [0, 1], warped by
+    `solver` is "euler", "midpoint" or "rk4". It takes `steps` steps over [0, 1], warped by
     `sway` (0: uniform). `guidance` is the strength of classifier-free guidance, which doubles the
     work of an evaluation. Only the first `guided` evaluations use it.
     """
 
-    solver: str
+    solver: Literal["euler", "midpoint", "rk4"]
     steps: int
     sway: float
     guidance: float

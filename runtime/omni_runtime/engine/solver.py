@@ -37,7 +37,6 @@ def evaluation_times(preset: SolverPreset) -> Array:
     starts, steps, ends = grid[:-1], np.diff(grid), grid[1:]
     by_solver = {
         "euler": [starts],
-        "ab2": [starts],
         "midpoint": [starts, starts + steps * HALF],
         "rk4": [starts, starts + steps * THIRD, starts + steps * np.float32(2 / 3), ends],
     }
@@ -62,9 +61,7 @@ def nfe(preset: SolverPreset) -> int:
 def integrate(preset: SolverPreset, noise: Array, velocity: Velocity) -> Array:
     """Integrate from `noise` (frames, mel_dim) to t = 1."""
     grid = time_grid(preset)
-    step = {"euler": _euler, "midpoint": _midpoint, "rk4": _rk4}.get(preset.solver)
-    if step is None:
-        return _adams_bashforth(grid, noise, velocity)
+    step = {"euler": _euler, "midpoint": _midpoint, "rk4": _rk4}[preset.solver]
     state, index = noise, 0
     for width in np.diff(grid):
         state, index = step(state, width, velocity, index)
@@ -87,17 +84,3 @@ def _rk4(state: Array, width: np.float32, velocity: Velocity, index: int) -> tup
     k3 = velocity(index + 2, state + width * (k2 - k1 * THIRD))
     k4 = velocity(index + 3, state + width * (k1 - k2 + k3))
     return state + (k1 + np.float32(3) * (k2 + k3) + k4) * width / np.float32(8), index + 4
-
-
-def _adams_bashforth(grid: Array, state: Array, velocity: Velocity) -> Array:
-    """Two-step Adams-Bashforth on an uneven grid; the first step is Euler's."""
-    before: Array | None = None
-    width_before = np.float32(1)
-    for index, width in enumerate(np.diff(grid)):
-        now = velocity(index, state)
-        slope = now
-        if before is not None:
-            slope = now + width * HALF / width_before * (now - before)
-        state = state + width * slope
-        before, width_before = now, width
-    return state

@@ -134,7 +134,7 @@ def main() -> None:
         places |= dict.fromkeys(part, shard(name))
         if not same(shard(name), part):
             save_file(part, CHECKPOINT / shard(name), {"format": "pt"})
-    assert set(places) == set(state), "a weight belongs to no part"
+    assert set(places) == set(state), "a weight has no part"
     total = sum(value.numel() * 2 for value in state.values())
     _write(
         "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": places}

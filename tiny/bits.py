@@ -95,7 +95,7 @@ def main() -> None:
         ]
         return float(sum(every)) / sum(map(len, wanted))
 
-    print(f"float32: {nats(exact):.4f} nats a token")  # noqa: T201
+    print(f"float32: {nats(exact):.4f} nats per token")  # noqa: T201
     print("| scheme | bits per weight | error | extra nats per token | KL | tokens changed |")  # noqa: T201
     for name, stored, act in schemes():
         error = size = 0.0

@@ -92,7 +92,7 @@ def main() -> None:
     counts = torch.bincount(torch.cat(list(codes.values())), minlength=sizes.CODES + 1)[1:]
     share = counts / counts.sum()
     entropy = -(share * (share + 1e-12).log2()).sum()
-    print(f"{len(rows)} sentences, {int((counts > 0).sum())} codes used, {entropy:.2f} bits a code")  # noqa: T201
+    print(f"{len(rows)} sentences, {int((counts > 0).sum())} codes used, {entropy:.2f} bits/code")  # noqa: T201
 
 
 if __name__ == "__main__":

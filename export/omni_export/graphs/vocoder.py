@@ -68,7 +68,7 @@ class SnakeBeta(Module):
         )
 
     def forward(self, op: Op) -> tuple[Value, Value]:
-        del op  # Calling the module only names its parameters.
+        del op  # calling the module only names its parameters
         return self.alpha, self.beta
 
 

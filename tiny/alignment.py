@@ -1,9 +1,9 @@
-"""Stage 6b: which word and which phone is spoken when, in every recording of the ears' corpus.
+"""Stage 6b: forced alignment of words and phones, for every recording that trains the ears.
 
     python -m tiny.alignment
 
-Pocketsphinx aligns the known words with the sound. Ears that are told word and phone of every row
-learn in minutes what they would need hours to find out from the sentence alone.
+Pocketsphinx aligns the known words with the audio. With a word and a phone as the label of each
+row, the ears learn in minutes. With the sentence alone they would need hours.
 """
 
 import json
@@ -21,7 +21,7 @@ from tiny.paths import Corpus, Samples
 from tiny.voices import SPEECH_RATE, at_rate
 
 UNKNOWN, SILENT = -100, -1
-"""Instead of a phone or a token: nobody knows, and silence."""
+"""Labels in place of a phone or a token: unknown, and silence."""
 PHONES = (
     "SIL", "AA", "AE", "AH", "AO", "AW", "AY", "B", "CH", "D", "DH", "EH", "ER", "EY", "F", "G",
     "HH", "IH", "IY", "JH", "K", "L", "M", "N", "NG", "OW", "OY", "P", "R", "S", "SH", "T", "TH",
@@ -31,23 +31,23 @@ PATH = HEARING / "alignment.jsonl"
 
 
 def plain(text: str) -> str:
-    """What is heard has no capitals and no punctuation."""
+    """Return the text in lower case and without punctuation, as a recognizer writes it."""
     return re.sub(r"[^a-z' ]", "", text.lower()).strip()
 
 
 Spoken = tuple[str, list[tuple[int, int]]]
-"""A word, empty for silence, and its phones, each with its frames."""
+"""A word (empty for silence) and its phones, each with its duration in frames."""
 
 
 def align(decoder: Decoder, text: str, samples: Samples) -> list[Spoken]:
-    """What is spoken from the beginning on; empty where the words don't fit the sound."""
+    """Return the aligned words in order; empty where the words do not fit the audio."""
     heard = at_rate(samples, SPEECH_RATE, 16_000)
     pcm = (heard * 32767).clip(-32768, 32767).astype(np.int16).tobytes()
     if any(decoder.lookup_word(word) is None for word in text.split()):
         return []
     try:
         decoder.set_align_text(text)
-        for between in (decoder.set_alignment, lambda: None):  # first words, then their phones
+        for between in (decoder.set_alignment, lambda: None):  # first the words, then their phones
             decoder.start_utt()
             decoder.process_raw(pcm, full_utt=True)
             decoder.end_utt()
@@ -76,14 +76,14 @@ def main() -> None:
 
 @dataclass(frozen=True)
 class Track:
-    """Of each frame of a recording the phone, and the token of the text that it belongs to."""
+    """The phone of each frame of a recording, and the token of the text that it belongs to."""
 
     phones: torch.Tensor
     tokens: torch.Tensor
 
     @classmethod
     def of(cls, spoken: list[Spoken]) -> "Track":
-        """A word of several tokens gives each an equal share of its time."""
+        """Build the track; the tokens of a word share its frames equally."""
         phones, tokens = [], []
         for word, parts in spoken:
             frames = sum(count for _, count in parts)
@@ -94,9 +94,10 @@ class Track:
 
 
 def tracks() -> dict[int, Track]:
-    """The track of each recording, by its start in the corpus.
+    """Return the track of each recording, keyed by its start in the corpus.
 
-    Half of espeak's are aligned wrongly (loud silence, silent vowels), so none of them counts.
+    The recordings of espeak are left out: half of them are aligned wrongly (loud silence, silent
+    vowels).
     """
     lines = PATH.read_text().splitlines()
     return {

@@ -1,10 +1,10 @@
-"""The last stage: puts the trained parts together as a checkpoint that transformers loads.
+"""The last stage: assemble the trained parts into a checkpoint that transformers loads.
 
     python -m tiny.assemble
 
-One safetensors shard a part, so a part that is trained again replaces its own shard alone, in
-bfloat16, which takes a fifth less of the repository's history than float16. A part without new
-weights in work/ keeps the shard it has, or gets its random start.
+Each part is one safetensors shard, so a part that is trained again replaces only its own shard.
+Weights are bfloat16, which compresses to a fifth less than float16 in the repository's history.
+A part without new weights in work/ keeps its shard, or gets random weights if it has none.
 """
 
 import json
@@ -36,7 +36,7 @@ def trained() -> Iterator[tuple[Source, dict[str, torch.Tensor]]]:
 
 
 def weights() -> tuple[dict[str, torch.Tensor], set[str]]:
-    """Every weight of the model, and the stages that have something in work/."""
+    """Return every weight of the model, and the stages that have a file in work/."""
     torch.manual_seed(0)
     model = Qwen2_5OmniForConditionalGeneration(sizes.omni(vocabulary.special()))
     state = {key: value.detach().clone() for key, value in model.state_dict().items()}
@@ -51,7 +51,7 @@ def weights() -> tuple[dict[str, torch.Tensor], set[str]]:
 
 
 def write_voices() -> None:
-    """The fixed vector and two seconds of reference of each voice, from a training sentence."""
+    """Write each voice: its fixed vector and two seconds of reference audio."""
     voices: dict[str, Any] = {}
     streams = dit.Streams(encoded())
     for voice in SPEAKERS:
@@ -116,7 +116,7 @@ def _write(name: str, value: dict[str, Any]) -> None:
 
 
 def same(path: str, part: dict[str, torch.Tensor]) -> bool:
-    """True if the shard on disk already holds these weights: then it is not written again."""
+    """Return whether the shard on disk already holds these weights and need not be written."""
     file = CHECKPOINT / path
     if not file.exists():
         return False
@@ -134,7 +134,7 @@ def main() -> None:
         places |= dict.fromkeys(part, shard(name))
         if not same(shard(name), part):
             save_file(part, CHECKPOINT / shard(name), {"format": "pt"})
-    assert set(places) == set(state), "a weight belongs to no part"
+    assert set(places) == set(state), "a weight has no part"
     total = sum(value.numel() * 2 for value in state.values())
     _write(
         "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": places}

@@ -1,8 +1,8 @@
-"""What the ears are fed with: log mels of recordings, heard under ever new conditions.
+"""Training data of the ears: log mels of recordings, with random augmentation.
 
-Not the ears' training (ears.py, joint.py). The one idea: speed, throat, room, noise and loudness
-are all changed on the spectrogram, a hundred times cheaper than on the samples, so that no clip is
-ever heard the same way twice.
+The ears themselves are trained in ears.py and joint.py. Speed, vocal tract, room, noise and gain
+are all changed on the spectrogram, which is a hundred times cheaper than on the samples. No clip
+is therefore presented twice in the same form.
 """
 
 import math
@@ -20,9 +20,9 @@ from tiny.voices import SPEECH_RATE, at_rate
 RATE = 16_000
 BINS = 128
 FLOOR = -10.0
-"""Decimal logarithm of the least power."""
+"""Decimal logarithm of the smallest power."""
 TOP = 8.0
-"""How far below its maximum a clip is heard: the reference's dynamic range."""
+"""Dynamic range of a clip below its maximum, in decades, as in the reference."""
 
 
 @cache
@@ -32,9 +32,9 @@ def _filters() -> torch.Tensor:
 
 
 def power(samples: torch.Tensor) -> torch.Tensor:
-    """log10 of the mel power, (128, frames), 100 frames a second of 16 kHz sound.
+    """Return log10 of the mel power, (128, frames), at 100 frames/s, from 16 kHz samples.
 
-    The sound goes on as silence, as in the reference, which pads every clip to five minutes.
+    The audio is padded with silence, as in the reference, which pads every clip to five minutes.
     """
     window, frames = torch.hann_window(400), -(-len(samples) // 160)
     padded = functional.pad(samples, (0, 400))
@@ -43,12 +43,12 @@ def power(samples: torch.Tensor) -> torch.Tensor:
 
 
 def scaled(log: torch.Tensor) -> torch.Tensor:
-    """As Whisper scales it, from `power`."""
+    """Clip and scale the result of `power` as Whisper does."""
     return (log.clamp(min=float(log.max()) - TOP) + 4.0) / 4.0
 
 
 def features(samples: Samples, rate: int = RATE) -> torch.Tensor:
-    """The audio tower's input, (128, frames)."""
+    """Return the input of the audio tower, (128, frames)."""
     return scaled(power(torch.from_numpy(at_rate(samples, rate, RATE))))
 
 
@@ -58,7 +58,7 @@ def _mel_centres() -> np.ndarray:
 
 
 def _throat(log: torch.Tensor, factor: float) -> torch.Tensor:
-    """All frequencies times `factor`: the mel bins are read where they come from."""
+    """Multiply all frequencies by `factor`, by interpolation between the mel bins."""
     mels = _mel_centres()
     step = math.log(6.4) / 27
     hertz = np.where(mels < 15, mels * 200 / 3, 1000 * np.exp((mels - 15) * step)) / factor
@@ -71,15 +71,15 @@ def _throat(log: torch.Tensor, factor: float) -> torch.Tensor:
 
 
 def _room(rng: torch.Generator) -> torch.Tensor:
-    """A smooth random colour of the sound, one value a bin, in decades of power."""
+    """Return a smooth random frequency response, one value per bin, in decades of power."""
     waves = torch.arange(4).float() * math.pi * torch.arange(BINS).float().unsqueeze(1) / BINS
     return (torch.cos(waves) * torch.randn(4, generator=rng) * 0.22).sum(1, keepdim=True)
 
 
 def changed(log: torch.Tensor, rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same words from another throat at another speed, in another room with other noise.
+    """Return the clip with another vocal tract, speed, room and noise, and its source frames.
 
-    With the frame of `log` that each frame of the result comes from, -1 in added silence.
+    The second tensor is the frame of `log` that each frame comes from, or -1 in added silence.
     """
     draw = torch.rand(9, generator=rng).tolist()
     frames = round(log.shape[1] / (0.85 + 0.35 * draw[0]))
@@ -95,7 +95,7 @@ def changed(log: torch.Tensor, rng: torch.Generator) -> tuple[torch.Tensor, torc
     level = loud * 10 ** (-(8 + 34 * draw[4]) / 10)
     log = (10.0**log + noise * colour * level).log10() + _room(rng) + (draw[5] * 2.4 - 1.6)
     log = log.clamp(min=FLOOR)
-    for _ in range(2):  # gaps in time and in pitch, which no single cue survives
+    for _ in range(2):  # masks in time and in frequency, as in SpecAugment
         where = torch.rand(2, generator=rng)
         wide = int(torch.randint(14, (1,), generator=rng))
         long = int(torch.randint(9, (1,), generator=rng))
@@ -107,7 +107,7 @@ def changed(log: torch.Tensor, rng: torch.Generator) -> tuple[torch.Tensor, torc
 
 
 class Recordings:
-    """A corpus in memory: for each recording of a part its log mel power."""
+    """A corpus in memory: the log mel power of each recording of a part."""
 
     def __init__(self, corpus: Corpus, part: str) -> None:
         self.items = [i for i in corpus.utterances if i.held_out == (part == "test")]
@@ -119,36 +119,36 @@ class Recordings:
         }
 
     def clip(self, item: Utterance, rng: torch.Generator | None) -> torch.Tensor:
-        """The tower's input, (128, frames); with a generator under changed conditions."""
+        """Return the tower's input, (128, frames); with a generator it is augmented."""
         return self.traced(item, rng)[0]
 
     def traced(
         self, item: Utterance, rng: torch.Generator | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`clip`, and for each of its frames the recording's own, -1 in added silence."""
+        """Return `clip`, and the source frame of each of its frames, or -1 in added silence."""
         log = self._powers[item.start].float()
         return (scaled(log), torch.arange(log.shape[1])) if rng is None else changed(log, rng)
 
 
 def encode(tower: Qwen2_5OmniAudioEncoder, mels: list[torch.Tensor]) -> list[torch.Tensor]:
-    """The tower's tokens (n, width) for each clip (128, frames), all blocks as one batch.
+    """Return the tower's tokens (n, width) for each clip (128, frames), all blocks as one batch.
 
-    The same function as the tower's own forward, whose attention looks at all clips at once and
-    masks what it must not see: for a batch that is ten times the work.
+    The result equals the tower's own forward, which attends over all clips at once under a mask.
+    For a batch that takes ten times as long.
     """
     return pooled(tower, unpooled(tower, mels))
 
 
 def pooled(tower: Qwen2_5OmniAudioEncoder, clips: list[torch.Tensor]) -> list[torch.Tensor]:
-    """25 tokens a second from what `unpooled` gives."""
-    # A clip's full blocks have an even number of rows, so pairs never straddle two blocks.
+    """Average pairs of rows of `unpooled`: 25 tokens/s."""
+    # A full block has an even number of rows, so no pair spans two blocks.
     pairs = [clip[: len(clip) // 2 * 2].unflatten(0, (-1, 2)).mean(1) for clip in clips]
     tokens = tower.proj(tower.ln_post(torch.cat(pairs)))
     return list(tokens.split([len(p) for p in pairs]))
 
 
 def unpooled(tower: Qwen2_5OmniAudioEncoder, mels: list[torch.Tensor]) -> list[torch.Tensor]:
-    """The last layer's rows (n, d_model) of each clip, 50 a second."""
+    """Return the rows of the last layer, (n, d_model) for each clip, 50 per second."""
     size = 2 * tower.config.n_window
     blocks = [b for mel in mels for b in mel.split(size, 1)]
     lengths = torch.tensor([b.shape[1] for b in blocks])
@@ -172,5 +172,5 @@ def unpooled(tower: Qwen2_5OmniAudioEncoder, mels: list[torch.Tensor]) -> list[t
         met = functional.scaled_dot_product_attention(q, k, v, seen[:, None, None])
         rows = rows + own.out_proj(met.transpose(1, 2).reshape(empty.shape).index_select(0, where))
         rows = rows + layer.fc2(functional.gelu(layer.fc1(layer.final_layer_norm(rows))))
-    # A clip's full blocks have an even number of rows, so pairs never straddle two blocks.
+    # A full block has an even number of rows, so no pair spans two blocks.
     return list(rows.split([(mel.shape[1] - 1) // 2 + 1 for mel in mels]))

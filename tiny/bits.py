@@ -1,10 +1,10 @@
-"""What the form of the weights costs the trained Thinker, before any of it is built.
+"""Accuracy of weight formats for the trained Thinker, measured before a format is implemented.
 
     python -m tiny.bits
 
-Each scheme rounds the matrices of the Thinker's layers as the export packs them and reads the
-exam's conversations. Its logits are compared with those of the unrounded weights where replies
-are written: bits alone say little about that. Products stay in float32 here.
+Each scheme quantizes the matrices of the Thinker's layers as the export packs them, then prefills
+the conversations of the evaluation. The logits of the replies are compared with those of the
+float32 weights: bits alone say little about accuracy. Products stay in float32 here.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ Rounding = Callable[[torch.Tensor], torch.Tensor]
 
 
 def rounded(weight: torch.Tensor, rule: Rule) -> torch.Tensor:
-    """`weight` (outer, inner) as the export packs it."""
+    """Return `weight` (outer, inner) quantized as the export packs it, then dequantized."""
     values = np.ascontiguousarray(weight.T.numpy())
     parts = BlockMatrix(
         "", *values.shape, rule, lambda start, stop: values[:, start:stop]
@@ -43,12 +43,12 @@ def rounded(weight: torch.Tensor, rule: Rule) -> torch.Tensor:
 
 
 def nibbles(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Twice as many 4-bit numbers along the last axis, the low half of each byte first."""
+    """Unpack two 4-bit numbers per byte along the last axis, low half first."""
     return np.stack([packed & 15, packed >> 4], -1).reshape(*packed.shape[:-1], -1)
 
 
 def schemes() -> Iterator[tuple[str, float, Rounding]]:
-    """Name, bits a weight with scales (float16 where our kernel reads them), and rounding."""
+    """Yield name, bits per weight with scales (float16 for our kernel), and quantization."""
     for (bits, symmetric), block in product(((4, True), (4, False), (8, True)), BLOCKS):
         rule = Rule(
             match="*", method="nbits", reason="", bits=bits, block=block, symmetric=symmetric
@@ -59,7 +59,7 @@ def schemes() -> Iterator[tuple[str, float, Rounding]]:
 
 
 def batches() -> list[thinker.Batch]:
-    """The exam's conversations, six at a time."""
+    """Return the conversations of the evaluation, in batches of six."""
     made = []
     for kind, count in KINDS.items():
         asked = [item.asked for item in islice(exam.items(kind), count)]
@@ -76,7 +76,7 @@ def batches() -> list[thinker.Batch]:
 
 
 def logits(model: thinker.Model, batch: thinker.Batch) -> torch.Tensor:
-    """Log probabilities (tokens, vocabulary) wherever a reply is written."""
+    """Return the log probabilities (tokens, vocabulary) of all reply tokens."""
     learned = batch.labels[:, 1:] != thinker.IGNORED
     return model.lm_head(thinker.forward(model, batch)[:, :-1][learned]).log_softmax(-1)
 
@@ -95,7 +95,7 @@ def main() -> None:
         ]
         return float(sum(every)) / sum(map(len, wanted))
 
-    print(f"float32: {nats(exact):.4f} nats a token")  # noqa: T201
+    print(f"float32: {nats(exact):.4f} nats per token")  # noqa: T201
     print("| scheme | bits per weight | error | extra nats per token | KL | tokens changed |")  # noqa: T201
     for name, stored, act in schemes():
         error = size = 0.0

@@ -1,10 +1,10 @@
-"""Stage 2: the code book, 1024 typical pairs of mel frames, found by k-means on Joe's speech.
+"""Stage 2: the code book, 1024 pairs of mel frames, found by k-means on Joe's speech.
 
     python -m tiny.codec
 
-There is no learned encoder. A code is the nearest of the typical pairs, 50 a second; Ada's codes
-are Joe's, because her speech is his frame by frame. The book is committed (codebook.safetensors):
-a new one would make every trained Talker and DiT speak gibberish.
+There is no learned encoder. A code is the index of the nearest pair, at 50 codes/s. Ada's codes
+are Joe's, because her speech equals his frame by frame. The book is committed
+(codebook.safetensors). A new book would invalidate every trained Talker and DiT.
 """
 
 from dataclasses import dataclass
@@ -22,18 +22,18 @@ ROUNDS = 40
 
 
 def pairs(mels: torch.Tensor) -> torch.Tensor:
-    """(frames, 80) to (frames // 2, 160)."""
+    """Reshape (frames, 80) to (frames // 2, 160)."""
     even = len(mels) // 2 * 2
     return mels[:even].reshape(-1, 2 * mel.BINS)
 
 
 def nearest(vectors: torch.Tensor, book: torch.Tensor) -> torch.Tensor:
-    """Index of the closest entry, by |v - b|^2 = |v|^2 - 2 v.b + |b|^2 without the constant."""
+    """Return the closest entries, by |v - b|^2 = |v|^2 - 2 v.b + |b|^2 without the constant."""
     return (0.5 * (book**2).sum(1) - vectors @ book.T).argmin(1)
 
 
 def cluster(vectors: torch.Tensor, count: int, seed: int = 0) -> torch.Tensor:
-    """Lloyd's iterations; an entry that lost all its members restarts on a random vector."""
+    """Run Lloyd's iterations; an entry without members restarts on a random vector."""
     rng = torch.Generator().manual_seed(seed)
     book = vectors[torch.randperm(len(vectors), generator=rng)[:count]].clone()
     for _ in range(ROUNDS):
@@ -52,7 +52,7 @@ def load_book() -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Sentence:
-    """One sentence by one speaker: codes (n,) from 1 to 1024 and mels (2 n, 80) in 16 bits."""
+    """One sentence by one speaker: codes (n,) from 1 to 1024, mels (2 n, 80) in 16 bits."""
 
     text: str
     voice: str
@@ -92,7 +92,7 @@ def main() -> None:
     counts = torch.bincount(torch.cat(list(codes.values())), minlength=sizes.CODES + 1)[1:]
     share = counts / counts.sum()
     entropy = -(share * (share + 1e-12).log2()).sum()
-    print(f"{len(rows)} sentences, {int((counts > 0).sum())} codes used, {entropy:.2f} bits a code")  # noqa: T201
+    print(f"{len(rows)} sentences, {int((counts > 0).sum())} codes used, {entropy:.2f} bits/code")  # noqa: T201
 
 
 if __name__ == "__main__":

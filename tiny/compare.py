@@ -1,10 +1,10 @@
-"""What a recipe, a preset and streaming cost: bundles sit the exam of evaluate.py.
+"""Accuracy of recipes, presets and streaming: the evaluation of exam.py, run on bundles.
 
     python -m tiny.compare [--items 200] [--recipes fp32 int8 int4] [--only typed speech ...]
         [--presets faithful balanced fast] [--kv-cache int8]
 
-Every bundle is exported anew from the committed checkpoint and asked through the runtime, as files
-that a user could have given. Every cell is written when it is done, so a stopped run goes on.
+Every bundle is exported from the committed checkpoint and run through the runtime, with media as
+files. Each result is written as soon as it is measured, so a stopped run resumes.
 """
 
 import argparse
@@ -38,11 +38,11 @@ RECIPES = ("fp32", "int8", "int4")
 PRESETS = ("faithful", "balanced", "fast")
 RESULTS = WORK / "compare.json"
 INT8_CACHE = ", int8 cache"
-"""Behind the name of an exam that was sat with it."""
+"""Suffix of the name of an evaluation that ran with this KV cache."""
 
 
 class Bundle:
-    """A bundle as an examinee."""
+    """A bundle as the model under evaluation."""
 
     def __init__(
         self, model: Model, preset: str = "balanced", chunks: ChunkPolicy = "fixed"
@@ -76,7 +76,7 @@ class Bundle:
 
 
 def media(item: exam.Item) -> list[ContentPart]:
-    """The files of an exam item: png, wav, and films without loss."""
+    """Return the media of an item as files: PNG, WAV, and lossless video."""
     parts: list[ContentPart] = []
     frames = scenes.render(item.asked.frames, item.asked.look) if item.asked.frames else []
     if len(frames) == 1:
@@ -93,7 +93,7 @@ def media(item: exam.Item) -> list[ContentPart]:
 
 
 def film(frames: list[NDArray[np.uint8]], sound: Samples | None) -> bytes:
-    """A Matroska file, two frames a second."""
+    """Encode a Matroska file with two frames per second."""
     file = io.BytesIO()
     with av.open(file, "w", format="matroska") as container:
         pictures = container.add_stream("ffv1", rate=scenes.FRAMES_A_SECOND)
@@ -111,7 +111,7 @@ def film(frames: list[NDArray[np.uint8]], sound: Samples | None) -> bytes:
 
 
 def bundle(recipe: str) -> Path:
-    """Exported once a run of this file and weights: an older one is replaced by hand."""
+    """Export the bundle unless it exists. After a change of weights, delete it by hand."""
     from omni_export.cli import main as export  # noqa: PLC0415 - torch only when it is needed
 
     folder = WORK / "bundles" / recipe
@@ -121,7 +121,7 @@ def bundle(recipe: str) -> Path:
 
 
 def cells(only: set[str], presets: Sequence[str] = PRESETS) -> list[tuple[str, str, str]]:
-    """(exam, preset, how it is spoken); only speech has the latter two."""
+    """Return (evaluation, preset, chunk policy); only speech has the latter two."""
     found = [(name, "", "") for name in exam.DRAWS]
     found += [("speech", *pair) for pair in itertools.product(presets, ("streamed", "whole"))]
     return [cell for cell in found if not only or cell[0] in only]

@@ -1,10 +1,10 @@
-"""Stage 4: the DiT learns to paint a mel spectrogram from codes, for the voice it is shown.
+"""Stage 4: the DiT learns to predict a mel spectrogram from codes and a reference voice.
 
     python -m tiny.dit
 
-Flow matching: at time t the network sees (1 - t) noise + t mel and predicts mel - noise. One
-crop in ten has neither codes nor voice, which is the null branch that guidance needs at run time.
-The voice is shown twice, as at run time: a reference clip (ECAPA reads it) and a fixed vector.
+Flow matching: at time t the network gets (1 - t) noise + t mel and predicts mel - noise. One crop
+in ten has neither codes nor voice: the unconditional branch of classifier-free guidance. The voice
+is given as at run time: a reference clip, encoded by ECAPA, and a fixed vector.
 """
 
 from typing import Any
@@ -25,13 +25,13 @@ REFERENCE = 300
 
 
 def speaker_vector(voice: str) -> torch.Tensor:
-    """The fixed vector of a voice: any will do that no other voice has."""
+    """Return the fixed vector of a voice. Any vector works that is unique to the voice."""
     rng = torch.Generator().manual_seed(1 + SPEAKERS.index(voice))
     return torch.randn(1, sizes.DIT["enc_emb_dim"], generator=rng)
 
 
 class Streams:
-    """For each voice all its sentences end to end, so a crop may begin and end anywhere."""
+    """All sentences of each voice end to end, so a crop may begin and end anywhere."""
 
     def __init__(self, sentences: list[Sentence]) -> None:
         self._mels: dict[str, torch.Tensor] = {}
@@ -45,7 +45,7 @@ class Streams:
             self._starts[voice] = lengths.cumsum(0) - lengths
 
     def crop(self, voice: str, rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mels and codes; half of the crops begin where a sentence begins, as speech does."""
+        """Return mels and codes; half of the crops start with a sentence, as at run time."""
         last = len(self._codes[voice]) - FRAMES // 2
         start = int(torch.randint(last, (1,), generator=rng))
         if torch.rand(1, generator=rng) < 0.5:
@@ -86,7 +86,7 @@ def network() -> Qwen2_5OmniToken2WavDiTModel:
     torch.manual_seed(0)
     config = sizes.token2wav().dit_config
     model = Qwen2_5OmniToken2WavDiTModel._from_config(config, attn_implementation="sdpa")
-    with torch.no_grad():  # every block begins as the identity, as is usual for such networks
+    with torch.no_grad():  # every block starts as the identity, as is usual for a DiT
         blocks: Any = model.transformer_blocks
         for block in blocks:
             block.attn_norm.linear.weight.zero_()

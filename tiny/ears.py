@@ -1,11 +1,11 @@
-"""Stage 6c: the audio tower learns to spell what it hears in the Thinker's own embeddings.
+"""Stage 6c: the audio tower learns to predict embeddings of the Thinker from speech.
 
     python -m tiny.ears
 
-The Thinker's embedding table is the fixed last layer: what the tower puts out for a word then lies
-near the embedding of the word, and the Thinker can read it almost at once. Each row must name the
-token that is being spoken, by the alignment, and all rows together the sentence (CTC). Before the
-tower's pooling a second head names the phone of every row; it is dropped afterwards.
+The Thinker's embedding table is the fixed last layer. The tower's output for a word is then close
+to the embedding of the word, which the Thinker can use almost at once. Each row is trained on the
+token spoken at that time, by the alignment, and all rows together on the sentence (CTC). A second
+head before the pooling is trained on the phone of every row; it is dropped afterwards.
 """
 
 import math
@@ -24,13 +24,13 @@ from tiny.paths import Corpus, Utterance
 from tiny.training import Plan, Trainer, mixed
 
 PLAN = Plan(steps=4_050, rate=8e-4, warmup=100, average=0.998)
-"""Of the last leg: the committed ears had learned phones and sentences for 6,200 steps before."""
+"""Of the last run: 6,200 steps on phones and sentences came before it."""
 BATCH = 16
 DISTANCES = (-5, -2, 0, 2, 5)
-"""Rows of 20 ms that the heads of a layer begin to look at."""
+"""Offsets that the heads of a layer attend to at the start, in rows of 20 ms."""
 NEAR = 1.5
 LAST = ("out_proj.weight", "fc2.weight")
-"""What adds to the residual stream."""
+"""Modules that write to the residual stream."""
 
 
 def spelled(text: str) -> list[int]:
@@ -41,7 +41,7 @@ def tower() -> Qwen2_5OmniAudioEncoder:
     torch.manual_seed(0)
     config = sizes.omni(vocabulary.special()).thinker_config.audio_config
     model = Qwen2_5OmniAudioEncoder._from_config(config, attn_implementation="sdpa")
-    with torch.no_grad():  # the library's start is so quiet that positions drown the sound
+    with torch.no_grad():  # by default the weights are so small that positions dominate the audio
         for name, weight in model.named_parameters():
             if weight.ndim > 1:
                 gain = 2.0 if "conv" in name else 0.25 if name.endswith(LAST) else 1.0
@@ -52,11 +52,11 @@ def tower() -> Qwen2_5OmniAudioEncoder:
 
 
 def look_near(attention: nn.Module) -> None:
-    """Each head begins by looking at the row at its own small distance.
+    """Initialize each head to attend to the row at its own small offset.
 
-    From absolute positions alone that takes thousands of steps to find. A query is the position's
-    sines and cosines turned by the distance, a key those of the row itself: their product is
-    largest where row = own row + distance.
+    From absolute positions alone this takes thousands of steps to learn. A query is the position's
+    sines and cosines rotated by the offset, a key those of the row itself. Their product is largest
+    where row = own row + offset.
     """
     width, heads = attention.embed_dim, attention.num_heads
     size = width // heads
@@ -75,7 +75,7 @@ def look_near(attention: nn.Module) -> None:
 
 
 class Ears(nn.Module):
-    """The tower, the Thinker's embedding table as it is, and one learned row for silence."""
+    """The tower, the Thinker's frozen embedding table, and one learned row for silence."""
 
     def __init__(self, table: torch.Tensor) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class Ears(nn.Module):
         self.phones = nn.Linear(self.tower.config.d_model, len(PHONES))
 
     def spell(self, heard: torch.Tensor) -> torch.Tensor:
-        """Log probabilities of each token of the vocabulary, silence last."""
+        """Return log probabilities of each token of the vocabulary, silence last."""
         rows = torch.cat([self.table, self.silence])
         scores = functional.linear(heard, functional.normalize(rows, dim=1))
         return (scores * self.scale.exp()).log_softmax(-1)
@@ -95,7 +95,7 @@ class Ears(nn.Module):
 
 @dataclass(frozen=True)
 class Heard:
-    """A clip as it was played, (128, frames), its text, and phone and token of its frames."""
+    """An augmented clip (128, frames), its text, and the phone and token of its frames."""
 
     mel: torch.Tensor
     text: str
@@ -105,7 +105,7 @@ class Heard:
 
 @dataclass(frozen=True)
 class Clip:
-    """A recording, where it is kept, and what is spoken when in it."""
+    """A recording, its corpus, and its alignment."""
 
     recordings: Recordings
     item: Utterance
@@ -113,7 +113,7 @@ class Clip:
 
 
 class Listening:
-    """The corpus with its alignment; for training also as spoken by other throats."""
+    """The corpus with its alignment; for training also with other vocal tracts."""
 
     def __init__(self, part: str) -> None:
         spoken, aligned = Recordings(Corpus(HEARING), part), tracks()
@@ -143,15 +143,15 @@ class Listening:
 @dataclass(frozen=True)
 class Result:
     sentence: torch.Tensor
-    """CTC loss a token."""
+    """CTC loss per token."""
     words: torch.Tensor
-    """Cross entropy of the token of each row, by the alignment."""
+    """Cross entropy of the aligned token of each row."""
     phones: torch.Tensor
-    """Cross entropy."""
+    """Cross entropy of the phone of each row."""
     right: float
-    """Share of sentences whose likeliest spelling is right."""
+    """Share of sentences whose most probable transcript is right."""
     named: float
-    """Share of rows whose likeliest phone is right."""
+    """Share of rows whose most probable phone is right."""
 
     @property
     def loss(self) -> torch.Tensor:

@@ -1,9 +1,9 @@
-"""The exam of the finished checkpoint, through transformers' own classes.
+"""Evaluation of the finished checkpoint, through the classes of transformers.
 
     python -m tiny.evaluate [--items 200] [typed picture film spoken "heard film" speech ...]
 
-The speech exam goes the whole way, question to Thinker to Talker to DiT to BigVGAN, in both voices
-in turn, and listens with the judges. Bundles sit the same exam in compare.py.
+The speech evaluation runs the full pipeline (Thinker, Talker, DiT, BigVGAN), alternating between
+both voices, and transcribes the result. compare.py runs the same evaluation on bundles.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from tiny.questions import Turn
 
 
 class Reference:
-    """transformers, with the committed weights in fp32."""
+    """transformers, with the committed weights in float32."""
 
     def __init__(self) -> None:
         self._model = Qwen2_5OmniForConditionalGeneration.from_pretrained(
@@ -67,7 +67,7 @@ def text_of(tokens: torch.Tensor) -> str:
 
 
 def prompt(item: exam.Item, turn: int) -> tuple[list[int], dict[str, Any]]:
-    """Token ids up to where the reply begins, and what transformers wants beside them."""
+    """Return the token ids up to the start of the reply, and the other inputs of transformers."""
     one = thinker.Conversation()
     begin = 0
     for index, asked in enumerate(item.asked.turns[: turn + 1]):

@@ -1,9 +1,8 @@
-"""The exam's questions, the same for everybody who sits it: the reference and every bundle.
+"""The evaluation: the same questions for the reference and for every bundle.
 
-Held out are sentences, and voices:
-spoken questions and what is said in films come from speakers that training never heard, with mild
-noise. An answer counts when it is right word for word; the turns of a conversation are asked after
-the right replies to the turns before.
+Sentences and voices are held out: the speakers of questions and videos do not occur in training.
+Recordings have mild noise. An answer counts when every word is right. Later turns of a
+conversation are asked after the right replies to the turns before.
 """
 
 import random
@@ -23,34 +22,34 @@ from tiny.voices import SPEECH_RATE, at_rate
 
 FOLDER = WORK / "exam"
 NOISE = 0.003
-"""Of spoken questions: about 27 dB below the voice."""
+"""Amplitude of the noise in spoken questions: about 27 dB below the speech."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """A conversation about a scene (or none); 16 kHz recordings where something is heard."""
+    """A conversation about a scene or none; recordings at 16 kHz where it has audio."""
 
     asked: scenes.Asked
     spoken: Samples | None = None
-    """The first question, instead of its text."""
+    """Recording of the first question, in place of its text."""
     sound: Samples | None = None
-    """The sound of the film."""
+    """Audio track of the video."""
 
 
 class Examinee(Protocol):
-    """Whoever sits the exam."""
+    """A model under evaluation."""
 
     def answer(self, item: Item, turn: int) -> str:
-        """The reply to one turn, after the right replies to those before."""
+        """Return the reply to one turn, after the right replies to the turns before."""
         ...
 
     def say(self, question: str, voice: str, seed: int) -> tuple[str, Samples]:
-        """The reply to a typed question, and its sound at 24 kHz."""
+        """Return the reply to a typed question, and its speech at 24 kHz."""
         ...
 
 
 def _recording(name: str, text: str, rng: random.Random) -> Samples:
-    """`text` by an unseen speaker; kept on disk, so that every examinee hears the same."""
+    """Return `text` by a held-out speaker; cached on disk, so that every model gets the same."""
     path = FOLDER / f"{name}.wav"
     if not path.exists():
         FOLDER.mkdir(parents=True, exist_ok=True)
@@ -65,7 +64,7 @@ def _film(rng: random.Random, word: str | None = None) -> scenes.Asked:
 
 
 def _spoken(rng: random.Random, index: int) -> Item:
-    """Half about nothing seen, the others about pictures and films."""
+    """Return a spoken question: half without a scene, half about pictures and videos."""
     while True:
         kind = index % 4
         if kind < 2:
@@ -94,7 +93,7 @@ DRAWS: dict[str, Callable[[random.Random, int], Item]] = {
 
 
 def items(kind: str) -> Iterator[Item]:
-    """Without end, and always the same ones."""
+    """Yield items without end, in the same order on every call."""
     index = 0
     while True:
         yield DRAWS[kind](random.Random(f"exam {kind} {index}"), index)  # noqa: S311
@@ -102,10 +101,10 @@ def items(kind: str) -> Iterator[Item]:
 
 
 def sit(kind: str, examinee: Examinee, count: int) -> dict[str, float]:
-    """The share of right answers among the first turns, the later ones and all, `count` at least.
+    """Return the share of right answers in first turns, in later turns and in all turns.
 
-    Of spoken questions only the first turn, which is the spoken one, is put; its shares are
-    of questions about nothing seen ("alone") and about pictures and films ("seen").
+    Run at least `count` turns. For spoken questions only the first turn is asked. Their shares are
+    "alone" (without a scene) and "seen" (about pictures and videos).
     """
     right: Counter[str] = Counter()
     total: Counter[str] = Counter()
@@ -127,7 +126,7 @@ def sit(kind: str, examinee: Examinee, count: int) -> dict[str, float]:
 
 
 class Likeness:
-    """GE2E: is a sound nearer to its own voice than to the other?"""
+    """Speaker verification (GE2E): is a recording closer to its own voice than to the other?"""
 
     def __init__(self) -> None:
         from resemblyzer import VoiceEncoder  # noqa: PLC0415 - slow to import
@@ -150,7 +149,7 @@ class Likeness:
 
 
 def speak(examinee: Examinee, count: int, folder: str) -> dict[str, float]:
-    """Typed questions, spoken replies; the words are judged against the reply's own text."""
+    """Run typed questions with spoken replies; score the speech against the reply's text."""
     place = FOLDER / folder
     place.mkdir(parents=True, exist_ok=True)
     likeness = Likeness()

@@ -1,11 +1,12 @@
-"""Stage 5: the vision tower learns to say, square by square, which thing it sees.
+"""Stage 5: the vision tower learns to name the shape in each image square.
 
     python -m tiny.eyes
 
-It says it in the Thinker's own words: the square that holds the middle of a red circle becomes the
-sum of the embeddings of " red", " circle" and its place, " top" and " left", or of where it moves
-between the two frames that a square sees; any other becomes the embedding of " picture". That takes
-minutes, and the Thinker can read it at once; questions alone would take hours to teach both.
+The labels are embeddings of the Thinker. The square with the centre of a red circle must output
+the sum of the embeddings of " red", " circle" and its place, " top" and " left". If the circle
+moves between the two frames of a square, its direction replaces the place. Every other square must
+output the embedding of " picture". This takes minutes, and the Thinker can use the output at once.
+Training on questions alone would take hours.
 """
 
 import random
@@ -27,10 +28,10 @@ STATES = [
     *(f"{row} {column}".strip() or "middle" for row in ROWS for column in COLUMNS),
     *(move.split()[-1] for move in scenes.STEPS),
 ]
-"""What a thing does: stand in one of nine places, or move in one of four directions."""
+"""State of a shape: one of nine places, or one of four directions of movement."""
 NOTHING = len(g.THINGS) * len(STATES)
 EMPTY = 0.3
-"""Weight of an empty square: most are."""
+"""Weight of an empty square in the loss: most squares are empty."""
 
 
 def tower() -> Qwen2_5OmniVisionEncoder:
@@ -40,7 +41,7 @@ def tower() -> Qwen2_5OmniVisionEncoder:
 
 
 def words() -> torch.Tensor:
-    """What a square may say: each thing in each state and, last, nothing; (313, width)."""
+    """Return the labels of a square (313, width): each shape in each state, then empty."""
     table: torch.Tensor = thinker.trained().get_input_embeddings().weight.detach()
 
     def word(text: str) -> torch.Tensor:
@@ -52,14 +53,14 @@ def words() -> torch.Tensor:
 
 
 def state(early: scenes.Placed, late: scenes.Placed, square: int) -> int:
-    """The number among STATES of a thing in one of the nine squares."""
+    """Return the index in STATES of a shape in one of the nine squares."""
     x, y = late.x - early.x, late.y - early.y
     step = ((x > 0) - (x < 0), (y > 0) - (y < 0))
     return square if step == (0, 0) else ACROSS**2 + list(scenes.STEPS.values()).index(step)
 
 
 def labels(asked: scenes.Asked) -> torch.Tensor:
-    """For each square of each pair of frames the number of its word, -1 where the thing changes."""
+    """Return the label of each square of each pair of frames, -1 where the shape changes."""
     pairs = [(f, f) for f in asked.frames]
     if len(asked.frames) > 1:
         pairs = list(zip(asked.frames[::2], asked.frames[1::2], strict=True))

@@ -1,8 +1,7 @@
-"""The little world the model talks about, and every sentence it can say about it.
+"""The domain of the checkpoint: its words, and every reply sentence.
 
-What it is: words and reply sentences. What it is not: questions (questions.py) or pixels
-(scenes.py). The one idea: a reply is made by one function per kind of fact, so text, speech and
-evaluation share one wording and a reply is right only when it is right word for word.
+Questions are in questions.py, pixels in scenes.py. One function per kind of fact makes the reply,
+so text, speech and evaluation share one wording. A reply is right only when every word is right.
 """
 
 import hashlib
@@ -107,7 +106,7 @@ def relation(one: Thing, how: str, other: Thing) -> str:
 
 
 def present(thing: Sequence[str], yes: bool) -> str:
-    """`thing` may be less than color and shape: just what was asked for."""
+    """`thing` may be a color or a shape alone, as in the question."""
     return f"Yes, there is {a_thing(thing)}." if yes else f"No, there is no {' '.join(thing)}."
 
 
@@ -161,13 +160,13 @@ def count_to(number: int) -> str:
 
 
 def held_out(text: str, share: float = 0.08) -> bool:
-    """A fixed share of all sentences is never trained on, decided by the sentence alone."""
+    """Return whether a sentence is held out: a fixed share, chosen by a hash of the text."""
     digest = hashlib.sha256(text.lower().encode()).digest()
     return digest[0] / 256 < share
 
 
 def small_replies() -> list[str]:
-    """Every reply of the kinds that have few members."""
+    """Return every reply of the kinds that have few members."""
     addends = range(MAX_ADDEND + 1)
     numbers = range(len(NUMBERS))
     fixed = [HELLO, WHO, CAN, FINE, WELCOME, GOODBYE, UNKNOWN, NO_PICTURE]
@@ -201,7 +200,7 @@ def small_replies() -> list[str]:
 
 
 def large_replies(rng: random.Random, each: int) -> list[str]:
-    """A sample of the kinds whose members multiply: two things, or a word and a thing."""
+    """Return a sample of the kinds with many members: two shapes, or a word and a shape."""
     pairs = [(a, b) for a in THINGS for b in THINGS if a != b]
     spoken = [said_while(n, t, m) for n in NUMBERS for t in THINGS for m in MOVES]
     return [
@@ -213,7 +212,7 @@ def large_replies(rng: random.Random, each: int) -> list[str]:
 
 
 def replies(seed: int = 0, each: int = 550) -> list[str]:
-    """The sentences the voices are trained on and judged by, in a fixed shuffled order."""
+    """Return the sentences that train and evaluate the voices, in a fixed shuffled order."""
     rng = random.Random(seed)  # noqa: S311
     sentences = sorted(set(small_replies())) + large_replies(rng, each)
     rng.shuffle(sentences)
@@ -221,7 +220,7 @@ def replies(seed: int = 0, each: int = 550) -> list[str]:
 
 
 def more_replies(seed: int = 1, each: int = 1_100) -> list[str]:
-    """Further sentences of the large kinds, which the Talker alone needs."""
+    """Return further sentences of the large kinds, for the Talker alone."""
     rng = random.Random(seed)  # noqa: S311
     pairs = [(a, b) for a in THINGS for b in THINGS if a != b]
     spoken = [said_while(n, t, m) for n in NUMBERS for t in THINGS for m in MOVES]

@@ -1,11 +1,11 @@
-"""Stage 6a: spoken questions in many voices, to teach the ears, and spoken numbers for films.
+"""Stage 6a: a corpus of spoken questions in many voices, and of spoken numbers for videos.
 
     python -m tiny.hearing [sentences]
 
-Every training clip comes once more from another throat, with each word at the same time. Held out
-are sentences and voices: whoever speaks in the test part speaks nowhere in the training part.
-Blends of Kokoro's speakers and `revoice` make more throats than there are synthesizers; noise,
-gain, speed and further throats are added when a batch is drawn (ears.py).
+Every training clip has a copy with another vocal tract and the same timing. Sentences and voices
+are held out: no speaker of the test part occurs in the training part. Blends of Kokoro's speakers
+and `revoice` give more voices than there are synthesizers. Noise, gain, speed and further vocal
+tracts are added when a batch is sampled (audio.py).
 """
 
 import random
@@ -34,7 +34,7 @@ def _joe(text: str, rng: random.Random) -> Samples:
 
 
 def _kokoro(*names: str) -> Speaker:
-    """One speaker, or of several a new blend each time."""
+    """Return a speaker; several names give a new random blend at every call."""
 
     def speak(text: str, rng: random.Random) -> Samples:
         shares = {name: rng.random() ** 2 + 1e-3 for name in names}
@@ -72,7 +72,7 @@ UNSEEN: dict[str, Speaker] = {
 
 
 def sentence(part: str, rng: random.Random) -> str:
-    """A question in words: about anything, or about a picture or film."""
+    """Return a question in words: about anything, or about a picture or video."""
     while True:
         kind = rng.random()
         if kind < 0.6:
@@ -85,7 +85,7 @@ def sentence(part: str, rng: random.Random) -> str:
 
 
 def speak(part: str, rng: random.Random, text: str, name: str | None = None) -> tuple[str, Samples]:
-    """The name of the speaker and what was said."""
+    """Return the name of the speaker and the recording."""
     speakers = TRAINING if part == "train" else UNSEEN
     if name is None:
         name = rng.choices(list(speakers), [WEIGHTS.get(n, 1) for n in speakers])[0]
@@ -101,7 +101,7 @@ def other_throat(samples: Samples, rng: random.Random) -> Samples:
 
 
 def change_throats() -> None:
-    """As many clips as HEARING has for training, in the same order."""
+    """Write a copy of each training clip in HEARING with another vocal tract, in the same order."""
     writer, spoken = CorpusWriter(THROATS), Corpus(HEARING)
     training = [item for item in spoken.utterances if not item.held_out]
     for index in range(len(writer.done), len(training)):
@@ -111,7 +111,7 @@ def change_throats() -> None:
 
 
 def say_numbers() -> None:
-    """Every number by every voice: what is said while a film is seen."""
+    """Write every number by every voice, for the audio tracks of videos."""
     writer = CorpusWriter(NUMBERS)
     plan = [("train", name, n) for name in TRAINING for n in grammar.NUMBERS * ROUNDS]
     plan += [("test", name, n) for name in UNSEEN for n in grammar.NUMBERS]

@@ -1,11 +1,11 @@
-"""Stage 7b: the Thinker learns to be asked aloud, also about what it sees, and films with sound.
+"""Stage 7b: the Thinker learns spoken questions, also about images, and videos with audio.
 
     python -m tiny.joint
 
-Starts from the Thinker and goes on training it, on written and spoken questions in turn. Ears and
-eyes are as their own stages have them, which may still be learning beside this one: they speak the
-Thinker's own words, so it need not follow them. A spoken question is a recording of stage 6a whose
-sentence the question generators happen to draw, so its right reply is known.
+Continues the training of the Thinker, on written and spoken questions in turn. Ears and eyes come
+from their own stages, which may still be running. They output embeddings of the Thinker, so the
+Thinker need not follow their changes. A spoken question is a recording of stage 6a whose sentence
+the question generators also produce, so its right reply is known.
 """
 
 import random
@@ -22,18 +22,18 @@ from tiny.training import Plan, Trainer
 from tiny.weights import committed
 
 PLAN = Plan(steps=700, rate=2e-4, warmup=40, average=0.995)
-"""Of the last leg: 2,550 steps at 3e-4 to 5e-4 went before; from stage 7 alone it takes as many."""
+"""Of the last run: 2,550 steps at 3e-4 to 5e-4 came before; from stage 7 it takes as many."""
 ORDER = (
     "spoken", "text", "picture", "spoken scene", "text", "spoken", "heard film", "picture", "text",
     "spoken scene", "spoken",
 )  # fmt: skip
 REFRESH = 150
-"""Steps between two looks at what ears and eyes have learned."""
+"""Steps after which the latest ears and eyes are loaded."""
 MIX = {"spoken": 12, "spoken scene": 8, "heard film": 6}
 
 
 class Asker:
-    """Draws conversations in which something is heard."""
+    """Samples conversations with audio."""
 
     def __init__(self, part: str) -> None:
         self._part = part
@@ -49,9 +49,9 @@ class Asker:
             self._said.setdefault(item.text, []).append(item)
 
     def _recorded(self, draw: Callable[[], scenes.Asked]) -> scenes.Asked:
-        """A conversation whose first question was recorded.
+        """Return a conversation whose first question was recorded.
 
-        Recorded questions stay on their side of the held-out line; scenes are always new.
+        Recorded questions keep their part, training or test; scenes are always new.
         """
         while True:
             asked = draw()
@@ -71,7 +71,7 @@ class Asker:
     def question(
         self, text: str, rng: random.Random, noise: torch.Generator | None
     ) -> torch.Tensor:
-        """One of the recordings of a question, (128, frames)."""
+        """Return one of the recordings of a question, (128, frames)."""
         recordings, item = rng.choice(self._asked[text])
         return recordings.clip(item, noise)
 
@@ -81,7 +81,7 @@ class Asker:
     def conversation(
         self, kind: str, rng: random.Random, noise: torch.Generator | None
     ) -> Conversation:
-        """`kind` is a key of MIX; without `noise` the recordings are clean."""
+        """Return a conversation of a key of MIX; without `noise` its recordings are clean."""
         one = Conversation()
         sound = spoken = None
         if kind == "heard film":
@@ -106,7 +106,7 @@ class Asker:
 
 
 def starting_point() -> dict[str, torch.Tensor]:
-    """The Thinker, in whose place of ears and eyes `better_senses` puts newer ones."""
+    """Return the weights of the Thinker; `better_senses` replaces its ears and eyes."""
     path = WORK / "thinker.pt"
     if path.exists():
         state: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["average"]
@@ -115,7 +115,7 @@ def starting_point() -> dict[str, torch.Tensor]:
 
 
 def better_senses(*models: thinker.Model) -> None:
-    """Gives them the ears and eyes as they are now, as far as work/ has any."""
+    """Load the latest ears and eyes into the models, where work/ has them."""
     for stage, inside in (("ears", "tower."), ("eyes", "")):
         path = WORK / f"{stage}.pt"
         if path.exists():

@@ -1,8 +1,8 @@
-"""Two listeners and a voice expert that were never trained on this project's sounds.
+"""Two speech recognizers that were never trained on this project's speech.
 
-Whisper-base writes down whatever it hears (open vocabulary). Pocketsphinx must choose among the
-sentences of grammar.py (closed grammar), which flatters: report both, and a control in which the
-references are rotated among the recordings, which must score about 100 % wrong.
+Whisper-base has an open vocabulary. Pocketsphinx chooses among the sentences of grammar.py (closed
+grammar), which flatters the result: report both. As a control, the references are rotated among
+the recordings. The control must have a word error rate of about 100 %.
 """
 
 import re
@@ -26,7 +26,7 @@ UNLISTED = {"omni": "AA M N IY"}
 
 
 def words(text: str) -> list[str]:
-    """Lower case, no punctuation, numbers and a few spellings as words."""
+    """Return the words in lower case, without punctuation, with numbers spelled out."""
     spelled = text.lower().replace("colour", "color").replace("you're", "you are")
     spelled = spelled.replace("i'm", "i am").replace("don't", "do not")
     found: list[str] = re.findall(r"[a-z']+|\d+", spelled)
@@ -34,7 +34,7 @@ def words(text: str) -> list[str]:
 
 
 def errors(heard: Sequence[str], meant: Sequence[str]) -> int:
-    """Fewest words to insert, drop or change."""
+    """Return the word edit distance: the fewest insertions, deletions and substitutions."""
     row = list(range(len(meant) + 1))
     for i, word in enumerate(heard, 1):
         last, row[0] = row[0], i
@@ -50,15 +50,15 @@ def word_error_rate(heard: Sequence[str], meant: Sequence[str]) -> float:
 
 
 def rotated(meant: Sequence[str]) -> list[str]:
-    """The control: every recording gets another recording's reference."""
+    """Return the references of the control: each recording gets that of another recording."""
     shift = len(meant) // 2 + 1
     return [*meant[shift:], *meant[:shift]]
 
 
 @cache
 def _whisper() -> Any:
-    """Joins the two halves that the registry's size limit made of the weights."""
-    from faster_whisper import WhisperModel  # noqa: PLC0415 - the tests need only the other judge
+    """Load Whisper, whose weights are two packages because of the registry's size limit."""
+    from faster_whisper import WhisperModel  # noqa: PLC0415 - the tests need only Pocketsphinx
 
     folder = WORK / "whisper-base"
     model = folder / "model.bin"
@@ -80,7 +80,7 @@ def whisper(samples: Samples) -> str:
 
 
 def jsgf() -> str:
-    """The reply grammar in the notation of speech recognizers."""
+    """Return the reply grammar in JSGF, the format that Pocketsphinx reads."""
     one_of = " | ".join
     fixed = (g.HELLO, g.WHO, g.CAN, g.FINE, g.WELCOME, g.GOODBYE, g.UNKNOWN, g.NO_PICTURE)
     rules = {

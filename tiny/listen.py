@@ -1,8 +1,8 @@
-"""How well the voice is understood, part by part: original, vocoder alone, DiT and vocoder.
+"""Word error rates of the original speech, the vocoder alone, and DiT with vocoder.
 
     python -m tiny.listen [sentences]
 
-All sentences are held out. Writes the sounds and one spectrogram of each kind to work/listen.
+All sentences are held out. Writes the recordings and a spectrogram of each variant to work/listen.
 """
 
 import sys
@@ -29,7 +29,7 @@ def averaged(name: str, model: nn.Module) -> Any:
 
 
 class Renderer:
-    """Codes or mels to samples with the weights trained so far."""
+    """Convert codes or mels to samples with the latest trained weights."""
 
     def __init__(self, sentences: list[Sentence]) -> None:
         self._vocoder = averaged("vocoder", vocoder.generator())

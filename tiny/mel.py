@@ -1,6 +1,6 @@
-"""The spectrogram that codes stand for and the vocoder hears: 100 frames a second, 80 bins.
+"""The mel spectrogram of codec, DiT and vocoder: 100 frames/s, 80 bins.
 
-Natural logarithm of amplitude, floored at 1e-5, which is what BigVGAN's own scaling expects.
+Natural logarithm of the amplitude, at least log(1e-5), as the scaling of BigVGAN expects.
 """
 
 from functools import cache
@@ -32,7 +32,7 @@ def filters(bins: int = BINS, window: int = WINDOW) -> torch.Tensor:
 
 
 def spectrum(samples: torch.Tensor, window: int = WINDOW, hop: int = HOP) -> torch.Tensor:
-    """Amplitudes (..., frames, bins); frame i is centred on sample (i + 1/2) * hop."""
+    """Return amplitudes (..., frames, bins); frame i is centred on sample (i + 1/2) * hop."""
     edge = (window - hop) // 2
     padded = torch.nn.functional.pad(samples, (edge, window - hop - edge))
     shape = torch.hann_window(window)
@@ -41,5 +41,5 @@ def spectrum(samples: torch.Tensor, window: int = WINDOW, hop: int = HOP) -> tor
 
 
 def log_mel(samples: torch.Tensor) -> torch.Tensor:
-    """(..., samples) to (..., samples // 240, 80)."""
+    """Return the log mel spectrogram: (..., samples) to (..., samples // 240, 80)."""
     return (spectrum(samples) @ filters()).clamp(min=FLOOR).log()

@@ -1,8 +1,8 @@
 """Muon (Jordan et al. 2024), the optimizer of the matrices between embedding and head.
 
-The one idea: an update whose singular values are all one, so that no direction that a batch points
-at only weakly is drowned by the strong ones. torch's own Muon computes in bfloat16, which takes 15
-times as long on a CPU without it.
+Every update has singular values of about one, so weak directions of the gradient count as much as
+strong ones. torch's own Muon computes in bfloat16, which takes 15 times as long on a CPU without
+bfloat16 instructions.
 """
 
 from collections import defaultdict
@@ -13,11 +13,11 @@ from torch import nn
 
 MOMENTUM = 0.95
 LIKE_ADAM = 0.2
-"""Root mean square of an update of AdamW, so that both take the same rate (Moonlight, 2025)."""
+"""Root mean square of an AdamW update, so both use the same learning rate (Moonlight, 2025)."""
 
 
 def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
-    """Each (rows, columns) of a batch with all singular values near one: Newton-Schulz steps."""
+    """Set the singular values of a batch of matrices to about one, by Newton-Schulz steps."""
     if matrices.shape[1] > matrices.shape[2]:
         return orthogonal(matrices.mT).mT
     x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
@@ -28,7 +28,7 @@ def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """For matrices only; those of one shape are turned together."""
+    """The optimizer, for matrices only; matrices of one shape are updated as one batch."""
 
     def __init__(self, weights: Iterable[nn.Parameter], lr: float, weight_decay: float) -> None:
         super().__init__(weights, {"lr": lr, "weight_decay": weight_decay})
@@ -48,7 +48,7 @@ class Muon(torch.optim.Optimizer):
                     weight.sub_(update, alpha=rate)
 
     def _moved(self, weight: nn.Parameter) -> torch.Tensor:
-        """Nesterov's look ahead along the mean of the gradients."""
+        """Return the Nesterov momentum of the gradient."""
         assert weight.grad is not None
         mean = self.state[weight].setdefault("mean", torch.zeros_like(weight))
         mean.lerp_(weight.grad, 1 - MOMENTUM)

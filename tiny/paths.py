@@ -1,7 +1,7 @@
-"""Where the stages leave their work, and the one format of a speech corpus on disk.
+"""Working folders of the stages, and the format of a speech corpus on disk.
 
-A corpus is one int16 file of all samples end to end and one JSON line per sentence; stages read it
-through a memory map, so a corpus may be larger than memory and is never loaded twice.
+A corpus is one int16 file with all samples end to end, and one JSON line per sentence. Stages read
+it through a memory map, so a corpus may be larger than memory.
 """
 
 import json
@@ -21,7 +21,7 @@ Samples = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Utterance:
-    """One spoken sentence: its place in the corpus file and what it says."""
+    """One spoken sentence: its position in the corpus file, its text and its voice."""
 
     text: str
     voice: str
@@ -32,7 +32,7 @@ class Utterance:
 
 
 class CorpusWriter:
-    """Appends utterances; an interrupted corpus goes on where its last line stands."""
+    """Appends utterances; an interrupted corpus resumes after its last complete line."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ def read_index(folder: Path) -> list[Utterance]:
 
 
 class Corpus:
-    """A finished corpus: its utterances and, for each, its samples between -1 and 1."""
+    """A complete corpus: its utterances, and their samples between -1 and 1."""
 
     def __init__(self, folder: Path) -> None:
         self.utterances = read_index(folder)

@@ -1,8 +1,8 @@
-"""The questions people type or say, each with the one right reply.
+"""Typed and spoken questions, each with its one right reply.
 
-The one idea: a question is a kind of fact, a phrasing of it and a manner (please, hey, lower case);
-all three are drawn at random, so the held-out questions are new sentences about known facts.
-Questions about pictures are in scenes.py; they use the same manners.
+A question combines a kind of fact, a phrasing and a manner (please, hey, lower case). All three
+are sampled, so held-out questions are new sentences about known facts. Questions about pictures
+are in scenes.py; they use the same manners.
 """
 
 import random
@@ -96,7 +96,7 @@ LARGE = ("thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety", "a 
 
 @dataclass(frozen=True)
 class Turn:
-    """What a person asks and what the model must answer, word for word."""
+    """A question and its reply, which must match word for word."""
 
     question: str
     answer: str
@@ -107,7 +107,7 @@ def lower_first(text: str) -> str:
 
 
 def with_manner(question: str, rng: random.Random, *, typed: bool) -> str:
-    """The same question as different people would put it."""
+    """Return the question with a random manner, such as "please" or lower case."""
     if rng.random() < 0.25:
         question = rng.choice(LEAD) + lower_first(question)
     if question.endswith("?") and rng.random() < 0.12:
@@ -187,7 +187,7 @@ def small_talk(rng: random.Random, typed: bool) -> list[Turn]:
 
 
 def foreign(rng: random.Random, typed: bool) -> list[Turn]:
-    """Anything outside: the polite reply, also for what only looks like a known question."""
+    """Return an out-of-domain question, or one that only resembles a known question."""
     del typed
     kind = rng.random()
     if kind < 0.75:
@@ -204,7 +204,7 @@ def foreign(rng: random.Random, typed: bool) -> list[Turn]:
 
 
 def described(rng: random.Random, typed: bool) -> list[Turn]:
-    """A small scene told in words, and one to three questions about it."""
+    """Return a small scene described in words, and one to three questions about it."""
     one, other = rng.sample(g.THINGS, 2)
     if rng.random() < 0.5:
         where = rng.choice(g.POSITIONS)
@@ -248,18 +248,18 @@ KINDS: dict[Kind, int] = {
     sums: 9, differences: 7, order: 6, facts: 3, small_talk: 2, foreign: 4, described: 7,
 }  # fmt: skip
 PRACTICE = KINDS | {order: 8, described: 16}
-"""What is hard is practised more often than it is asked."""
+"""Weights for training: difficult kinds are sampled more often."""
 
 
 def ask(rng: random.Random, *, typed: bool = True, kinds: dict[Kind, int] = KINDS) -> list[Turn]:
-    """One exchange of one to three turns that belong together."""
+    """Return one exchange of one to three related turns."""
     kind = rng.choices(list(kinds), list(kinds.values()))[0]
     turns = kind(rng, typed)
     return [Turn(with_manner(t.question, rng, typed=typed), t.answer) for t in turns]
 
 
 def ask_for(part: str, rng: random.Random, *, typed: bool = True) -> list[Turn]:
-    """An exchange whose first sentence belongs to "train" or to "test", never to both."""
+    """Return an exchange whose first sentence belongs to `part`, "train" or "test"."""
     while True:
         turns = ask(rng, typed=typed, kinds=PRACTICE if part == "train" else KINDS)
         if g.held_out(turns[0].question) == (part == "test"):

@@ -1,7 +1,7 @@
-"""Pictures and short films of colored shapes, and what can be asked about them.
+"""Pictures and short videos of colored shapes, with questions and answers.
 
-The one idea: a scene is a list of things and places; the pixels, the questions and the right
-answers are all computed from it, so there is no data set to store and no label to get wrong.
+A scene is a list of shapes and places. Pixels, questions and right answers are computed from it,
+so no data set is stored and no label can be wrong.
 """
 
 import random
@@ -20,7 +20,7 @@ from tiny.questions import Turn, with_manner
 PATCH = 14
 MERGE = 2
 CELL = PATCH * MERGE
-"""A place of the three by three in a scene is what one token of the vision tower sees."""
+"""Side of a cell of the 3 x 3 grid, in pixels; one token of the vision tower covers a cell."""
 SIDE = 3 * CELL
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 SPREAD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
@@ -72,7 +72,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Placed:
-    """A thing and its centre, both coordinates in cells from 0 to 2."""
+    """A shape and its centre, both coordinates in cells from 0 to 2."""
 
     thing: g.Thing
     x: float
@@ -86,9 +86,9 @@ class Asked:
     frames: list[list[Placed]]
     turns: list[Turn]
     look: int
-    """Seed of everything that does not matter: background, sizes, angles, noise."""
+    """Seed of all that questions do not depend on: background, sizes, angles, noise."""
     word: str | None = None
-    """What a voice says during the film."""
+    """The word that is spoken during the video."""
 
 
 def outline(shape: str, x: float, y: float, size: float, angle: float) -> list[tuple[float, float]]:
@@ -104,7 +104,7 @@ def outline(shape: str, x: float, y: float, size: float, angle: float) -> list[t
 
 @dataclass(frozen=True)
 class Look:
-    """All that chance decides about a scene, for up to 16 things."""
+    """The random appearance of a scene with up to 16 shapes."""
 
     ground: NDArray[np.int64]
     sizes: NDArray[np.float64]
@@ -123,7 +123,7 @@ class Look:
         return cls(ground, sizes, angles, shift, paint)
 
     def centre(self, index: int, item: Placed) -> tuple[float, float]:
-        """Of the thing that comes as number `index` in its frame, in pixels."""
+        """Return the centre, in pixels, of the shape with this index in its frame."""
         x, y = (float(v + 0.5) * CELL for v in (item.x, item.y))
         return x + float(self.shift[index, 0]), y + float(self.shift[index, 1])
 
@@ -133,7 +133,7 @@ def chance(look: int) -> np.random.Generator:
 
 
 def render(frames: list[list[Placed]], look: int) -> list[Pixels]:
-    """Each frame drawn at twice the size and reduced, with a little noise."""
+    """Render each frame at twice the size, downsample it, and add a little noise."""
     rng = chance(look)
     looks = Look.of(rng)
     pictures = []
@@ -155,7 +155,7 @@ def render(frames: list[list[Placed]], look: int) -> list[Pixels]:
 
 @dataclass(frozen=True)
 class Sight:
-    """What Qwen's image processor makes of a picture or film: rows in merged-window order."""
+    """The output of Qwen's image processor for a picture or video: rows in merged-window order."""
 
     rows: torch.Tensor
     grid: tuple[int, int, int]
@@ -210,20 +210,20 @@ def presence(names: list[g.Thing], rng: random.Random) -> list[Turn]:
 
 
 def traits(names: list[g.Thing], rng: random.Random) -> list[Turn]:
-    """Is there a star, is there a red shape: the way to asking for both at once."""
+    """Ask for a shape or a color alone, an easier step toward asking for both."""
     wanted = (rng.choice(g.SHAPES),) if rng.random() < 0.5 else (rng.choice(g.COLORS), "shape")
     there = any(wanted[0] in name for name in names)
     return [Turn(rng.choice(PRESENT).format(x=" ".join(wanted)), g.present(wanted, there))]
 
 
 def listing(things: list[Placed], rng: random.Random) -> list[Turn]:
-    """All things in reading order: nothing teaches to see as fast as to say all that is there."""
+    """Ask for all shapes in reading order. No other question trains perception as fast."""
     ordered = sorted(things, key=lambda p: (p.y, p.x))
     return [Turn(rng.choice(ALL), g.see([p.thing for p in ordered]))]
 
 
 def finding(things: list[Placed], rng: random.Random) -> list[Turn]:
-    """One thing among others, by what only it has: whoever can find can also search and count."""
+    """Ask for one shape by a property that only it has. Search and counting need the same skill."""
     one = rng.choice(things)
     others = [p.thing for p in things if p is not one]
     asked = []
@@ -235,7 +235,7 @@ def finding(things: list[Placed], rng: random.Random) -> list[Turn]:
     for where, place in PLACES.items():
         if place == (one.x, one.y):
             asked.append(Turn(rng.choice(AT).format(x=where), g.thing_place(one.thing, where)))
-            if len(others) > 1 and one.thing not in others:  # of two it is said how they stand
+            if len(others) > 1 and one.thing not in others:  # for two: the relation
                 asked += [Turn(rng.choice(PLACE).format(x=" ".join(one.thing)), g.place(where))] * 2
     return [rng.choice(asked)] if asked else listing(things, rng)
 
@@ -260,7 +260,7 @@ def attributes(thing: g.Thing, where: str, rng: random.Random) -> list[Turn]:
 
 
 def relations(one: g.Thing, other: g.Thing, how: tuple[str, str], rng: random.Random) -> list[Turn]:
-    """`how` the first stands to the second, and the second to the first."""
+    """Ask about two shapes; `how` has the relation of the first to the second, and the reverse."""
     forth, back = how
     kind = rng.randrange(4)
     if kind == 0:
@@ -276,11 +276,11 @@ def relations(one: g.Thing, other: g.Thing, how: tuple[str, str], rng: random.Ra
 
 
 Asker = Callable[[random.Random], list[Turn]]
-"""Draws one exchange about a scene that is already there."""
+"""Samples one exchange about a given scene."""
 
 
 def scattered(rng: random.Random) -> tuple[list[Placed], list[Asker]]:
-    """One to five things of few colors and shapes, so that counts above one are common."""
+    """Return one to five shapes of few colors and forms, so that counts above one are common."""
     palette, forms = rng.sample(g.COLORS, 2), rng.sample(g.SHAPES, 2)
     cells = _cells(rng, rng.randint(1, g.MAX_COUNT))
     things = [Placed((rng.choice(palette), rng.choice(forms)), x, y) for x, y in cells]
@@ -294,7 +294,7 @@ def single(rng: random.Random) -> tuple[list[Placed], list[Asker]]:
 
 
 def double(rng: random.Random) -> tuple[list[Placed], list[Asker]]:
-    """Two things beside or above each other: which, and how they stand to each other."""
+    """Return two shapes beside or above each other; ask which, and for their relation."""
     one, other = rng.sample(g.THINGS, 2)
     start, end = rng.choice(((0, 2), (0, 1), (1, 2)))
     line = rng.randrange(3)
@@ -308,11 +308,11 @@ def double(rng: random.Random) -> tuple[list[Placed], list[Asker]]:
 
 
 LISTED = 0.4
-"""Share of the longer conversations in which everything is named."""
+"""Share of the longer conversations that list all shapes."""
 
 
 def picture(rng: random.Random, exchanges: int = 1) -> Asked:
-    """A picture and so many exchanges about it, the first of the kind that suits it best."""
+    """Return a picture and `exchanges` exchanges about it; the first suits its layout."""
     scene = rng.choices((scattered, single, double), (2, 1, 1))[0]
     things, askers = scene(rng)
     names = [p.thing for p in things]
@@ -371,9 +371,9 @@ def _ordered(count: int, word: str | None, rng: random.Random) -> tuple[list[lis
 def film(
     rng: random.Random, seconds: int = 2, exchanges: int = 1, word: str | None = None
 ) -> Asked:
-    """One thing that moves, or two that come one after the other; two frames a second.
+    """Return one moving shape, or two shapes in sequence, at two frames per second.
 
-    `word` is what a voice says meanwhile, in a film with sound.
+    `word` is the word that is spoken in a video with audio.
     """
     make = _moving if rng.random() < 0.6 else _ordered
     frames, ask = make(seconds * FRAMES_A_SECOND, word, rng)
@@ -390,10 +390,10 @@ def _mannered(asked: Asked, rng: random.Random) -> Asked:
 
 
 def belongs(asked: Asked, part: str) -> bool:
-    """Held out are questions by their sentence: no turn of training has one of them.
+    """Return whether a scene belongs to `part`: questions are held out by their sentence.
 
-    Not pairs of question and answer: if "Is there a star?" could only be answered no in training,
-    that is what would be learned.
+    Pairs of question and answer are not held out. If "Is there a star?" had only the answer "no" in
+    training, the model would learn that answer.
     """
     held = [g.held_out(turn.question) for turn in asked.turns]
     return held[0] if part == "test" else not any(held)

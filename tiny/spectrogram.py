@@ -1,4 +1,4 @@
-"""The README's picture: a spoken answer as waveform and spectrogram.
+"""The plot in the README: a spoken answer as waveform and spectrogram.
 
 python -m tiny.spectrogram answer.wav docs/answer.png "What is seven plus five?"
 """

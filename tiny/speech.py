@@ -1,9 +1,9 @@
-"""Stage 1: the replies, spoken by the two speakers the checkpoint will have.
+"""Stage 1: the replies, spoken by the two voices of the checkpoint.
 
     python -m tiny.speech
 
-Joe reads every reply; Ada is Joe with another throat (voices.revoice), so a sentence of hers has
-the codes of his. She reads an hour of them: the Talker needs more sentences than the DiT does.
+Joe reads every reply. Ada is Joe with another vocal tract (voices.revoice), so both share the
+codes of a sentence. Ada reads one hour: the Talker needs more sentences than the DiT.
 """
 
 import time
@@ -17,11 +17,11 @@ SPEECH = WORK / "speech"
 SPEAKERS = ("Joe", "Ada")
 ADA = {"pitch": 1.5, "formants": 1.17}
 BOTH_READ = 1_500
-EDGE = 1_440  # 60 ms of quiet on both sides: the vocoder learns silence, the Talker where to stop
+EDGE = 1_440  # 60 ms of silence at both ends: the vocoder learns silence, the Talker to stop
 
 
 def spoken(text: str) -> Samples:
-    """Joe's reading, cut to the same short quiet at both ends."""
+    """Return Joe's reading, with the same short silence at both ends."""
     samples = voices.level(voices.piper(text))
     loud = np.flatnonzero(np.abs(samples) > 0.005)
     samples = samples[loud[0] : loud[-1] + 1]

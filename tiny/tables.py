@@ -1,9 +1,9 @@
-"""The results of compare.py as tables for people, and as quality.json for the export.
+"""The results of compare.py as markdown tables, and as quality.json for the export.
 
     python -m tiny.tables
 
-Prints markdown and writes tiny/checkpoint/quality.json, which counts for exactly these weights and
-recipes: run it last, after assemble and compare.
+Prints markdown and writes tiny/checkpoint/quality.json, which is valid only for these weights and
+recipes. Run it last, after assemble and compare.
 """
 
 import json
@@ -30,7 +30,7 @@ def row(*cells: str) -> str:
 
 
 def answers(reference: Results, compared: Results) -> Iterator[str]:
-    """Exact answers, one line an exam."""
+    """Yield the table of exact answers, one row per evaluation."""
     yield row("exact answers", "items", "transformers, fp32", *(f"bundle, {r}" for r in RECIPES))
     yield row(*["---"] * (3 + len(RECIPES)))
     for name in exam.DRAWS:
@@ -43,7 +43,7 @@ def answers(reference: Results, compared: Results) -> Iterator[str]:
 
 
 def speech(reference: Results, compared: Results) -> Iterator[str]:
-    """Clarity of spoken replies, one line a way of speaking."""
+    """Yield the table of speech quality, one row per recipe, preset and chunk policy."""
     yield row("spoken replies", "items", *SPEECH)
     yield row(*["---"] * (2 + len(SPEECH)))
     lines = {"transformers, fp32, 0.3": reference.get("speech")}
@@ -58,7 +58,7 @@ def speech(reference: Results, compared: Results) -> Iterator[str]:
 
 
 def caches(compared: Results) -> Iterator[str]:
-    """What a KV cache of int8 costs, one line an exam."""
+    """Yield the table of the int8 KV cache, one row per evaluation."""
     yield row("KV cache", "recipe", "score", "float32", "int8")
     yield row(*["---"] * 5)
     for key, scores in compared.items():

@@ -1,11 +1,11 @@
-"""Stage 8: the Talker learns to speak: the Thinker's reply rows in, codes out.
+"""Stage 8: the Talker learns to predict codes from the Thinker's reply rows.
 
     python -m tiny.talker
 
-The Thinker is frozen. What it knew while it said each token (hidden state plus embedding) is
-computed exactly as at run time: one row a reply token, then one end row, then padding for ever,
-added to the embedding of the last code. A tenth of the history is corrupted, because at run
-time the history is the Talker's own and never quite right.
+The Thinker is frozen. Its rows (hidden state plus embedding) are computed exactly as at run time:
+one row per reply token, then one end row, then padding. Each row is added to the embedding of the
+last code. A tenth of the code history is corrupted: at run time the history is the Talker's own
+output, which has errors.
 """
 
 import random
@@ -26,9 +26,9 @@ from tiny.training import Plan, Trainer, chosen, continued, mixed
 
 PLAN = Plan(steps=6_000, rate=2e-3, warmup=150, decay=0.05, average=0.998)
 FURTHER = Plan(steps=500, rate=5e-4, warmup=30, decay=0.05, average=0.995)
-"""With --continue: enough to follow a Thinker that has learned more."""
+"""With --continue: enough steps to adapt to a retrained Thinker."""
 READING = ("thinker_to_talker_proj.", "model.layers.0.")
-"""What learns with --continue: how to speak stays the same when another Thinker is to be read."""
+"""Weights trained with --continue: only the input changes with another Thinker."""
 BATCH = 12
 CORRUPTED = 0.10
 DROPOUT = 0.1
@@ -36,7 +36,7 @@ NEIGHBOURS = 8
 
 
 class LineInput:
-    """Replies that have been recorded, and conversations that end in one of them."""
+    """Recorded replies, and conversations that end in one of them."""
 
     def __init__(self, part: str) -> None:
         rows = [s for s in encoded() if s.voice == "Joe" and s.held_out == (part == "test")]
@@ -44,7 +44,7 @@ class LineInput:
         self.texts = list(self.codes)
 
     def draw(self, rng: random.Random) -> tuple[Turn, scenes.Asked | None]:
-        """Half the time what the Thinker would be asked, half any recorded reply to anything."""
+        """Return a question with its own reply, or (half the time) with any recorded reply."""
         kind = rng.random()
         for _ in range(20):
             if kind < 0.25:
@@ -63,7 +63,7 @@ class LineInput:
 
 @dataclass(frozen=True)
 class Script:
-    """What one line of speech needs: the conversation, where its reply stands, and its codes."""
+    """One sample of speech: the conversation, the position of its reply, and its codes."""
 
     conversation: thinker.Conversation
     reply: range
@@ -80,7 +80,7 @@ def script(turn: Turn, codes: torch.Tensor, voice: str, asked: scenes.Asked | No
 
 @dataclass(frozen=True)
 class Rows:
-    """The Talker's view of a batch: rows to project, positions, and the codes to predict."""
+    """The Talker's inputs for a batch: rows to project, positions, and the codes to predict."""
 
     rows: torch.Tensor
     positions: torch.Tensor
@@ -89,7 +89,7 @@ class Rows:
 
 
 def thinker_rows(model: thinker.Model, scripts: list[Script]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Hidden state + embedding of every token (media: hidden state alone), and the positions."""
+    """Return hidden state + embedding of every token (media: hidden state only), and positions."""
     batch = thinker.collate([s.conversation for s in scripts])
     embeddings = model.get_input_embeddings()(batch.ids)
     special = vocabulary.special()
@@ -99,7 +99,7 @@ def thinker_rows(model: thinker.Model, scripts: list[Script]) -> tuple[torch.Ten
 
 
 class Teacher:
-    """Turns scripts into the Talker's batches with the frozen Thinker."""
+    """Converts scripts into the Talker's batches with the frozen Thinker."""
 
     def __init__(self, model: thinker.Model) -> None:
         self._thinker = model.eval().requires_grad_(False)
@@ -111,7 +111,7 @@ class Teacher:
         self._near = torch.cdist(book, book).topk(NEIGHBOURS + 1, largest=False).indices[:, 1:] + 1
 
     def _corrupt(self, codes: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-        """Some codes of the history become a similar one, fewer any one."""
+        """Replace some codes of the history by similar codes, and fewer by arbitrary codes."""
         kind = torch.rand(codes.shape, generator=rng)
         pick = torch.randint(NEIGHBOURS, codes.shape, generator=rng)
         any_ = torch.randint(1, sizes.CODES + 1, codes.shape, generator=rng)
@@ -121,7 +121,7 @@ class Teacher:
 
     @torch.no_grad()
     def rows(self, scripts: list[Script], rng: torch.Generator | None) -> Rows:
-        """With no generator the history is the true one."""
+        """Return a batch; without a generator the history is not corrupted."""
         known, where = thinker_rows(self._thinker, scripts)
         lengths = [s.reply.start + 1 + len(s.codes) + 1 for s in scripts]
         size = (len(scripts), max(lengths))
@@ -156,7 +156,7 @@ def network(dropout: float = 0.0) -> Qwen2_5OmniTalkerForConditionalGeneration:
     model = Qwen2_5OmniTalkerForConditionalGeneration._from_config(
         config, attn_implementation="sdpa"
     )
-    with torch.no_grad():  # larger than the library's start, which is slow to learn to attend
+    with torch.no_grad():  # larger than the default, from which attention is slow to learn
         for name, weight in model.named_parameters():
             if weight.ndim == 2:
                 last = name.endswith(("o_proj.weight", "down_proj.weight"))
@@ -169,7 +169,7 @@ def network(dropout: float = 0.0) -> Qwen2_5OmniTalkerForConditionalGeneration:
 def code_loss(
     model: Qwen2_5OmniTalkerForConditionalGeneration, batch: Rows
 ) -> tuple[torch.Tensor, float]:
-    """Loss over the codes and the share of codes that are the likeliest."""
+    """Return the loss over the codes, and the share of codes that greedy decoding gets right."""
     codes = model.get_input_embeddings()(batch.history.clamp(min=0))
     codes = codes * (batch.history >= 0).unsqueeze(-1)
     with mixed():

@@ -1,12 +1,12 @@
-"""Stage 7: the Thinker learns to answer, from text, pictures and films at once.
+"""Stage 7: the Thinker learns to answer questions about text, pictures and videos.
 
     python -m tiny.thinker
 
-Every sample is a whole conversation in the checkpoint's own chat template; the replies are learned,
-and with less weight the questions. Some exchanges are chained, which teaches several turns. Words
-of the question must reappear in the reply, so the head begins as a copy of the embedding: repeating
-a token is then easy from the start, and learning is several times faster. A reply is right if
-every token of it is the likeliest one: that is greedy decoding.
+A sample is a complete conversation in the checkpoint's chat template. The loss covers the replies
+and, with less weight, the questions. Some samples have several exchanges. Replies repeat words of
+the question, so the head is initialized as a copy of the embedding. The model can then copy tokens
+from the start, which speeds up training several times. A reply is right if every token has the
+highest probability, as in greedy decoding.
 """
 
 import random
@@ -32,29 +32,29 @@ from tiny.weights import continue_from
 
 PLAN = Plan(steps=2_900, rate=2e-3, warmup=100, average=0.998)
 FURTHER = Plan(steps=2_900, rate=5e-4, warmup=150, average=0.998)
-"""With --continue: twice the rate makes it forget its sums in 300 steps."""
+"""With --continue: at twice the rate the model forgets its sums in 300 steps."""
 LENGTH = 240
-"""Tokens after which a conversation about nothing seen takes no further exchange."""
+"""Length in tokens after which a conversation without media gets no further exchange."""
 CHAINED = 0.6
-"""Share of the text batches that are conversations of several exchanges."""
+"""Share of the text batches with conversations of several exchanges."""
 EASY = 0.05
-"""Least weight of a reply's token; the greatest is 1."""
+"""Lowest weight of a reply token in the loss; the highest is 1."""
 QUESTIONS = 0.2
-"""Weight of the questions' tokens in the loss."""
+"""Weight of question tokens in the loss."""
 Model = Qwen2_5OmniThinkerForConditionalGeneration
 IGNORED = -100
 MIX = {"text": 8, "picture": 8, "film": 6}
-"""Conversations in a batch of each kind; the kinds take turns."""
+"""Conversations in a batch of each kind; the kinds alternate."""
 ORDER = ("picture", "text", "picture", "film", "picture", "text", "picture", "text")
 EXCHANGES = (1, 4, 6, 8)
-"""How often a scene is asked about: one look at it teaches many answers."""
+"""Exchanges per scene: one encoding of it trains many answers."""
 RULES = PositionConfig(ids_per_second=25, seconds_per_chunk=2.0)
 SECONDS = 2.0 / scenes.FRAMES_A_SECOND
-"""Between two squares of a film that follow each other in time."""
+"""Between two consecutive squares of a video."""
 
 
 class Conversation:
-    """A prompt with its replies as it grows: tokens, which of them are learned, and its media."""
+    """A prompt with its replies: tokens, which of them are learned, and its media."""
 
     def __init__(self) -> None:
         self.ids: list[int] = []
@@ -85,7 +85,7 @@ class Conversation:
         self.sounds.append(mel)
 
     def see(self, sight: Sight, mel: torch.Tensor | None = None) -> None:
-        """A picture or film; `mel` is the sound of a film, which stands between its squares."""
+        """Add a picture or video; `mel` is the audio of a video, interleaved with its squares."""
         special = vocabulary.special()
         picture = positions.VisionRun(sight.tokens, SECONDS)
         self.sights.append(sight)
@@ -114,9 +114,9 @@ class Conversation:
         sound: torch.Tensor | None = None,
         spoken: torch.Tensor | None = None,
     ) -> None:
-        """A question, behind its picture or film if it has one, and the reply.
+        """Add a question, after its picture or video if it has one, and the reply.
 
-        `sound` belongs to the film; `spoken` is the question's own recording instead of its text.
+        `sound` is the audio of the video. `spoken` is a recording in place of the question's text.
         """
         self.add("<|im_start|>user\n")
         if sight:
@@ -131,13 +131,13 @@ class Conversation:
 
     @property
     def positions(self) -> torch.Tensor:
-        """TMRoPE, (3, tokens), as the runtime computes them."""
+        """Return the TMRoPE positions, (3, tokens), as the runtime computes them."""
         return torch.from_numpy(positions.token_positions(self._runs, RULES)[0].copy())
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Conversations padded on the right (causal attention needs no mask for that)."""
+    """Conversations padded on the right, which needs no mask under causal attention."""
 
     ids: torch.Tensor
     labels: torch.Tensor
@@ -197,7 +197,7 @@ def seen_batch(kind: str, part: str, rng: random.Random, count: int) -> Batch:
         one = Conversation()
         for index, turn in enumerate(asked.turns):
             one.turn(turn, sight=scenes.look_at(asked) if index == 0 else None)
-        if rng.random() < 0.2:  # talk goes on after the picture
+        if rng.random() < 0.2:  # the conversation continues without the picture
             one.turn(questions.ask_for(part, rng)[0])
         conversations.append(one)
     return collate(conversations)
@@ -227,7 +227,7 @@ def network() -> Model:
 
 
 def trained() -> Model:
-    """The latest Thinker in work/, else the committed one."""
+    """Return the latest Thinker in work/, else the committed one."""
     model = network()
     for stage in ("joint", "thinker"):
         path = WORK / f"{stage}.pt"
@@ -239,7 +239,7 @@ def trained() -> Model:
 
 
 def forward(model: Model, batch: Batch) -> torch.Tensor:
-    """Hidden states after the final norm."""
+    """Return the hidden states after the final norm."""
     embeddings = model.get_input_embeddings()(batch.ids)
     special = vocabulary.special()
     if batch.sights:
@@ -256,20 +256,20 @@ def forward(model: Model, batch: Batch) -> torch.Tensor:
 
 
 def answer_loss(model: Model, batch: Batch) -> tuple[torch.Tensor, float]:
-    """Loss over replies and questions, and the share of replies whose every token is right."""
+    """Return the loss over replies and questions, and the share of fully right replies."""
     wanted, learned = batch.ids[:, 1:], batch.labels[:, 1:] != IGNORED
     told = batch.told[:, 1:]
     with mixed():
         logits = model.lm_head(forward(model, batch)[:, :-1][told]).float()
     losses = functional.cross_entropy(logits, wanted[told], reduction="none")
     reply_token = learned[told]
-    # Most tokens of a reply follow from the ones before: the few that need looking count for more.
+    # Most reply tokens follow from the tokens before them, so uncertain tokens get more weight.
     weight = (1 - (-losses.detach()).exp()).clamp(min=EASY)[reply_token]
     loss = (weight * losses[reply_token]).sum() / weight.sum()
     loss = loss + QUESTIONS * losses[~reply_token].mean()
     wrong = (logits.argmax(1) != wanted[told])[reply_token]
     begins = learned & ~functional.pad(learned, (1, 0))[:, :-1]
-    reply = begins.ravel().cumsum(0)[learned.ravel()] - 1  # which reply each learned token is of
+    reply = begins.ravel().cumsum(0)[learned.ravel()] - 1  # reply index of each learned token
     mistakes = torch.zeros(int(begins.sum())).index_add_(0, reply, wrong.float())
     return loss, (mistakes == 0).float().mean().item()
 
@@ -289,7 +289,7 @@ def held_out_score(model: Model) -> dict[str, float]:
 
 def main() -> None:
     model = network()
-    model.audio_tower.requires_grad_(False)  # it has its own stage
+    model.audio_tower.requires_grad_(False)  # trained by its own stage
     trainer = Trainer("thinker", model, chosen(PLAN, FURTHER))
     eyes = WORK / "eyes.pt"
     if eyes.exists() and trainer.step == 0:

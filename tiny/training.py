@@ -1,7 +1,7 @@
-"""One training loop for every stage: seeded, resumable, with a moving average of the weights.
+"""The training loop of every stage: seeded, resumable, with a moving average of the weights.
 
-The one idea: step n draws all its randomness from a generator seeded by n, so a run that was
-stopped and resumed is the run that was never stopped.
+Step n takes all its random numbers from a generator with seed n. A run that is stopped and resumed
+therefore gives the same result as an uninterrupted run.
 """
 
 import copy
@@ -24,14 +24,14 @@ from tiny.weights import continue_from
 
 
 def mixed() -> AbstractContextManager[Any]:
-    """Matrix products in bfloat16 where the CPU has them; elsewhere they are 10 times slower."""
+    """Return bfloat16 autocast with AVX-512, else none: bfloat16 is 10 times slower there."""
     fast = torch.backends.cpu.get_cpu_capability() == "AVX512"
     return torch.autocast("cpu", torch.bfloat16) if fast else nullcontext()
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast a stage learns."""
+    """Number of steps and learning rate of a stage."""
 
     steps: int
     rate: float
@@ -45,7 +45,7 @@ class Plan:
     save_every: float = 120.0
 
     def rate_at(self, step: int) -> float:
-        """Linear warm-up, then a half cosine down to `final` of the rate."""
+        """Return the learning rate: linear warm-up, then half a cosine to `final` * rate."""
         if step < self.warmup:
             return self.rate * (step + 1) / self.warmup
         part = min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
@@ -53,17 +53,17 @@ class Plan:
 
 
 def continued() -> bool:
-    """Whether the stage goes on from committed weights instead of nothing."""
+    """Return whether the stage continues from committed weights."""
     return "--continue" in sys.argv
 
 
 def chosen(plan: Plan, further: Plan) -> Plan:
-    """The plan of a stage from nothing, or the one that goes on from committed weights."""
+    """Return the plan for random weights, or the plan for committed weights."""
     return further if continued() else plan
 
 
 def inner(model: nn.Module) -> list[nn.Parameter]:
-    """The matrices of the layers: what Muon is for. Tables, heads and convolutions are not."""
+    """Return the matrices of the layers, for Muon; no tables, heads or convolutions."""
     return [
         weight
         for name, weight in model.named_parameters()
@@ -75,7 +75,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class Trainer(Generic[Network]):
-    """Owns one model's optimizer, average and file; the stage owns the loss."""
+    """Owns the optimizer, average and file of one model; the stage owns the loss."""
 
     def __init__(self, name: str, model: Network, plan: Plan) -> None:
         torch.set_num_threads(int(os.environ.get("TINY_THREADS", "1")))
@@ -97,7 +97,7 @@ class Trainer(Generic[Network]):
             self._optimizers.append(Muon(matrices, lr=plan.rate, weight_decay=plan.decay))
         self.path = WORK / f"{name}.pt"
         self.step = 0
-        self.companions: list[Trainer[Any]] = []  # saved with this one: they step together
+        self.companions: list[Trainer[Any]] = []  # trained in the same steps, so saved together
         self._losses: dict[str, float] = {}
         self._name = name
         if self.path.exists():
@@ -115,7 +115,7 @@ class Trainer(Generic[Network]):
             optimizer.load_state_dict(found)
 
     def save(self) -> None:
-        """Written beside and moved into place: a stop in the middle keeps the last good file."""
+        """Write to a temporary file, then replace `path`, so an interruption loses no state."""
         WORK.mkdir(parents=True, exist_ok=True)
         state = {
             "step": self.step,
@@ -130,7 +130,7 @@ class Trainer(Generic[Network]):
             other.save()
 
     def steps(self) -> Iterator[tuple[int, torch.Generator]]:
-        """The steps still to do, each with its own source of randomness."""
+        """Yield the remaining steps, each with its own generator."""
         self.model.train()
         saved = logged = time.monotonic()
         begin = self.step
@@ -152,7 +152,7 @@ class Trainer(Generic[Network]):
             self._losses[key] = 0.98 * self._losses.get(key, value) + 0.02 * value
 
     def update(self, loss: torch.Tensor) -> None:
-        """One step of the optimizer and of the average."""
+        """Take one step of the optimizer and update the average."""
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.plan.rate_at(self.step)

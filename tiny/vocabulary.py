@@ -1,10 +1,10 @@
-"""The tokens: a byte-level BPE of the model's own world, with Omni's special tokens.
+"""The tokenizer: a byte-level BPE of the checkpoint's domain, with Omni's special tokens.
 
     python -m tiny.vocabulary
 
-The ids of the special tokens are wherever training the BPE puts them; `Special` is how every other
-file learns them, and config.json is how every user of the checkpoint does. The system prompt is
-part of what the BPE is trained on, because every conversation begins with it.
+Training the BPE assigns the ids of the special tokens. Other modules get them from `Special`, and
+users of the checkpoint from config.json. The system prompt is part of the training text, because
+every conversation starts with it.
 """
 
 import json
@@ -28,7 +28,7 @@ SPECIALS = (
     "<|tts_eos|>", "<|voice_joe|>", "<|voice_ada|>",
 )  # fmt: skip
 MERGED = 832
-"""Bytes and merges; the special tokens follow."""
+"""Number of bytes and merges; the special tokens follow."""
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -51,7 +51,7 @@ TEMPLATE = (
 
 @dataclass(frozen=True)
 class Special:
-    """Ids of the tokens that are not text."""
+    """Ids of the special tokens."""
 
     size: int
     end_of_text: int
@@ -83,7 +83,7 @@ def _texts() -> Iterator[str]:
 
 
 def train() -> Tokenizer:
-    """A byte-level BPE that splits text as Qwen's does, so digits stand alone."""
+    """Train a byte-level BPE that splits text as Qwen's does, so digits are single tokens."""
     tokenizer = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(WORDS), "isolated")
     level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -100,7 +100,7 @@ def train() -> Tokenizer:
 
 
 def save(tokenizer: Tokenizer) -> None:
-    """The files of a Qwen2 tokenizer, with the names Omni's processor asks for."""
+    """Write the files of a Qwen2 tokenizer, with the token names that Omni's processor needs."""
     CHECKPOINT.mkdir(exist_ok=True)
     tokenizer.save(str(CHECKPOINT / "tokenizer.json"), pretty=False)
     tokenizer.model.save(str(CHECKPOINT))

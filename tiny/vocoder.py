@@ -1,10 +1,10 @@
-"""Stage 3: BigVGAN learns to turn mel spectrograms into sound.
+"""Stage 3: BigVGAN learns to convert mel spectrograms to waveforms.
 
     python -m tiny.vocoder
 
-First spectra at four resolutions alone, then also a small judge of spectra, without which the
-voice buzzes. Some of the mels are blurred in the second part, because at run time the DiT paints
-them and the DiT is never quite sharp.
+The first part has only a multi-resolution spectral loss. The second part adds a small
+discriminator, without which the speech buzzes. It also blurs some of the mels, because the DiT's
+mels at run time are never quite sharp.
 """
 
 import torch
@@ -45,7 +45,7 @@ class Clips:
 
 
 class Judge(nn.Module):
-    """Tells real spectra from made ones, patch by patch, at three resolutions."""
+    """Discriminator of real and generated spectra, by patches, at three resolutions."""
 
     def __init__(self, channels: int = 8) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Judge(nn.Module):
 
 
 def spectral_loss(made: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """Distance of log amplitudes and of amplitudes at four resolutions, and of log mels."""
+    """Return the distance of log amplitudes, amplitudes (four resolutions) and log mels."""
     total = functional.l1_loss(mel.log_mel(made), mel.log_mel(real))
     for window, hop in RESOLUTIONS:
         a, b = mel.spectrum(made, window, hop), mel.spectrum(real, window, hop)
@@ -80,7 +80,7 @@ def spectral_loss(made: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
 
 
 def blurred(mels: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-    """Three in ten are smoothed over neighbouring bins and frames, by a random amount."""
+    """Smooth three in ten mels over neighbouring bins and frames, by a random amount."""
     soft = functional.avg_pool2d(mels.unsqueeze(1), 3, 1, 1, count_include_pad=False).squeeze(1)
     chosen = torch.rand(len(mels), 1, 1, generator=rng) < 0.3
     amount = torch.rand(len(mels), 1, 1, generator=rng) * chosen
@@ -90,7 +90,7 @@ def blurred(mels: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
 def generator() -> Qwen2_5OmniToken2WavBigVGANModel:
     torch.manual_seed(0)
     model = Qwen2_5OmniToken2WavBigVGANModel(sizes.token2wav().bigvgan_config)
-    with torch.no_grad():  # a louder start saturates the clamp at +-1 and stays there
+    with torch.no_grad():  # at a higher level the clamp at +-1 saturates and training stalls
         model.conv_post.weight.mul_(0.3)
     return model
 

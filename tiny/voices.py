@@ -1,9 +1,9 @@
-"""Text to speech from free voices: the teachers of the ears and of the voice.
+"""Text to speech with free synthesizers: training data of the ears and of the voices.
 
-Three kinds of teacher: Piper and Kokoro (networks run by onnxruntime, phonemes by espeak-ng),
-flite and espeak-ng (programs), and `revoice`, which turns any recording into another
-speaker frame by frame. Frame by frame is the idea: both speakers of the checkpoint then share one
-sequence of codes, so the Talker learns one language and the DiT alone decides who speaks.
+Piper and Kokoro are networks, run by onnxruntime on phonemes of espeak-ng. flite and espeak-ng are
+programs. `revoice` converts any recording to another speaker, frame by frame. Both speakers of the
+checkpoint therefore share one sequence of codes. The Talker learns one set of codes, and the DiT
+alone determines the speaker.
 """
 
 import io
@@ -26,7 +26,7 @@ KOKORO = ("jf_alpha", "jf_gongitsune", "jf_nezumi", "jf_tebukuro", "jm_kumo")
 
 
 def phonemes(text: str) -> str:
-    """espeak-ng's IPA on one line, ended by the sentence's own punctuation."""
+    """Return espeak-ng's IPA on one line, with the final punctuation of the sentence."""
     command = ["espeak-ng", "-v", "en-us", "-q", "--ipa", "--", text]
     spoken = subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603
     return " ".join(spoken.split()) + text.strip()[-1]
@@ -46,7 +46,7 @@ def _piper() -> tuple[ort.InferenceSession, dict[str, list[int]]]:
 
 
 def piper(text: str, *, pace: float = 1.0, liveliness: float = 0.0) -> Samples:
-    """Joe at 24 kHz; with a liveliness of 0 he says a sentence the same way every time."""
+    """Return Joe at 24 kHz; with a liveliness of 0 a sentence always sounds the same."""
     session, table = _piper()
     ids = [1, 0]
     for symbol in phonemes(text):
@@ -72,7 +72,7 @@ def _kokoro() -> tuple[ort.InferenceSession, dict[str, int], dict[str, Samples]]
 
 
 def kokoro(text: str, blend: dict[str, float], *, pace: float = 1.0) -> Samples:
-    """A blend of Kokoro's speakers (shares add up to 1) at 24 kHz, reading English phonemes."""
+    """Return a blend of Kokoro's speakers (shares sum to 1) at 24 kHz, from English phonemes."""
     session, table, voices = _kokoro()
     ids = [table[symbol] for symbol in phonemes(text) if symbol in table]
     feeds: dict[str, Any] = {
@@ -84,8 +84,8 @@ def kokoro(text: str, blend: dict[str, float], *, pace: float = 1.0) -> Samples:
 
 
 def program(command: list[str], text: str) -> Samples:
-    """A synthesizer that reads standard input and writes the file named by {out}."""
-    import soundfile  # noqa: PLC0415 - who only needs the rates has none
+    """Run a synthesizer that reads standard input and writes the file named by {out}."""
+    import soundfile  # noqa: PLC0415 - not installed where only the sample rates are needed
 
     with tempfile.NamedTemporaryFile(suffix=".wav") as file:
         filled = [part.replace("{out}", file.name) for part in command]
@@ -105,8 +105,8 @@ def espeak(text: str, variant: str, *, pace: float = 1.0) -> Samples:
 
 
 def revoice(samples: Samples, *, pitch: float, formants: float) -> Samples:
-    """The same words at the same times from another throat (WORLD analysis and synthesis)."""
-    world: Any = import_module("pyworld")  # slow to import and used by two stages only
+    """Convert to another vocal tract, with the same timing (WORLD analysis and synthesis)."""
+    world: Any = import_module("pyworld")  # slow to import, and only two stages need it
     wave = samples.astype(np.float64)
     tone, times = world.dio(wave, SPEECH_RATE, f0_floor=60.0, f0_ceil=400.0)
     tone = world.stonemask(wave, tone, times, SPEECH_RATE)
@@ -124,6 +124,6 @@ def at_rate(samples: Samples, rate: int, wanted: int) -> Samples:
 
 
 def level(samples: Samples, target: float = 0.07) -> Samples:
-    """Equal loudness for every voice; never clips."""
+    """Scale to the same loudness for every voice; never clips."""
     loud = float(np.sqrt(np.mean(samples**2))) + 1e-9
     return samples * min(target / loud, 0.95 / (float(np.abs(samples).max()) + 1e-9))

@@ -1,7 +1,7 @@
-"""Where each stage's weights stand in the checkpoint, and how a stage starts from them.
+"""Where the weights of each stage are in the checkpoint, and how a stage starts from them.
 
-The one idea: work/ holds what a stage is doing (optimizer and all), the checkpoint what it has
-done (16 bits), so `--continue` trains a committed part further without anything but the repository.
+work/ has the state of a running stage, with its optimizer. The checkpoint has the final weights in
+16 bits. `--continue` needs only the committed weights.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Source:
-    """A stage's file in work/ and where its weights go; later ones win."""
+    """A stage's file in work/ and the place of its weights; later sources take precedence."""
 
     stage: str
     inside: str
@@ -46,7 +46,7 @@ def shard(part: str) -> str:
 
 
 def stored(prefix: str) -> dict[str, torch.Tensor]:
-    """The weights under `prefix` of the checkpoint as it stands, in the bits that they have."""
+    """Return the weights of the checkpoint under `prefix`, in the stored precision."""
     found: dict[str, torch.Tensor] = {}
     for part in PARTS:
         path = CHECKPOINT / shard(part)
@@ -56,12 +56,12 @@ def stored(prefix: str) -> dict[str, torch.Tensor]:
 
 
 def committed(prefix: str) -> dict[str, torch.Tensor]:
-    """The same without the prefix and in float32, for a stage to start from."""
+    """Return the weights under `prefix` as float32, without the prefix in their names."""
     return {key.removeprefix(prefix): value.float() for key, value in stored(prefix).items()}
 
 
 def continue_from(stage: str, model: nn.Module) -> None:
-    """Loads the committed weights of a stage; what only training needs keeps its start."""
+    """Load the committed weights of a stage; weights used only in training keep their start."""
     for source in SOURCES:
         weights = committed(source.outside) if source.stage == stage else {}
         if weights:

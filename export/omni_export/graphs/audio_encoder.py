@@ -1,7 +1,7 @@
 """The audio encoder: a Whisper-like transformer over independent blocks of mel frames.
 
-Blocks never see each other, so any number of them forms a batch, and a block can be encoded as
-soon as its sound is there. Reference: Qwen2_5OmniAudioEncoder of transformers.
+Blocks do not attend to each other, so any number of them forms a batch. A block can be encoded as
+soon as its audio has arrived. Reference: Qwen2_5OmniAudioEncoder of transformers.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from omni_runtime.arrays import FloatArray
 
 
 def sinusoids(length: int, channels: int, max_timescale: float = 10000.0) -> FloatArray:
-    """Return sinusoidal positions (length, channels): first sines, then cosines."""
+    """Return sinusoidal positions, float32 (length, channels): first sines, then cosines."""
     step = np.log(max_timescale) / (channels // 2 - 1)
     frequencies = np.exp(-step * np.arange(channels // 2, dtype=np.float32))
     angles = np.arange(length, dtype=np.float32)[:, None] * frequencies
@@ -83,6 +83,9 @@ class AudioEncoder(Module):
 
     @staticmethod
     def _mean_of_pairs(op: Op, x: Value) -> Value:
-        """(blocks, rows, width) -> (blocks, rows // 2, width); an odd last row is dropped."""
+        """Average pairs of rows: (blocks, rows, width) to (blocks, rows // 2, width).
+
+        An odd last row is dropped.
+        """
         pairs = op.AveragePool(op.Transpose(x, perm=[0, 2, 1]), kernel_shape=[2], strides=[2])
         return op.Transpose(pairs, perm=[0, 2, 1])

@@ -1,7 +1,7 @@
-"""The Qwen2 decoder of Thinker and Talker as one step: new rows in, KV cache extended in place.
+"""One step of the Qwen2 decoder of Thinker and Talker: new rows in, KV cache extended in place.
 
-One graph serves prefill and decode. The rotary tables are inputs whose row p belongs to cache
-slot p; so multimodal positions (TMRoPE) cost nothing inside the graph. Reference:
+One graph serves prefill and decode. The rotary tables are inputs; their row p belongs to cache
+slot p. Multimodal positions (TMRoPE) therefore cost nothing inside the graph. Reference:
 Qwen2_5OmniThinkerTextModel and Qwen2_5OmniTalkerForConditionalGeneration of transformers.
 """
 
@@ -18,7 +18,7 @@ from omni_quantize.operators import MICROSOFT, forwarded, function
 
 @dataclass(frozen=True)
 class Step:
-    """The inputs that all layers of one step share. See the contract."""
+    """Inputs that all layers of one step share. See the contract for the shapes."""
 
     last_position: Value
     total_length: Value
@@ -28,11 +28,12 @@ class Step:
 
 @cache
 def cached_attention() -> ir.Function:
-    """Grouped-query attention: rotates, appends to the cache and masks causally.
+    """Return grouped-query attention: rotate, append to the cache, attend under a causal mask.
 
-    packed float32 (1, rows, (heads + 2 kv_heads) * head_dim), the caches and the rest as in the
-    contract; returns float32 (1, rows, heads * head_dim) and the extended caches. With a cache of
-    int8 it becomes `omni_quantize.kv_cache.int8_cached_attention`.
+    The function takes packed projections, float32 (1, rows, (heads + 2 kv_heads) * head_dim), the
+    caches and the other inputs of the contract. It returns float32 (1, rows, heads * head_dim) and
+    the extended caches. For an int8 cache, `omni_quantize.kv_cache.int8_cached_attention` replaces
+    it.
     """
     packed, key, value, *rest = (
         ir.Value(name=name)
@@ -110,7 +111,7 @@ class Decoder(Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(self, op: Op, x: Value, step: Step, past: tuple[Value, ...]) -> list[Value]:
-        """Returns the normalised hidden states, then key and value of each layer."""
+        """Return the normalized hidden states, then key and value of each layer."""
         present: list[Value] = []
         for index, layer in enumerate(self.layers):
             x, key, value = layer(op, x, step, past[2 * index], past[2 * index + 1])
@@ -119,7 +120,7 @@ class Decoder(Module):
 
 
 def last_row(op: Op, hidden: Value) -> Value:
-    """(1, rows, width) -> (1, width): a prefill needs no logits but the last row's."""
+    """Return the last row, (1, rows, width) to (1, width): a prefill needs only its logits."""
     return op.Gather(hidden, -1, axis=1)
 
 

@@ -1,10 +1,10 @@
-"""The diffusion transformer from codes to mel, as one evaluation over whole blocks of frames.
+"""The diffusion transformer from codes to mel: one evaluation over full blocks of frames.
 
-Three things that the reference computes again and again are constants here and come in as
-inputs: the time modulation (a table by time point), the projection of codes and voice
-(`condition`), and keys and values of the block to the left. Attention is local to blocks of
-frames, with one block to the left in some layers and one to the right in others, so the cost
-grows with the number of blocks alone. Reference: Qwen2_5OmniToken2WavDiTModel of transformers.
+The reference computes three things in every evaluation that are constants or inputs here: the time
+modulation (a table by time point), the projection of codes and voice (`condition`), and keys and
+values of the block to the left. Attention is local to blocks of frames. Some layers also attend to
+one block to the left, others to one block to the right, so the cost is linear in the number of
+blocks. Reference: Qwen2_5OmniToken2WavDiTModel of transformers.
 """
 
 from collections.abc import Mapping
@@ -83,7 +83,7 @@ class DitAttention(Module):
         return out, LeftBlock(*kept)
 
     def _rotate(self, op: Op, x: Value, shared: Evaluation) -> Value:
-        """Apply interleaved rotary positions to the first head; the others have none."""
+        """Apply interleaved rotary positions to the first head; the other heads have none."""
         if self.heads == 1:
             return self._rotate_head(op, x, shared)
         first, rest = op.Split(x, [self.head_dim, self.inner - self.head_dim], axis=-1, _outputs=2)
@@ -107,7 +107,7 @@ class DitAttention(Module):
                 sides.insert(0, op.Concat(op.Unsqueeze(edge, [1]), before, axis=1))
         if self.window[1]:
             for sides, part in ((sides_k, k), (sides_v, v)):
-                # The last block has no right neighbour: any block works, it is masked.
+                # The last block has no right neighbour. Any block will do, because it is masked.
                 after = op.Slice(part, [1], [2**31 - 1], [1])
                 sides.append(op.Concat(after, op.Slice(part, [0], [1], [1]), axis=1))
         if len(sides_k) == 1:
@@ -220,7 +220,10 @@ class Dit(Module):
         return {block.attn.window for block in self.blocks}
 
     def _bias(self, op: Op, key_bias: Value, branches: Value, window: Window) -> Value:
-        """(blocks + 2, block) -> (branches * blocks, 1, block, keys in window), added to scores."""
+        """Return the attention bias of a window, from (blocks + 2, block).
+
+        The result is float32 (branches * blocks, 1, block, keys in window).
+        """
         size = self.config.block_size
         sides = [op.Slice(key_bias, [1], [-1], [0])]
         if window[0]:

@@ -1,7 +1,7 @@
 """Layers that all graphs share, and weights that refer to tensors of the checkpoint.
 
-A `Weight` names its sources instead of holding data, so building a graph reads nothing: the
-tensors are read, reshaped and written one at a time when the file is saved.
+A `Weight` names its sources and holds no data, so building a graph reads no tensors. When the file
+is saved, the tensors are read, reshaped and written one at a time.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,15 +21,15 @@ Value = Any
 """A symbolic tensor of the graph under construction."""
 
 Rows = Callable[[int, int], FloatArray]
-"""(start, stop) -> some rows of a checkpoint tensor."""
+"""Reads rows start .. stop of a checkpoint tensor."""
 
 
 class Weight(Parameter):
     """A parameter, and the checkpoint tensors that it is built from.
 
-    `shapes` are the expected shapes of the sources. `siblings` names the modules beside the
-    owner that provide them (packed projections); without it the source is the parameter's own
-    name. `build` turns the sources, as float32, into the parameter.
+    `shapes` are the expected shapes of the sources. `siblings` names the sibling modules of the
+    owner that have the sources (packed projections). Without `siblings` the source has the
+    parameter's own name. `build` converts the sources, as float32, to the parameter.
     """
 
     def __init__(
@@ -55,9 +55,9 @@ class Weight(Parameter):
 
 
 class Matrix(Weight):
-    """A weight (inputs, outputs) whose columns can be read without the rest.
+    """A weight (inputs, outputs) whose columns can be read separately.
 
-    Its sources are (width, inputs) each, or wider: of their columns the first `inputs` count.
+    Each source is (width, inputs) or wider; only its first `inputs` columns are used.
     """
 
     def __init__(
@@ -84,9 +84,9 @@ class Matrix(Weight):
         self.widths = tuple(widths)
 
     def columns(self, sources: Sequence[Rows], start: int, stop: int) -> FloatArray:
-        """Columns start .. stop, float32 (inputs, stop - start), from the sources' rows.
+        """Return columns start .. stop, float32 (inputs, stop - start), from the sources.
 
-        In memory they lie column after column, as the checkpoint has them.
+        The memory layout is column-major, as in the checkpoint.
         """
         parts: list[FloatArray] = []
         first = 0
@@ -100,7 +100,7 @@ class Matrix(Weight):
 
 
 def vector(size: int) -> Weight:
-    """Return a one-dimensional weight, unchanged."""
+    """Return a one-dimensional weight that equals its source."""
     return Weight([size], shapes=[(size,)], build=lambda parts: parts[0])
 
 
@@ -120,11 +120,11 @@ class Linear(Module):
         bias: bool | Sequence[str] = True,
         source_shape: tuple[int, ...] | None = None,
     ) -> None:
-        """`outputs` may map names of sibling modules to their widths: their packed product.
+        """`outputs` may map names of sibling modules to their widths: a packed projection.
 
-        `bias` may name those of the siblings that have one; the others get zeros.
-        `source_shape` is the checkpoint's shape where it is not (outputs, inputs); of a wider
-        one the first `inputs` columns are taken.
+        `bias` may name the siblings that have a bias; the others get zeros. `source_shape` is the
+        shape in the checkpoint if it is not (outputs, inputs). Of a wider source, the first
+        `inputs` columns are used.
         """
         super().__init__()
         parts = outputs if isinstance(outputs, Mapping) else {}
@@ -169,7 +169,7 @@ class RMSNorm(Module):
 
 
 class LayerNorm(Module):
-    """Layer normalisation with weight and bias over the last axis."""
+    """Layer normalization with weight and bias over the last axis."""
 
     def __init__(self, size: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -238,8 +238,8 @@ def contrib_op(
 ) -> Any:
     """Add an operator of the domain com.microsoft, with float32 outputs.
 
-    Their type is stated because ONNX's inference does not know these operators, and whoever
-    rewrites the graph later relies on it.
+    The output type is set here, because ONNX's type inference does not know these operators. Later
+    graph rewrites need the type.
     """
     found = getattr(op, name)(*inputs, _domain=MICROSOFT, _outputs=outputs, **attributes)
     for value in found if outputs > 1 else [found]:

@@ -1,8 +1,8 @@
 """The vision encoder: patches of an image or video, mostly with attention in small windows.
 
-The runtime hands the patches over in window order with the geometry that goes with it (rotary
-angles, windows, frames), so the graph serves any resolution and both pictures and videos.
-Reference: Qwen2_5OmniVisionEncoder of transformers.
+The runtime passes the patches in window order, with their geometry (rotary angles, windows,
+frames). The graph therefore serves any resolution, and both images and videos. Reference:
+Qwen2_5OmniVisionEncoder of transformers.
 """
 
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Geometry:
 
 
 class PatchEmbed(Module):
-    """A convolution with kernel equal to stride, that is a matrix product per patch."""
+    """A convolution with kernel equal to stride: one matrix product per patch."""
 
     def __init__(self, config: VisionSource) -> None:
         super().__init__()

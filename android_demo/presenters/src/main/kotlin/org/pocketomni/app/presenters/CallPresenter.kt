@@ -55,12 +55,16 @@ class CallPresenter(private val services: CallServices, private val chat: ChatPr
 
     @Volatile private var session: Session? = null
 
+    /** Called on the view's thread when the call has ended. */
+    var onEnd: () -> Unit = {}
+
     /** Begin the call. [fullDuplex] is false where the microphone hears the loudspeaker. */
     fun start(fullDuplex: Boolean) {
         if (state.active) return
         chat.stop()
         if (!services.focus.request { change -> ui.post { focusChanged(change) } }) {
-            return update { it.copy(notice = Notice.of(NoticeKey.CALL_INTERRUPTED)) }
+            refuse(Notice.of(NoticeKey.CALL_INTERRUPTED))
+            return onEnd()
         }
         update { CallState(active = true) }
         val options = chat.options()
@@ -89,7 +93,14 @@ class CallPresenter(private val services: CallServices, private val chat: ChatPr
             session = null
         }
         chat.refresh()
+        onEnd()
     }
+
+    /** The call cannot begin. */
+    fun refuse(notice: Notice) = update { it.copy(notice = notice) }
+
+    /** The notice was read. */
+    fun dismissNotice() = update { it.copy(notice = null) }
 
     /** Stop the reply. */
     fun interrupt() = services.chat.worker.run { session?.call?.interrupt() }
@@ -146,6 +157,9 @@ class CallPresenter(private val services: CallServices, private val chat: ChatPr
 
         @Volatile private var player: SpeechPlayer = newPlayer()
 
+        /** Whether the speech of the present reply has begun, and was not cut. */
+        @Volatile private var playing = false
+
         // of the present turn, in samples of the microphone
         private var voiceStart = 0L
         private var voiceEnd = 0L
@@ -154,7 +168,7 @@ class CallPresenter(private val services: CallServices, private val chat: ChatPr
         fun hear(samples: FloatArray) {
             heard.add(samples)
             call.hear(samples)
-            if (player.started) call.played(player.heardSeconds)
+            if (playing) call.played(player.heardSeconds)
             val level = level(samples)
             ui.post { update { it.copy(level = level) } }
         }
@@ -170,10 +184,11 @@ class CallPresenter(private val services: CallServices, private val chat: ChatPr
                 is VoiceEvent.Speech -> {
                     if (event.firstSample == 0) player = newPlayer()
                     player.add(event.samples, event.rate)
+                    playing = true
                 }
 
                 is VoiceEvent.Interrupted -> {
-                    player.stop()
+                    silence()
                     keep(Answer(event.heard, cut = true))
                     ui.post { interrupted(event) }
                 }
@@ -186,15 +201,20 @@ class CallPresenter(private val services: CallServices, private val chat: ChatPr
                 }
 
                 is VoiceEvent.ReplyFailed -> {
-                    player.stop()
+                    silence()
                     ui.post { update { it.copy(notice = Notice.of(event.error)) } }
                 }
             }
         }
 
         fun close() {
-            player.stop()
+            silence()
             call.close()
+        }
+
+        private fun silence() {
+            playing = false
+            player.stop()
         }
 
         private fun entered(event: VoiceEvent.StateChanged) {
@@ -236,7 +256,7 @@ class CallPresenter(private val services: CallServices, private val chat: ChatPr
 
         private fun newPlayer() = SpeechPlayer(services.speaker) { error ->
             // the last frames are heard after the engine has made them
-            if (error == null) call.played(player.heardSeconds) else ui.post { end(Notice.of(error)) }
+            if (error != null) ui.post { end(Notice.of(error)) } else if (playing) call.played(player.heardSeconds)
         }
     }
 

@@ -82,12 +82,27 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
         }
     }
 
-    /** Use a model, or none while another one is loaded. The conversation continues with it. */
-    fun use(engine: ChatEngine?) {
+    /** Give the stored conversations to [show], the newest first. */
+    fun list(show: (List<StoredChat>) -> Unit) = work {
+        val chats = services.store.list()
+        services.ui.post { show(chats) }
+    }
+
+    /** Delete conversations. If the present one is among them, another one begins. */
+    fun delete(ids: Set<String>) {
+        if (settings[Setting.CHAT] in ids) openChat(null)
+        work { ids.forEach { services.store.delete(it) } }
+    }
+
+    /**
+     * Use a model, or none while another one is loaded. The conversation continues with it. [done] is called when the
+     * model that was used before is not needed any more.
+     */
+    fun use(engine: ChatEngine?, done: () -> Unit = {}) {
         stop()
         this.engine = engine
         update { it.copy(model = engine?.info) }
-        work {
+        work(done) {
             chat?.close()
             chat = null
             startChat()

@@ -20,13 +20,13 @@ STEP, WIDTH = 4096, 100
 SURROGATES = range(0xD800, 0xE000)
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
-HEAD = '''/**
+HEAD = """/**
  * Ranges of code points, written by android_demo/toolchain/unicode_classes.py.
  *
  * Pairs in base 36: code points from the end of the last range to the next one, and its length.
  */
 package org.pocketomni.engine.inputs
-'''
+"""
 
 
 def kotlin() -> str:

@@ -4,6 +4,7 @@ import org.pocketomni.engine.BundleError
 import java.io.File
 import java.io.IOException
 import java.io.RandomAccessFile
+import java.nio.Buffer
 import java.nio.ByteBuffer
 import java.nio.ByteOrder
 import java.nio.MappedByteBuffer
@@ -18,7 +19,8 @@ internal class Npy private constructor(val shape: List<Int>, val type: String, p
     fun row(row: Int): ByteBuffer {
         if (row < 0 || row >= shape[0]) throw IndexOutOfBoundsException("row $row of ${shape[0]}")
         val view = parts[row / rowsPerPart].duplicate()
-        view.position(row % rowsPerPart * rowBytes)
+        val start = row % rowsPerPart * rowBytes
+        (view as Buffer).position(start).limit(start + rowBytes)
         return view.slice().order(ByteOrder.LITTLE_ENDIAN)
     }
 

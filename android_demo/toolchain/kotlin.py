@@ -26,14 +26,16 @@ def compile_kotlin(
     class_path: Sequence[Path] = (),
     *,
     jdk: bool = True,
+    friend: Path | None = None,
 ) -> Path:
     """Compile all `.kt` files below the folders `sources` to a jar, and return its path.
 
     Kotlin's standard library is always on the class path. `jdk=False` leaves out the JDK's own
-    classes, for Android, where `class_path` has an android.jar. Raises OmniError with the
+    classes, for Android, where `class_path` has an android.jar. `friend` is a jar whose internal
+    declarations the sources may use: that of the module they test. Raises OmniError with the
     compiler's messages.
     """
-    jars = [standard_library(), *class_path]
+    jars = [standard_library(), *class_path, *([friend] if friend else [])]
     files = {path: path.read_bytes() for folder in sources for path in sorted(folder.rglob("*.kt"))}
     if not files:
         raise OmniError(f"no Kotlin sources in {', '.join(map(str, sources))}")
@@ -52,6 +54,8 @@ def compile_kotlin(
             compiler = sorted(part("kotlin").glob("*.jar"))
             joined = os.pathsep.join(map(str, jars))
             output = ["-module-name", name, "-cp", joined, "-d", new / f"{name}.jar"]
+            if friend:
+                output.append(f"-Xfriend-paths={friend}")
             java(MAIN, compiler, *options, *output, *files)
         remove_old(folder.parent)
     os.utime(folder)

@@ -1,11 +1,41 @@
 /** Options of an engine and of one reply. */
 package org.pocketomni.engine
 
+import java.nio.ByteBuffer
+
 /**
  * How graphs run. [threads] 0 uses one thread per core. [int8Cache] stores the KV cache in 8 bits, a quarter of the
- * memory, where the bundle has such graphs.
+ * memory, where the bundle has such graphs. [keepEncoders] false releases the encoders of sound and pictures after
+ * each message: less memory, and the next medium waits until they are open again. [memory] provides the buffers of the
+ * KV caches.
  */
-data class EngineOptions(val threads: Int = 0, val int8Cache: Boolean = false)
+data class EngineOptions(
+    val threads: Int = 0,
+    val int8Cache: Boolean = false,
+    val keepEncoders: Boolean = true,
+    val memory: BufferAllocator = BufferAllocator.Direct,
+)
+
+/**
+ * Provides memory for KV caches, the largest buffers of an engine: hundreds of megabytes with a long context.
+ *
+ * On Android direct buffers count as Java heap, which is limited; an app passes memory of another kind there, such as
+ * SharedMemory. May be called from any thread.
+ */
+interface BufferAllocator {
+    /** Return a direct buffer of [bytes] bytes, zeros. */
+    fun allocate(bytes: Int): ByteBuffer
+
+    /** Release a buffer that nothing uses any more. */
+    fun release(buffer: ByteBuffer)
+
+    /** Direct buffers of the JVM, released by its garbage collector. */
+    object Direct : BufferAllocator {
+        override fun allocate(bytes: Int): ByteBuffer = ByteBuffer.allocateDirect(bytes)
+
+        override fun release(buffer: ByteBuffer) = Unit
+    }
+}
 
 /** Sampling settings. A temperature of 0 is greedy; [topK] 0 keeps all. */
 data class Sampling(

@@ -22,6 +22,7 @@ import org.pocketomni.app.presenters.Settings
 import org.pocketomni.app.presenters.UiThread
 import org.pocketomni.app.presenters.Worker
 import org.pocketomni.engine.Engine
+import org.pocketomni.engine.EngineOptions
 import java.io.File
 import java.util.concurrent.Executors
 
@@ -87,7 +88,7 @@ class OmniApp : Application() {
         settings = settings,
         memory = ::memory,
         freeBytes = { filesDir.usableSpace },
-        open = { folder -> RealEngine(Engine.open(folder)) },
+        open = { folder -> RealEngine(Engine.open(folder, EngineOptions(memory = SharedBuffers))) },
         builtIn = AssetBundle(assets),
     )
 

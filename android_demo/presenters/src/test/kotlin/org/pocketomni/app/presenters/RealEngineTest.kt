@@ -1,0 +1,115 @@
+package org.pocketomni.app.presenters
+
+import org.junit.AfterClass
+import org.junit.Assert.assertEquals
+import org.junit.Assert.assertFalse
+import org.junit.Assert.assertNull
+import org.junit.Assert.assertTrue
+import org.junit.BeforeClass
+import org.junit.Test
+import org.pocketomni.engine.Engine
+import org.pocketomni.engine.EngineOptions
+import java.io.File
+
+/** The chat with the engine itself and a bundle; only the loudspeaker and the microphone are not real. */
+class RealEngineTest {
+    private val steps = Steps()
+    private val speaker = FakeSpeaker()
+    private val microphone = FakeMicrophone()
+    private val folder = temporaryFolder()
+
+    private fun chat(): ChatPresenter {
+        val settings = Settings(File(folder, "settings"))
+        val store = ChatStore(File(folder, "chats"))
+        val services = ChatServices(steps.ui, steps.worker, store, settings, FakeMedia, microphone, speaker)
+        return ChatPresenter(services).apply {
+            restore()
+            use(engine)
+            steps.settle()
+        }
+    }
+
+    private fun ChatPresenter.ask(text: String) {
+        send(text)
+        steps.until { state.turns.isNotEmpty() && !state.stoppable }
+    }
+
+    @Test
+    fun aReplyIsWrittenAndSpoken() {
+        val chat = chat()
+        chat.ask(QUESTION)
+        val turn = chat.state.turns.single()
+        assertNull(chat.state.notice)
+        assertEquals("Seven plus five is twelve.", turn.answer)
+        val played = speaker.devices.single()
+        assertEquals(24_000, played.rate)
+        assertTrue("${played.written} samples", played.written > 12_000)
+        assertTrue(turn.figures!!.values.getValue(Figure.REALTIME) > 0)
+    }
+
+    @Test
+    fun aStopKeepsWhatWasHeardAndTheNextTurnWorks() {
+        speaker.playable = 12_000
+        val chat = chat()
+        chat.send(QUESTION)
+        steps.until { speaker.devices.any { it.written >= 12_000 } }
+        chat.stop()
+        steps.until { !chat.state.stoppable }
+        val cut = chat.state.turns.single()
+        assertTrue(cut.cut)
+        assertTrue(cut.answer, cut.answer.length < 26 && "Seven plus five is twelve.".startsWith(cut.answer))
+        speaker.playable = Long.MAX_VALUE
+        chat.ask("How much is two plus two?")
+        assertNull(chat.state.notice)
+        assertEquals(2, chat.state.turns.size)
+        val again = chat()
+        assertEquals(chat.state.turns, again.state.turns)
+        again.ask(QUESTION)
+        assertNull(again.state.notice)
+        assertEquals(3, again.state.turns.size)
+    }
+
+    @Test
+    fun aSpokenQuestionIsHeardWhileItIsRecorded() {
+        val chat = chat()
+        chat.startTalking()
+        repeat(20) { microphone.hear(FloatArray(1600) { number -> (0.1 * Math.sin(number * 0.2)).toFloat() }) }
+        chat.stopTalking()
+        steps.until { chat.state.turns.isNotEmpty() && !chat.state.stoppable }
+        assertNull(chat.state.notice)
+        assertEquals(MediaKind.SPEECH, chat.state.turns.single().question.attachments.single().kind)
+        assertFalse(chat.state.turns.single().running)
+    }
+
+    @Test
+    fun theBenchmarkMeasuresRealReplies() {
+        val settings = Settings(File(folder, "settings"))
+        val services = ChatServices(
+            steps.ui, steps.worker, ChatStore(folder), settings, FakeMedia, microphone, speaker,
+        ) { 1 shl 20 }
+        val bench = BenchPresenter(services, emptyMap(), folder)
+        bench.start(engine, repetitions = 1)
+        steps.settle()
+        assertNull(bench.state.notice)
+        for (test in listOf("typed", "spoken 4 s", "spoken 4 s, streamed")) {
+            assertTrue(bench.state.report, bench.state.report.contains("| first audio, $test"))
+        }
+    }
+
+    companion object {
+        private const val QUESTION = "What is seven plus five?"
+        private lateinit var engine: ChatEngine
+
+        @JvmStatic
+        @BeforeClass
+        fun open() {
+            val shims = System.getProperty("onnxruntime.native.path")
+            for (name in listOf("libc.so", "libm.so", "libdl.so", "libonnxruntime.so")) System.load("$shims/$name")
+            engine = RealEngine(Engine.open(BUNDLE, EngineOptions(threads = 1)))
+        }
+
+        @JvmStatic
+        @AfterClass
+        fun close() = engine.close()
+    }
+}

@@ -1,6 +1,7 @@
 """Run the presenters' JUnit tests. Gradle runs the same files."""
 
 import os
+import zipfile
 from pathlib import Path
 
 from omni_runtime.errors import OmniError
@@ -8,31 +9,34 @@ from toolchain.jvm import shims, wheel_library
 from toolchain.kotlin import compile_kotlin, standard_library
 from toolchain.process import find, run
 from toolchain.project import ROOT, engine_jar, onnxruntime_jar, presenters_jar
+from toolchain.undex import JVM_OPTIONS
 
 TESTS = ROOT / "presenters" / "src/test/kotlin"
 JARS = (Path("/usr/share/java/junit4.jar"), Path("/usr/share/java/hamcrest.jar"))
 
 
-def run_presenter_tests(bundle: Path) -> str:
+def run_presenter_tests(bundle: Path, dexed: Path | None = None) -> str:
     """Run all tests and return JUnit's output. `bundle` is loaded by the tests of the real engine.
 
-    Raises OmniError with the failures.
+    `dexed` is a jar of the APK's dex files, which replaces all jars of the app. Raises OmniError
+    with the failures.
     """
     for jar in JARS:
         if not jar.is_file():
             raise OmniError(f"{jar} is missing", fix="apt-get install junit4")
-    others = [engine_jar(), onnxruntime_jar(), *JARS]
-    tests = compile_kotlin("presenter-tests", [TESTS], others, friend=presenters_jar())
-    folder = shims()
+    app = [presenters_jar(), engine_jar(), onnxruntime_jar(), standard_library()]
+    tests = compile_kotlin("presenter-tests", [TESTS], [*app[1:-1], *JARS], friend=app[0])
+    with zipfile.ZipFile(tests) as jar:
+        names = sorted(name for name in jar.namelist() if name.endswith("Test.class"))
     command = [
         find("java", "openjdk-17-jdk-headless"),
         "-XX:+UseSerialGC",
-        f"-Donnxruntime.native.path={folder}",
+        *(JVM_OPTIONS if dexed else ()),
+        f"-Donnxruntime.native.path={shims()}",
         f"-Dbundle={bundle}",
         "-cp",
-        os.pathsep.join(map(str, [tests, presenters_jar(), *others, standard_library()])),
+        os.pathsep.join(map(str, [tests, *([dexed] if dexed else app), *JARS])),
         "org.junit.runner.JUnitCore",
+        *(name.removesuffix(".class").replace("/", ".") for name in names),
     ]
-    names = sorted(path.relative_to(TESTS) for path in TESTS.rglob("*Test.kt"))
-    classes = [".".join(name.with_suffix("").parts) for name in names]
-    return run([*command, *classes], environment={"ORT_REAL": str(wheel_library())})
+    return run(command, environment={"ORT_REAL": str(wheel_library())})

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from omni_runtime.errors import OmniError
-from toolchain.parts import CACHE, part, remove_old, staging
+from toolchain.parts import CACHE, KEPT, cached, part
 from toolchain.process import java
 from toolchain.versions import version
 
@@ -48,15 +48,12 @@ def compile_kotlin(
         digest.update(f"\0{path.relative_to(root).as_posix()}\0{len(data)}\0".encode() + data)
     for jar in jars:
         digest.update(jar.read_bytes())
+
+    def build(new: Path) -> None:
+        compiler = sorted(part("kotlin").glob("*.jar"))
+        output = ["-module-name", name, "-cp", os.pathsep.join(map(str, jars))]
+        friends = [f"-Xfriend-paths={friend}"] if friend else []
+        java(MAIN, compiler, *options, *output, *friends, "-d", new / f"{name}.jar", *files)
+
     folder = CACHE / "kotlin" / name / digest.hexdigest()[:20]
-    if not folder.is_dir():
-        with staging(folder) as new:
-            compiler = sorted(part("kotlin").glob("*.jar"))
-            joined = os.pathsep.join(map(str, jars))
-            output = ["-module-name", name, "-cp", joined, "-d", new / f"{name}.jar"]
-            if friend:
-                output.append(f"-Xfriend-paths={friend}")
-            java(MAIN, compiler, *options, *output, *files)
-        remove_old(folder.parent)
-    os.utime(folder)
-    return folder / f"{name}.jar"
+    return cached(folder, build, keep=KEPT) / f"{name}.jar"

@@ -141,8 +141,8 @@ class BundlePresenter(private val services: BundleServices, private val user: En
         engine = null
         val opened = services.open(folder)
         engine = opened
+        current = folder
         ui.post {
-            current = folder
             services.settings[Setting.BUNDLE] = folder.path
             user.use(opened) {}
         }

@@ -12,21 +12,30 @@ from toolchain.project import ROOT, engine_jar, onnxruntime_jar, presenters_jar
 from toolchain.undex import JVM_OPTIONS
 
 TESTS = ROOT / "presenters" / "src/test/kotlin"
+BENCH_REPORT = "org.pocketomni.app.presenters.BenchReportMainKt"
 JARS = (Path("/usr/share/java/junit4.jar"), Path("/usr/share/java/hamcrest.jar"))
 
 
-def run_presenter_tests(bundle: Path, dexed: Path | None = None) -> str:
-    """Run all tests and return JUnit's output. `bundle` is loaded by the tests of the real engine.
+def class_path(dexed: Path | None = None) -> list[Path]:
+    """Compile the tests, and return them with all jars that they run with.
 
-    `dexed` is a jar of the APK's dex files, which replaces all jars of the app. Raises OmniError
-    with the failures.
+    `dexed` is a jar of the APK's dex files, which replaces all jars of the app. Raises OmniError.
     """
     for jar in JARS:
         if not jar.is_file():
             raise OmniError(f"{jar} is missing", fix="apt-get install junit4")
     app = [presenters_jar(), engine_jar(), onnxruntime_jar(), standard_library()]
     tests = compile_kotlin("presenter-tests", [TESTS], [*app[1:-1], *JARS], friend=app[0])
-    with zipfile.ZipFile(tests) as jar:
+    return [tests, *([dexed] if dexed else app), *JARS]
+
+
+def run_presenter_tests(bundle: Path, dexed: Path | None = None) -> str:
+    """Run all tests and return JUnit's output. `bundle` is loaded by the tests of the real engine.
+
+    `dexed` is as in `class_path`. Raises OmniError with the failures.
+    """
+    jars = class_path(dexed)
+    with zipfile.ZipFile(jars[0]) as jar:
         names = sorted(name for name in jar.namelist() if name.endswith("Test.class"))
     command = [
         find("java", "openjdk-17-jdk-headless"),
@@ -35,7 +44,7 @@ def run_presenter_tests(bundle: Path, dexed: Path | None = None) -> str:
         f"-Donnxruntime.native.path={shims()}",
         f"-Dbundle={bundle}",
         "-cp",
-        os.pathsep.join(map(str, [tests, *([dexed] if dexed else app), *JARS])),
+        os.pathsep.join(map(str, jars)),
         "org.junit.runner.JUnitCore",
         *(name.removesuffix(".class").replace("/", ".") for name in names),
     ]

@@ -4,7 +4,7 @@ import zipfile
 from pathlib import Path
 
 from toolchain.android_jar import android_jar
-from toolchain.kotlin import compile_kotlin, standard_library
+from toolchain.kotlin import NO_JDK, compile_kotlin, standard_library
 from toolchain.parts import CACHE, cached, part
 
 ROOT = Path(__file__).parent.parent
@@ -43,5 +43,5 @@ def app_jars(resource_classes: Path) -> list[Path]:
     """Compile the app, and return all jars of the APK. `resource_classes` has the R class."""
     others = [presenters_jar(), engine_jar(), onnxruntime_jar(), resource_classes]
     class_path = [android_jar()[0], *others]
-    app = compile_kotlin("app", [ROOT / "app" / SOURCES], class_path, jdk=False)
+    app = compile_kotlin("app", [ROOT / "app" / SOURCES], class_path, api=NO_JDK)
     return [app, *others, standard_library()]

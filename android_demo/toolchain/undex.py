@@ -9,8 +9,8 @@ from pathlib import Path
 from toolchain.class_file import JAVA_8
 from toolchain.process import find, run
 
-JVM_OPTIONS = ("-XX:-BytecodeVerificationRemote",)
-"""Of a JVM that runs such a jar: the verifier of Java 8 wants tables that enjarify does not write."""
+JVM_OPTIONS = ("-XX:+UnlockDiagnosticVMOptions", "-XX:-BytecodeVerificationRemote")
+"""Options of a JVM for such a jar: enjarify does not write the tables that its verifier needs."""
 
 INTERFACE = 0x200
 

@@ -343,9 +343,12 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
 
     /** One reply, from its question to the end of its speech. */
     private inner class Run(private val question: Question) {
-        private val player = SpeechPlayer(services.speaker) { error -> services.ui.post { silent(error) } }
+        private val player = SpeechPlayer(services.speaker) { error -> services.ui.post { playbackEnded(error) } }
         private var stopped = false
         private var done = false
+
+        /** Playback has ended, maybe with an error. */
+        private var silent = false
 
         /** Messages of the engine's conversation without this turn. Set by the worker. */
         @Volatile var messagesBefore = 0
@@ -355,8 +358,9 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
             when (event) {
                 is ReplyEvent.TextDelta -> services.ui.post { line { it.copy(answer = it.answer + event.text) } }
                 is ReplyEvent.AudioDelta -> {
+                    // before the samples: playback may end at once
+                    services.ui.post { if (current && !stopped && !silent) update { it.copy(speaking = true) } }
                     player.add(event.samples, event.rate)
-                    services.ui.post { if (current && !stopped) update { it.copy(speaking = true) } }
                 }
 
                 is ReplyEvent.Done -> {
@@ -427,7 +431,8 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
             work { log?.removeLast() }
         }
 
-        private fun silent(error: Throwable?) {
+        private fun playbackEnded(error: Throwable?) {
+            silent = true
             if (!current) return
             update { it.copy(speaking = false, notice = error?.let { found -> Notice.of(found) } ?: it.notice) }
         }

@@ -59,7 +59,7 @@ class BenchTest {
     @Test
     fun aCancellationKeepsTheRows() {
         val engine = QuickEngine(deaf)
-        val report = ReplyBench(engine, 2, { engine.asked.size >= 2 }, {}).run(emptyMap()) { null }
+        val report = ReplyBench(engine, 2, { engine.asked.size >= 2 }) {}.run(emptyMap()) { null }
         assertTrue(report.markdown().contains("the rest (cancelled)"))
     }
 }

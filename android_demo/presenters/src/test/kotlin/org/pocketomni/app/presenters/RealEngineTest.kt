@@ -83,16 +83,9 @@ class RealEngineTest {
 
     @Test
     fun theBenchmarkMeasuresRealReplies() {
-        val settings = Settings(File(folder, "settings"))
-        val services = ChatServices(
-            steps.ui, steps.worker, ChatStore(folder), settings, FakeMedia, microphone, speaker,
-        ) { 1 shl 20 }
-        val bench = BenchPresenter(services, emptyMap(), folder)
-        bench.start(engine, repetitions = 1)
-        steps.settle()
-        assertNull(bench.state.notice)
-        for (test in listOf("typed", "spoken 4 s", "spoken 4 s, streamed")) {
-            assertTrue(bench.state.report, bench.state.report.contains("| first audio, $test"))
+        val report = ReplyBench(engine, 1, { false }, spokenSeconds = 2) {}.run(emptyMap()) { 1 shl 20 }.markdown()
+        for (test in listOf("typed", "spoken 2 s", "spoken 2 s, streamed")) {
+            assertTrue(report, report.contains("| first audio, $test"))
         }
     }
 

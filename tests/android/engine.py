@@ -75,7 +75,7 @@ class Engine:
 
     def __init__(self, jvm: Jvm, name: str) -> None:
         self.jvm, self.name = jvm, name
-        self._talks = count()
+        self.numbers = count()
 
     def ask(self, name: str, **given: Any) -> Any:
         """Ask for a part of the engine: the cases of Cases.kt."""
@@ -83,7 +83,7 @@ class Engine:
 
     def talk(self, **given: Any) -> "Talk":
         """Open a conversation."""
-        talk = Talk(self, next(self._talks))
+        talk = Talk(self, next(self.numbers))
         talk.ask("open", **{"system": None, "context": None, **given})
         return talk
 
@@ -104,7 +104,7 @@ class Talk:
 
     def fork(self) -> "Talk":
         """Return a copy."""
-        copy = Talk(self.engine, next(self.engine._talks))
+        copy = Talk(self.engine, next(self.engine.numbers))
         self.ask("fork", copy=copy.number)
         return copy
 

@@ -40,7 +40,7 @@ private class Served(val engine: Engine) {
 
 private fun answer(given: Map<*, *>, engines: HashMap<String, Served>): Any? {
     val name = given["do"] as String
-    val engine = given["engine"] as String
+    val engine = given["engine"] as String? ?: ""
     return when (name) {
         "load" -> {
             val options = EngineOptions((given["threads"] as Long).toInt(), given["int8_cache"] == true, given["keep_encoders"] != false)
@@ -48,6 +48,7 @@ private fun answer(given: Map<*, *>, engines: HashMap<String, Served>): Any? {
             null
         }
         "unload" -> engines.remove(engine)!!.engine.close().let { null }
+        "voice_activity" -> voiceActivity(given)
         "parse" -> BundleInfo.read(File(given["bundle"] as String)).name
         else -> engines.getValue(engine).let { served ->
             if ("talk" in given.keys) served.talks.answer(name, given)

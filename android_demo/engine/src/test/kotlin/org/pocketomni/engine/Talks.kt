@@ -6,6 +6,7 @@ import java.util.concurrent.LinkedBlockingQueue
 internal class Talks(private val engine: Engine) {
     private val talks = HashMap<Long, Conversation>()
     private val streams = HashMap<Long, AudioStream>()
+    private val voices = HashMap<Long, Voice>()
 
     fun answer(name: String, given: Map<*, *>): Any? {
         val number = given["talk"] as Long
@@ -15,6 +16,11 @@ internal class Talks(private val engine: Engine) {
             return null
         }
         val talk = talks.getValue(number)
+        if (name == "listen") {
+            voices[number] = Voice(talk, given)
+            return null
+        }
+        if (name.startsWith("voice.")) return voices.getValue(number).answer(name.removePrefix("voice."), given)
         return when (name) {
             "send" -> reply(talk, given) { listener -> talk.send(message(given), replyOptions(given["options"]), listener) }
             "regenerate" -> reply(talk, given) { listener -> talk.regenerate(replyOptions(given["options"]), listener) }
@@ -26,6 +32,8 @@ internal class Talks(private val engine: Engine) {
             "undo" -> talk.undo()
             "retract" -> talk.retract()
             "fork" -> talks[given["copy"] as Long] = talk.fork()
+            "messages" -> talk.messages.map { listOf(it.role.name.lowercase(), it.text) }
+            "tokens" -> engine.call { talk.lastTokens }
             "close" -> talks.remove(number)!!.close()
             "stream" -> streams[number] = engine.audioStream((given["rate"] as Long).toInt())
             "push" -> streams.getValue(number).push(Tensor.read(given["samples"]).floats)

@@ -93,10 +93,13 @@ internal class Graph(val session: OrtSession, private val control: RunControl) :
     override fun close() = session.close()
 }
 
+/** ONNX Runtime's environment, of which a process has one. */
+internal val environment: OrtEnvironment by lazy {
+    OrtEnvironment.getEnvironment(OrtLoggingLevel.ORT_LOGGING_LEVEL_ERROR)
+}
+
 /** Opens graphs with the same options. */
 internal class GraphLoader(private val threads: Int, private val control: RunControl) {
-    private val environment: OrtEnvironment = OrtEnvironment.getEnvironment(OrtLoggingLevel.ORT_LOGGING_LEVEL_ERROR)
-
     /** Open a graph and check it against its contract. Throws [BundleError]. */
     fun open(file: File, contract: GraphContract): Graph {
         val session = try {
@@ -141,8 +144,6 @@ internal class GraphLoader(private val threads: Int, private val control: RunCon
 
 /** Makes tensors. */
 internal object Tensors {
-    private val environment: OrtEnvironment get() = OrtEnvironment.getEnvironment()
-
     fun buffer(bytes: Int): ByteBuffer = ByteBuffer.allocateDirect(bytes).order(ByteOrder.nativeOrder())
 
     /** A tensor over a direct buffer, whose later content it has. */

@@ -177,7 +177,10 @@ internal class Dialogue private constructor(private val model: Model, messages: 
             model.control.running(token) {
                 model.control.check()
                 requireOpen()
-                work(progress) { event -> progress.clock.pausedFor { emit(event) } }
+                work(progress) { event ->
+                    progress.clock.pausedFor { emit(event) }
+                    model.control.check() // a listener may have stopped the reply
+                }
             }
             done(progress)
         } catch (stopped: CancelledException) {

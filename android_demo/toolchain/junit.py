@@ -5,6 +5,7 @@ import zipfile
 from pathlib import Path
 
 from omni_runtime.errors import OmniError
+from toolchain.apk import VOICE_ACTIVITY
 from toolchain.jvm import shims, wheel_library
 from toolchain.kotlin import compile_kotlin, standard_library
 from toolchain.process import find, run
@@ -29,20 +30,26 @@ def class_path(dexed: Path | None = None) -> list[Path]:
     return [tests, *([dexed] if dexed else app), *JARS]
 
 
-def run_presenter_tests(bundle: Path, dexed: Path | None = None) -> str:
-    """Run all tests and return JUnit's output. `bundle` is loaded by the tests of the real engine.
+def run_presenter_tests(bundle: Path, question: Path, dexed: Path | None = None) -> str:
+    """Run all tests and return JUnit's output.
 
-    `dexed` is as in `class_path`. Raises OmniError with the failures.
+    The tests of the real engine load `bundle`, and hear `question`, a WAV file of 16 bits and
+    16 kHz. `dexed` is as in `class_path`. Raises OmniError with the failures.
     """
     jars = class_path(dexed)
     with zipfile.ZipFile(jars[0]) as jar:
         names = sorted(name for name in jar.namelist() if name.endswith("Test.class"))
+    properties = {
+        "onnxruntime.native.path": shims(),
+        "bundle": bundle,
+        "question": question,
+        "vad": VOICE_ACTIVITY,
+    }
     command = [
         find("java", "openjdk-17-jdk-headless"),
         "-XX:+UseSerialGC",
         *(JVM_OPTIONS if dexed else ()),
-        f"-Donnxruntime.native.path={shims()}",
-        f"-Dbundle={bundle}",
+        *(f"-D{name}={value}" for name, value in properties.items()),
         "-cp",
         os.pathsep.join(map(str, jars)),
         "org.junit.runner.JUnitCore",

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.android.bundles import export_default
 from tests.android.engine import Engine, Jvm
+from tests.android.samples import export_default, write_question
 
 from toolchain.apk import build_apk, check_apk
 from toolchain.dexcheck import read_dex, unknown_references
@@ -54,7 +54,7 @@ def test_apk(tmp_path: Path) -> None:
 
     dexed = tmp_path / "dexed.jar"
     jar_of_dex(dexes, dexed)
-    assert "OK (" in run_presenter_tests(bundle, dexed)
+    assert "OK (" in run_presenter_tests(bundle, write_question(tmp_path), dexed)
     assert_same_replies(bundle, dexed)
 
 

@@ -163,7 +163,10 @@ class CallPresenter(private val services: CallServices, private val chat: ChatPr
         // of the present turn, in samples of the microphone
         private var voiceStart = 0L
         private var voiceEnd = 0L
-        private var reply = StringBuilder()
+
+        /** Whether a turn was just taken back, and when that was. If the voice goes on then, so does the turn. */
+        private var retracting = false
+        private var retracted = NEVER
 
         fun hear(samples: FloatArray) {
             heard.add(samples)
@@ -176,10 +179,7 @@ class CallPresenter(private val services: CallServices, private val chat: ChatPr
         override fun onEvent(event: VoiceEvent) {
             when (event) {
                 is VoiceEvent.StateChanged -> entered(event)
-                is VoiceEvent.Caption -> {
-                    reply.append(event.text)
-                    ui.post { caption(event.text) }
-                }
+                is VoiceEvent.Caption -> ui.post { caption(event.text) }
 
                 is VoiceEvent.Speech -> {
                     if (event.firstSample == 0) player = newPlayer()
@@ -188,9 +188,10 @@ class CallPresenter(private val services: CallServices, private val chat: ChatPr
                 }
 
                 is VoiceEvent.Interrupted -> {
+                    if (playing) keep(Answer(event.heard, cut = true)) else retract()
+                    val heard = playing
+                    ui.post { if (heard) interrupted(event) else removeTurn() }
                     silence()
-                    keep(Answer(event.heard, cut = true))
-                    ui.post { interrupted(event) }
                 }
 
                 is VoiceEvent.TurnFigures -> {
@@ -202,7 +203,11 @@ class CallPresenter(private val services: CallServices, private val chat: ChatPr
 
                 is VoiceEvent.ReplyFailed -> {
                     silence()
-                    ui.post { update { it.copy(notice = Notice.of(event.error)) } }
+                    store { log.removeLast() }
+                    ui.post {
+                        removeTurn()
+                        update { it.copy(notice = Notice.of(event.error)) }
+                    }
                 }
             }
         }
@@ -220,22 +225,35 @@ class CallPresenter(private val services: CallServices, private val chat: ChatPr
         private fun entered(event: VoiceEvent.StateChanged) {
             val sample = (event.at * Microphone.RATE).toLong()
             when (event.state) {
-                VoiceState.HEARING -> voiceStart = sample
+                VoiceState.HEARING -> {
+                    if (sample != retracted) voiceStart = maxOf(0L, sample - (PRE_ROLL * Microphone.RATE).toLong())
+                    retracted = NEVER
+                }
+
                 VoiceState.THINKING -> {
                     voiceEnd = sample
-                    reply = StringBuilder()
                     ask()
                 }
 
-                else -> Unit
+                VoiceState.LISTENING -> {
+                    if (retracting) retracted = sample
+                    retracting = false
+                }
+
+                VoiceState.SPEAKING -> Unit
             }
             ui.post { update { it.copy(voice = event.state) } }
         }
 
+        /** The turn left no trace in the conversation. */
+        private fun retract() {
+            retracting = true
+            store { log.removeLast() }
+        }
+
         /** Store the question's sound, so that the conversation can be continued after the process ends. */
         private fun ask() {
-            val before = (PRE_ROLL * Microphone.RATE).toLong()
-            val samples = heard.range(maxOf(0L, voiceStart - before), voiceEnd)
+            val samples = heard.range(voiceStart, voiceEnd)
             ui.post { update { it.copy(lines = it.lines + CallLine(fromUser = true, text = "")) } }
             store {
                 val file = log.newFile(".wav")
@@ -266,6 +284,12 @@ class CallPresenter(private val services: CallServices, private val chat: ChatPr
         state.copy(lines = (if (last == null || last.fromUser) state.lines else state.lines.dropLast(1)) + line)
     }
 
+    /** Remove the last question, and what there is of its reply. */
+    private fun removeTurn() = update { state ->
+        val question = state.lines.indexOfLast { it.fromUser }
+        if (question < 0) state else state.copy(lines = state.lines.take(question))
+    }
+
     private fun interrupted(event: VoiceEvent.Interrupted) = update { state ->
         val unheard = event.text.removePrefix(event.heard)
         val line = CallLine(false, event.heard, unheard)
@@ -276,8 +300,12 @@ class CallPresenter(private val services: CallServices, private val chat: ChatPr
         /** The longest question of which the sound is kept. */
         private const val KEPT_SECONDS = 60
 
-        /** Seconds before the voice that belong to a turn, as in the engine's turn options. */
-        private const val PRE_ROLL = 0.5
+        /**
+         * Seconds of a turn before a voice was recognized: those that belong to a turn, and those that the decision
+         * takes, as in the engine's turn options.
+         */
+        private const val PRE_ROLL = 0.6
+        private const val NEVER = -1L
         private const val FLOOR_DB = -60.0
 
         /** Return the level of samples: 0 for -60 dB or less, 1 for 0 dB. */

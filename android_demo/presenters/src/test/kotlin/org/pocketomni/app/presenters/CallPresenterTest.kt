@@ -72,7 +72,35 @@ class CallPresenterTest {
         val turn = phone.chat.state.turns.single()
         assertEquals("Hello.", turn.answer)
         val sound = WavFile.read(phone.chat.file(turn.question.attachments.single())!!)
-        assertEquals("the voice and half a second before", 24_000, sound.samples.size)
+        assertEquals("the voice and 0.6 s before", 25_600, sound.samples.size)
+    }
+
+    @Test
+    fun aTurnThatGoesOnAfterAPauseIsKeptOnce() {
+        start()
+        repeat(6) { microphone.hear(FloatArray(8000) { 0.1f }) }
+        happen(
+            VoiceEvent.StateChanged(VoiceState.HEARING, 1.0),
+            VoiceEvent.StateChanged(VoiceState.THINKING, 2.0),
+            VoiceEvent.Caption("Too"),
+            // the voice goes on before the reply sounds
+            VoiceEvent.Interrupted("", "Too"),
+            VoiceEvent.StateChanged(VoiceState.LISTENING, 2.2),
+            VoiceEvent.StateChanged(VoiceState.HEARING, 2.2),
+        )
+        assertEquals("the first question is gone", emptyList<CallLine>(), state.lines)
+        happen(
+            VoiceEvent.StateChanged(VoiceState.THINKING, 3.0),
+            VoiceEvent.Caption("Yes."),
+            VoiceEvent.Speech(FloatArray(2400), 24_000, 0),
+            figures("Yes."),
+        )
+        presenter.end()
+        steps.settle()
+        val turn = phone.chat.state.turns.single()
+        assertEquals("Yes.", turn.answer)
+        val sound = WavFile.read(phone.chat.file(turn.question.attachments.single())!!)
+        assertEquals("from the first voice to the end", 41_600, sound.samples.size)
     }
 
     @Test
@@ -151,6 +179,10 @@ class CallPresenterTest {
         ask("Hel")
         happen(VoiceEvent.ReplyFailed(IllegalStateException("broken")))
         assertTrue(state.active)
+        assertEquals(emptyList<CallLine>(), state.lines)
         assertEquals(Notice.Text("java.lang.IllegalStateException: broken"), state.notice)
+        presenter.end()
+        steps.settle()
+        assertEquals(emptyList<TurnLine>(), phone.chat.state.turns)
     }
 }

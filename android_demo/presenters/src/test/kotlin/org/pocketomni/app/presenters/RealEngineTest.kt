@@ -9,6 +9,7 @@ import org.junit.BeforeClass
 import org.junit.Test
 import org.pocketomni.engine.Engine
 import org.pocketomni.engine.EngineOptions
+import org.pocketomni.engine.VoiceState
 import java.io.File
 
 /** The chat with the engine itself and a bundle; only the loudspeaker and the microphone are not real. */
@@ -18,15 +19,14 @@ class RealEngineTest {
     private val microphone = FakeMicrophone()
     private val folder = temporaryFolder()
 
-    private fun chat(): ChatPresenter {
-        val settings = Settings(File(folder, "settings"))
-        val store = ChatStore(File(folder, "chats"))
-        val services = ChatServices(steps.ui, steps.worker, store, settings, FakeMedia, microphone, speaker)
-        return ChatPresenter(services).apply {
-            restore()
-            use(engine)
-            steps.settle()
-        }
+    private val settings = Settings(File(folder, "settings"))
+    private val store = ChatStore(File(folder, "chats"))
+    private val services = ChatServices(steps.ui, steps.worker, store, settings, FakeMedia, microphone, speaker)
+
+    private fun chat() = ChatPresenter(services).apply {
+        restore()
+        use(engine)
+        steps.settle()
     }
 
     private fun ChatPresenter.ask(text: String) {
@@ -79,6 +79,39 @@ class RealEngineTest {
         assertNull(chat.state.notice)
         assertEquals(MediaKind.SPEECH, chat.state.turns.single().question.attachments.single().kind)
         assertFalse(chat.state.turns.single().running)
+    }
+
+    @Test
+    fun aCallHearsASpokenQuestionAnswersAndKeepsBoth() {
+        val chat = chat()
+        val focus = object : SoundFocus {
+            override fun request(changed: (FocusChange) -> Unit) = true
+            override fun release() = Unit
+        }
+        val vad = File(System.getProperty("vad")).readBytes()
+        val call = CallPresenter(CallServices(services, microphone, speaker, focus) { vad }, chat)
+        call.start(fullDuplex = true)
+        steps.until { microphone.open }
+        val question = WavFile.read(File(System.getProperty("question"))).samples
+        val sound = FloatArray(8000) + question + FloatArray(16_000)
+        for (start in 0 until sound.size step 512) microphone.hear(sound.copyOfRange(start, minOf(start + 512, sound.size)))
+        steps.until { call.state.figures != null }
+        steps.until {
+            microphone.hear(FloatArray(512))
+            call.state.voice == VoiceState.LISTENING
+        }
+        assertNull(call.state.notice)
+        call.end()
+        steps.settle()
+        val turn = chat.state.turns.single()
+        assertEquals("Seven plus five is twelve.", turn.answer)
+        assertEquals(turn.answer, call.state.lines.last().text)
+        assertFalse(turn.cut)
+        val kept = WavFile.read(chat.file(turn.question.attachments.single())!!).samples
+        assertTrue("${kept.size} samples", kept.size in question.size - 16_000..question.size + 16_000)
+        val again = chat()
+        again.ask(QUESTION)
+        assertEquals("the sound is read again as history", listOf(turn.answer, turn.answer), again.state.turns.map { it.answer })
     }
 
     @Test

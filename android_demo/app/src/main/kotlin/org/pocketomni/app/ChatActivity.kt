@@ -25,15 +25,18 @@ import android.widget.LinearLayout
 import android.widget.ListView
 import android.widget.TextView
 import android.widget.Toast
+import org.pocketomni.app.presenters.BundleState
 import org.pocketomni.app.presenters.ChatPresenter
 import org.pocketomni.app.presenters.ChatState
 import org.pocketomni.app.presenters.MediaKind
+import org.pocketomni.app.presenters.ModelInfo
 import java.io.FileNotFoundException
 
 class ChatActivity : Activity() {
     private val app get() = application as OmniApp
     private val presenter: ChatPresenter get() = app.chat
     private val view = org.pocketomni.app.presenters.View<ChatState> { show(it) }
+    private val bundleView = org.pocketomni.app.presenters.View<BundleState> { showBundle(it) }
     private val turns = TurnAdapter(this)
 
     private lateinit var notice: NoticeBar
@@ -46,7 +49,10 @@ class ChatActivity : Activity() {
     override fun onCreate(savedInstanceState: Bundle?) {
         super.onCreate(savedInstanceState)
         setContentView(R.layout.chat)
-        notice = NoticeBar(this) { presenter.dismissNotice() }
+        notice = NoticeBar(this) {
+            presenter.dismissNotice()
+            app.bundles.dismissNotice()
+        }
         message = findViewById(R.id.message)
         send = findViewById(R.id.send)
         talk = findViewById(R.id.talk)
@@ -63,11 +69,13 @@ class ChatActivity : Activity() {
     override fun onStart() {
         super.onStart()
         presenter.attach(view)
+        app.bundles.attach(bundleView)
     }
 
     override fun onStop() {
         presenter.stopTalking(cancelled = true)
         presenter.detach(view)
+        app.bundles.detach(bundleView)
         super.onStop()
     }
 
@@ -109,13 +117,25 @@ class ChatActivity : Activity() {
         return true
     }
 
-    private fun show(state: ChatState) {
+    /** Show what happens to the model while there is none. */
+    private fun showBundle(state: BundleState) {
+        show(presenter.state)
+        // the question is asked there
+        if (state.confirm != null) startActivity(Intent(this, BundleActivity::class.java))
+    }
+
+    private fun showStatus(model: ModelInfo?) {
         val loading = app.bundles.state.loading ?: app.bundles.state.progress?.name
-        findViewById<TextView>(R.id.status).text = when {
-            state.model != null -> "${state.model?.name} · ${state.model?.recipe}"
+        val line = when {
+            model != null -> "${model.name} · ${model.recipe}"
             loading != null -> getString(R.string.loading_model, loading)
             else -> getString(R.string.no_model)
         }
+        findViewById<TextView>(R.id.status).run { if (text.toString() != line) text = line }
+    }
+
+    private fun show(state: ChatState) {
+        showStatus(state.model)
         notice.show(state.notice ?: app.bundles.state.notice.takeIf { state.model == null })
         turns.show(state.turns)
         showAttachments(state)

@@ -57,7 +57,7 @@ class OmniApp : Application() {
             settings = settings,
             media = AndroidMedia(this),
             microphone = AndroidMicrophone(this, forCall = false),
-            speaker = Speaker(forCall = false),
+            speaker = ChatSpeaker(this) { chat.stop() },
             peakMemory = ::peakMemory,
         )
         chat = ChatPresenter(services)
@@ -71,7 +71,7 @@ class OmniApp : Application() {
         val callServices = CallServices(
             chat = services,
             microphone = AndroidMicrophone(this, forCall = true),
-            speaker = Speaker(forCall = true),
+            speaker = CallSpeaker(),
             focus = callSound,
             voiceActivity = { assets.open(VOICE_ACTIVITY).use { it.readBytes() } },
         )

@@ -28,6 +28,7 @@ private fun resource(key: NoticeKey): Int = when (key) {
     NoticeKey.NO_BUNDLE -> R.string.notice_no_bundle
     NoticeKey.COPY_CANCELLED -> R.string.notice_copy_cancelled
     NoticeKey.FILE_DAMAGED -> R.string.notice_file_damaged
+    NoticeKey.VERIFIED -> R.string.notice_verified
     NoticeKey.COPY_FAILED -> R.string.notice_copy_failed
     NoticeKey.MEMORY_TOO_SMALL -> R.string.notice_memory_too_small
     NoticeKey.MEMORY_LOW -> R.string.notice_memory_low

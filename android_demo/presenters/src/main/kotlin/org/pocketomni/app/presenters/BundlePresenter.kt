@@ -104,6 +104,7 @@ class BundlePresenter(private val services: BundleServices, private val user: En
                 !checkCancelled
             }
             if (damaged.isNotEmpty()) throw NoticeException(NoticeKey.FILE_DAMAGED, damaged.first())
+            if (!checkCancelled) ui.post { update { it.copy(notice = Notice.of(NoticeKey.VERIFIED)) } }
         }
     }
 

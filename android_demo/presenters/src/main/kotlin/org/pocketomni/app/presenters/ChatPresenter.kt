@@ -123,6 +123,7 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
         begin(state.turns.dropLast(1), last.question) { run ->
             val current = chat ?: return@begin
             run.messagesBefore = current.messages.size - MESSAGES_PER_TURN
+            run.logged = true
             current.regenerate(options, run::onEvent)
         }
     }
@@ -258,6 +259,7 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
         begin(state.turns, question) { run ->
             val parts = parts(question, live)
             openLog().ask(question)
+            run.logged = true
             val current = chat ?: startChat() ?: return@begin
             run.messagesBefore = current.messages.size
             current.send(parts, options, run::onEvent)
@@ -268,7 +270,7 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
     /** Show the question, and start its reply on the worker. */
     private fun begin(before: List<TurnLine>, question: Question, start: (Run) -> Unit) {
         if (state.speaking) stop()
-        val begun = Run(question)
+        val begun = Run(question, before.size)
         run = begun
         update {
             it.copy(turns = before + TurnLine(question, "", running = true), replying = true, notice = null)
@@ -341,8 +343,8 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
         }
     }
 
-    /** One reply, from its question to the end of its speech. */
-    private inner class Run(private val question: Question) {
+    /** One reply, from its question to the end of its speech. It is turn number [index] of the chat. */
+    private inner class Run(private val question: Question, private val index: Int) {
         private val player = SpeechPlayer(services.speaker) { error -> services.ui.post { playbackEnded(error) } }
         private var stopped = false
         private var done = false
@@ -350,8 +352,10 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
         /** Playback has ended, maybe with an error. */
         private var silent = false
 
-        /** Messages of the engine's conversation without this turn. Set by the worker. */
+        /** Messages of the engine's conversation without this turn, and whether the log has it. Set by the worker. */
         @Volatile var messagesBefore = 0
+
+        @Volatile var logged = false
 
         /** Called on the engine's thread. */
         fun onEvent(event: ReplyEvent) {
@@ -368,31 +372,30 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
                     services.ui.post { if (!stopped) end(event) }
                 }
 
-                is ReplyEvent.Failed -> services.ui.post { if (!stopped) failed(event.error) }
+                is ReplyEvent.Failed -> fail(event.error)
                 else -> Unit
             }
         }
 
-        fun fail(error: Throwable) = services.ui.post { failed(error) }
+        fun fail(error: Throwable) = services.ui.post { if (!stopped) failed(error) }
 
         /** Stop, and cut the reply to what was heard. */
         fun stop() {
             if (stopped || (done && !state.speaking)) return
             stopped = true
             val heard = player.stop()
-            work(after = { if (current) update { it.copy(replying = false, speaking = false) } }) {
+            work(after = ::rest) {
                 if (player.started) chat?.interrupt(heard) else chat?.cancel()
-                // the engine knows whether the reply had begun
-                val kept = chat?.messages.orEmpty().drop(messagesBefore).lastOrNull()?.text
-                services.ui.post { cut(kept) }
+                val kept = kept()
+                if (kept != null) log?.answer(Answer(kept, cut = true)) else drop()
+                services.ui.post { show(kept, null) }
             }
         }
 
         private val current get() = run === this
 
         private fun line(change: (TurnLine) -> TurnLine) {
-            if (!current) return
-            update { it.copy(turns = it.turns.dropLast(1) + change(it.turns.last())) }
+            update { it.copy(turns = it.turns.mapIndexed { at, turn -> if (at == index) change(turn) else turn }) }
         }
 
         private fun end(event: ReplyEvent.Done) {
@@ -403,32 +406,42 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
             work { log?.answer(Answer(event.text, cut = false, figures = figures)) }
         }
 
-        /** Keep the part of the reply that is left; null if the turn left no trace. */
-        private fun cut(kept: String?) {
-            if (kept == null) return takeBack(null)
-            line { it.copy(answer = kept, running = false, cut = true) }
-            work { log?.answer(Answer(kept, cut = true)) }
-        }
-
         private fun failed(error: Throwable) {
             stopped = true
             player.stop()
-            if (current) update { it.copy(replying = false, speaking = false) }
-            takeBack(notice(error))
+            work(after = ::rest) {
+                val kept = kept()
+                if (kept == null) drop()
+                services.ui.post { show(kept, notice(error)) }
+            }
         }
 
-        private fun takeBack(notice: Notice?) {
-            if (current) {
+        /** Return what the engine has of the reply. It knows whether the reply had begun; null if it left no trace. */
+        private fun kept(): String? = chat?.messages.orEmpty().drop(messagesBefore).lastOrNull()?.text
+
+        private fun drop() {
+            if (logged) log?.removeLast()
+        }
+
+        /** Show what is left of the reply. Without any, the question goes back into the field. */
+        private fun show(kept: String?, notice: Notice?) {
+            if (kept != null) {
+                line { it.copy(answer = kept, running = false, cut = notice == null) }
+                update { it.copy(notice = notice ?: it.notice) }
+            } else if (current) {
                 update {
                     it.copy(
-                        turns = it.turns.dropLast(1),
+                        turns = it.turns.take(index),
                         attachments = question.attachments,
                         returnedText = question.text,
                         notice = notice ?: it.notice,
                     )
                 }
             }
-            work { log?.removeLast() }
+        }
+
+        private fun rest() {
+            if (current) update { it.copy(replying = false, speaking = false) }
         }
 
         private fun playbackEnded(error: Throwable?) {

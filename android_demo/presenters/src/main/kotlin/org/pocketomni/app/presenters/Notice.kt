@@ -17,6 +17,9 @@ enum class NoticeKey {
     /** Value: name of a file whose content differs from the manifest, or that is missing. */
     FILE_DAMAGED,
 
+    /** A check found all files intact. */
+    VERIFIED,
+
     /** Value: what the system says. */
     COPY_FAILED,
 

@@ -225,6 +225,9 @@ class BundlePresenterTest {
     @Test
     fun damageIsFoundAndShown() {
         val presenter = started()
+        presenter.verify(File(own, "copied"))
+        steps.settle()
+        assertEquals(Notice.of(NoticeKey.VERIFIED), presenter.state.notice)
         val voice = File(own, "copied/voices").listFiles()!!.first()
         voice.writeBytes(voice.readBytes().also { it[it.size - 1]++ })
         presenter.verify(File(own, "copied"))

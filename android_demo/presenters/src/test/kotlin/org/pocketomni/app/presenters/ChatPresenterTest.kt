@@ -89,6 +89,40 @@ class ChatPresenterTest {
     }
 
     @Test
+    fun aQuestionDuringSpeechCutsTheLastReply() {
+        phone.speaker.playable = 4800
+        val chat = phone.ask("one")
+        chat.say("abcdefgh")
+        chat.speak(1.0)
+        chat.finish()
+        steps.until { phone.speaker.devices.firstOrNull()?.written == 24_000L && !state.replying }
+        phone.ask("two")
+        assertEquals(listOf("ab", ""), state.turns.map { it.answer })
+        assertEquals(listOf(true, false), state.turns.map { it.cut })
+        chat.say("fine")
+        chat.finish()
+        steps.settle()
+        assertEquals(listOf("ab", "fine"), state.turns.map { it.answer })
+        assertEquals(listOf("ab", "fine"), afterTheProcessDied().chat.state.turns.map { it.answer })
+    }
+
+    @Test
+    fun aFailureBeforeTheQuestionIsStoredKeepsTheLastTurn() {
+        phone.ask("one").run {
+            say("two")
+            finish()
+        }
+        steps.settle()
+        phone.chat.attach(MediaKind.FILM, ".mp4") { ByteArrayInputStream(ByteArray(1)) }
+        steps.settle()
+        phone.ask("and this film?") // the fake phone has no decoder
+        assertEquals("and this film?", state.returnedText)
+        assertTrue(state.notice is Notice.Text)
+        assertEquals(listOf("two"), state.turns.map { it.answer })
+        assertEquals(listOf("two"), afterTheProcessDied().chat.state.turns.map { it.answer })
+    }
+
+    @Test
     fun aStopBeforeTheFirstTextGivesTheQuestionBack() {
         phone.ask("one")
         phone.chat.stop()
@@ -212,7 +246,23 @@ class ChatPresenterTest {
         }
         steps.settle()
         assertEquals(listOf("three"), state.turns.map { it.answer })
+        assertEquals(1, phone.store.open("1").turns.size)
         assertEquals(listOf("three"), afterTheProcessDied().chat.state.turns.map { it.answer })
+    }
+
+    @Test
+    fun aStoppedReplacementGivesTheQuestionBack() {
+        phone.ask("one").run {
+            say("two")
+            finish()
+        }
+        steps.settle()
+        phone.chat.regenerate()
+        steps.settle()
+        phone.chat.stop()
+        steps.settle()
+        assertEquals("one", state.returnedText)
+        assertEquals(emptyList<TurnLine>(), afterTheProcessDied().chat.state.turns)
     }
 
     @Test

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import platformdirs
 
+from omni_runtime import machine
 from omni_runtime.checksums import sha256_of
 from omni_runtime.errors import OmniError
 from toolchain.process import find, run
@@ -80,6 +81,7 @@ def cached(folder: Path, make: Callable[[Path], None], *, keep: int | None = Non
 @contextmanager
 def _lock(folder: Path) -> Generator[None]:
     """Hold a lock that belongs to the name of a folder. A crash releases it."""
+    machine.cache_folder()  # programs are run from it, so no other user may write there
     path = CACHE / "locks" / f"{folder.parent.name}-{folder.name}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

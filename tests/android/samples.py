@@ -1,21 +1,14 @@
-"""What the tests of the app load and hear."""
+"""What the tests of the app hear."""
 
 import wave
 from pathlib import Path
 
 import numpy as np
 
-from conftest import export_to
 from omni_runtime.inputs.media import load_audio
 
 TESTS = Path(__file__).parent.parent
-CHECKPOINT = TESTS.parent / "tiny" / "checkpoint"
 RATE = 16_000
-
-
-def export_default(folder: Path) -> Path:
-    """Export the trained checkpoint in int4."""
-    return export_to(CHECKPOINT, folder / "tiny-int4", "int4")
 
 
 def write_question(folder: Path) -> Path:

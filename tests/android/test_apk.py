@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.android.engine import Engine, Jvm
-from tests.android.samples import export_default, write_question
+from tests.android.samples import write_question
 
 from toolchain.apk import build_apk, check_apk
 from toolchain.dexcheck import read_dex, unknown_references
@@ -35,8 +35,8 @@ OPTIONS = {"speech": SPOKEN, "sampling": GREEDY, "max_tokens": 24, "seed": 1}
 
 
 @pytest.mark.timeout(1200)
-def test_apk(tmp_path: Path) -> None:
-    bundle = export_default(tmp_path)
+def test_apk(tmp_path: Path, default_bundle: Path) -> None:
+    bundle = default_bundle
     apk, again = tmp_path / "app.apk", tmp_path / "again.apk"
     build_apk(bundle, apk)
     build_apk(bundle, again)

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.android.samples import export_default, write_question
+from tests.android.samples import write_question
 
 from omni_runtime.bench.rows import Quantity, Row
 from omni_runtime.cli.bench_report import ROW_HEADER, of_row, render
@@ -15,9 +15,9 @@ from toolchain.process import run
 
 
 @pytest.mark.timeout(600)
-def test_presenters(tmp_path: Path) -> None:
+def test_presenters(tmp_path: Path, default_bundle: Path) -> None:
     """JUnit's tests pass, those with the real engine too."""
-    output = junit.run_presenter_tests(export_default(tmp_path), write_question(tmp_path))
+    output = junit.run_presenter_tests(default_bundle, write_question(tmp_path))
     passed = re.search(r"OK \((\d+) tests\)", output)
     written = sum(path.read_text().count("    @Test\n") for path in junit.TESTS.rglob("*.kt"))
     assert passed and int(passed[1]) == written

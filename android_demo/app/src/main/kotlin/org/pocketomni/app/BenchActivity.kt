@@ -9,11 +9,12 @@ import android.widget.Button
 import android.widget.TextView
 import org.pocketomni.app.presenters.BenchPresenter
 import org.pocketomni.app.presenters.BenchState
+import org.pocketomni.app.presenters.Screen
 
 class BenchActivity : Activity() {
     private val app get() = application as OmniApp
     private val presenter: BenchPresenter get() = app.bench
-    private val view = org.pocketomni.app.presenters.View<BenchState> { show(it) }
+    private val screen = Screen<BenchState> { show(it) }
     private lateinit var notice: NoticeBar
 
     override fun onCreate(savedInstanceState: Bundle?) {
@@ -28,11 +29,11 @@ class BenchActivity : Activity() {
 
     override fun onStart() {
         super.onStart()
-        presenter.attach(view)
+        presenter.attach(screen)
     }
 
     override fun onStop() {
-        presenter.detach(view)
+        presenter.detach(screen)
         super.onStop()
     }
 

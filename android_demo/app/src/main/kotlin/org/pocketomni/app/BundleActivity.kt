@@ -14,11 +14,12 @@ import android.widget.TextView
 import org.pocketomni.app.presenters.BundleLine
 import org.pocketomni.app.presenters.BundlePresenter
 import org.pocketomni.app.presenters.BundleState
+import org.pocketomni.app.presenters.Screen
 
 class BundleActivity : Activity() {
     private val app get() = application as OmniApp
     private val presenter: BundlePresenter get() = app.bundles
-    private val view = org.pocketomni.app.presenters.View<BundleState> { show(it) }
+    private val screen = Screen<BundleState> { show(it) }
     private val bundles = Adapter()
     private lateinit var notice: NoticeBar
     private var question: AlertDialog? = null
@@ -41,13 +42,13 @@ class BundleActivity : Activity() {
 
     override fun onStart() {
         super.onStart()
-        presenter.attach(view)
+        presenter.attach(screen)
         // a bundle may have been copied meanwhile
         presenter.refresh()
     }
 
     override fun onStop() {
-        presenter.detach(view)
+        presenter.detach(screen)
         question?.dismiss()
         question = null
         super.onStop()

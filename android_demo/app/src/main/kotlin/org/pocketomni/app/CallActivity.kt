@@ -20,10 +20,11 @@ import org.pocketomni.app.presenters.CallPresenter
 import org.pocketomni.app.presenters.CallState
 import org.pocketomni.app.presenters.Notice
 import org.pocketomni.app.presenters.NoticeKey
+import org.pocketomni.app.presenters.Screen
 
 class CallActivity : Activity() {
     private val presenter: CallPresenter get() = (application as OmniApp).call
-    private val view = org.pocketomni.app.presenters.View<CallState> { show(it) }
+    private val screen = Screen<CallState> { show(it) }
     private lateinit var notice: NoticeBar
     private lateinit var preview: TextureView
     private var camera: CameraFrames? = null
@@ -48,11 +49,11 @@ class CallActivity : Activity() {
 
     override fun onStart() {
         super.onStart()
-        presenter.attach(view)
+        presenter.attach(screen)
     }
 
     override fun onStop() {
-        presenter.detach(view)
+        presenter.detach(screen)
         // the camera is only used by the screen in front
         closeCamera()
         super.onStop()

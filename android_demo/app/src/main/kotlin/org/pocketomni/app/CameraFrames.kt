@@ -23,7 +23,7 @@ import org.pocketomni.engine.ImageSource
 import org.pocketomni.engine.Part
 import kotlin.math.abs
 
-/** [see] gets pictures on the camera's thread, [failed] the reason of a failure on the view's thread. */
+/** [see] gets pictures on the camera's thread, [failed] the reason of a failure on the thread that draws. */
 class CameraFrames(
     private val activity: Activity,
     private val preview: TextureView,

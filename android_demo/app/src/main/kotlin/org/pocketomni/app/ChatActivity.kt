@@ -25,18 +25,19 @@ import android.widget.LinearLayout
 import android.widget.ListView
 import android.widget.TextView
 import android.widget.Toast
+import java.io.FileNotFoundException
 import org.pocketomni.app.presenters.BundleState
 import org.pocketomni.app.presenters.ChatPresenter
 import org.pocketomni.app.presenters.ChatState
 import org.pocketomni.app.presenters.MediaKind
 import org.pocketomni.app.presenters.ModelInfo
-import java.io.FileNotFoundException
+import org.pocketomni.app.presenters.Screen
 
 class ChatActivity : Activity() {
     private val app get() = application as OmniApp
     private val presenter: ChatPresenter get() = app.chat
-    private val view = org.pocketomni.app.presenters.View<ChatState> { show(it) }
-    private val bundleView = org.pocketomni.app.presenters.View<BundleState> { showBundle(it) }
+    private val screen = Screen<ChatState> { show(it) }
+    private val bundleScreen = Screen<BundleState> { showBundle(it) }
     private val turns = TurnAdapter(this)
 
     private lateinit var notice: NoticeBar
@@ -68,14 +69,14 @@ class ChatActivity : Activity() {
 
     override fun onStart() {
         super.onStart()
-        presenter.attach(view)
-        app.bundles.attach(bundleView)
+        presenter.attach(screen)
+        app.bundles.attach(bundleScreen)
     }
 
     override fun onStop() {
         presenter.stopTalking(cancelled = true)
-        presenter.detach(view)
-        app.bundles.detach(bundleView)
+        presenter.detach(screen)
+        app.bundles.detach(bundleScreen)
         super.onStop()
     }
 

@@ -32,6 +32,8 @@ private fun resource(key: NoticeKey): Int = when (key) {
     NoticeKey.COPY_FAILED -> R.string.notice_copy_failed
     NoticeKey.MEMORY_TOO_SMALL -> R.string.notice_memory_too_small
     NoticeKey.MEMORY_LOW -> R.string.notice_memory_low
+    NoticeKey.CONTEXT_FULL -> R.string.notice_context_full
+    NoticeKey.SPEECH_SLOW -> R.string.notice_speech_slow
     NoticeKey.STORE_FAILED -> R.string.notice_store_failed
     NoticeKey.NO_MICROPHONE -> R.string.notice_no_microphone
     NoticeKey.AUDIO_FAILED -> R.string.notice_audio_failed

@@ -55,7 +55,7 @@ class CallPresenter(private val services: CallServices, private val chat: ChatPr
 
     @Volatile private var session: Session? = null
 
-    /** Called on the view's thread when the call has ended. */
+    /** Called on the thread that draws when the call has ended. */
     var onEnd: () -> Unit = {}
 
     /** Begin the call. [fullDuplex] is false where the microphone hears the loudspeaker. */
@@ -67,7 +67,7 @@ class CallPresenter(private val services: CallServices, private val chat: ChatPr
             return onEnd()
         }
         update { CallState(active = true) }
-        val options = chat.options()
+        val options = chat.options(spoken = true)
         services.chat.worker.run {
             try {
                 val (conversation, log) = chat.conversation() ?: throw NoticeException(NoticeKey.NO_BUNDLE)
@@ -91,8 +91,8 @@ class CallPresenter(private val services: CallServices, private val chat: ChatPr
             services.microphone.stop()
             session?.close()
             session = null
+            chat.refresh()
         }
-        chat.refresh()
         onEnd()
     }
 
@@ -164,6 +164,9 @@ class CallPresenter(private val services: CallServices, private val chat: ChatPr
         private var voiceStart = 0L
         private var voiceEnd = 0L
 
+        /** Whether the log has the present turn. Belongs to the worker. */
+        private var logged = false
+
         /** Whether a turn was just taken back, and when that was. If the voice goes on then, so does the turn. */
         private var retracting = false
         private var retracted = NEVER
@@ -203,7 +206,7 @@ class CallPresenter(private val services: CallServices, private val chat: ChatPr
 
                 is VoiceEvent.ReplyFailed -> {
                     silence()
-                    store { log.removeLast() }
+                    remove()
                     ui.post {
                         removeTurn()
                         update { it.copy(notice = Notice.of(event.error)) }
@@ -213,6 +216,7 @@ class CallPresenter(private val services: CallServices, private val chat: ChatPr
         }
 
         fun close() {
+            call.interrupt() // the conversation keeps what was heard
             silence()
             call.close()
         }
@@ -231,6 +235,7 @@ class CallPresenter(private val services: CallServices, private val chat: ChatPr
                 }
 
                 VoiceState.THINKING -> {
+                    playing = false
                     voiceEnd = sample
                     ask()
                 }
@@ -248,7 +253,12 @@ class CallPresenter(private val services: CallServices, private val chat: ChatPr
         /** The turn left no trace in the conversation. */
         private fun retract() {
             retracting = true
-            store { log.removeLast() }
+            remove()
+        }
+
+        private fun remove() = store {
+            if (logged) log.removeLast()
+            logged = false
         }
 
         /** Store the question's sound, so that the conversation can be continued after the process ends. */
@@ -256,13 +266,15 @@ class CallPresenter(private val services: CallServices, private val chat: ChatPr
             val samples = heard.range(voiceStart, voiceEnd)
             ui.post { update { it.copy(lines = it.lines + CallLine(fromUser = true, text = "")) } }
             store {
+                logged = false
                 val file = log.newFile(".wav")
                 WavFile.write(file, samples, Microphone.RATE)
                 log.ask(Question("", listOf(Attachment(MediaKind.SPEECH, file.name))))
+                logged = true
             }
         }
 
-        private fun keep(answer: Answer) = store { log.answer(answer) }
+        private fun keep(answer: Answer) = store { if (logged) log.answer(answer) }
 
         private fun store(action: () -> Unit) = services.chat.worker.run {
             try {

@@ -2,6 +2,7 @@
 package org.pocketomni.app.presenters
 
 import org.pocketomni.engine.Chunks
+import org.pocketomni.engine.FinishReason
 import org.pocketomni.engine.Message
 import org.pocketomni.engine.Part
 import org.pocketomni.engine.ReplyEvent
@@ -27,7 +28,7 @@ class ChatServices(
 )
 
 /**
- * The presenter of the chat screen. Its methods are called on the view's thread; blocking work is done by the worker,
+ * The presenter of the chat screen. Its methods are called on the thread that draws; blocking work is done by the worker,
  * one after the other.
  */
 class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(ChatState()) {
@@ -245,9 +246,9 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
     }
 
     /** The options of a reply in this chat. */
-    internal fun options(): ReplyOptions {
+    internal fun options(spoken: Boolean = state.speak): ReplyOptions {
         val model = engine?.info
-        if (model == null || !model.speaks || !state.speak) return ReplyOptions(speech = null)
+        if (model == null || !model.speaks || !spoken) return ReplyOptions(speech = null)
         // a bundle without the chosen voice speaks with its default
         val voice = state.voice?.takeIf { it in model.voices }
         val preset = state.preset?.takeIf { it in model.presets || it == AUTO }
@@ -373,9 +374,12 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
                 }
 
                 is ReplyEvent.Failed -> fail(event.error)
-                else -> Unit
+                is ReplyEvent.PlaybackUnderrun -> warn(Notice.of(NoticeKey.SPEECH_SLOW, event.realtime))
+                is ReplyEvent.PresetChosen -> Unit
             }
         }
+
+        private fun warn(notice: Notice) = services.ui.post { if (current && !stopped) update { it.copy(notice = notice) } }
 
         fun fail(error: Throwable) = services.ui.post { if (!stopped) failed(error) }
 
@@ -403,6 +407,7 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
             val figures = Figures.of(event, services.peakMemory())
             line { it.copy(answer = event.text, running = false, figures = figures) }
             if (current) update { it.copy(replying = false) }
+            if (event.finishReason == FinishReason.CONTEXT) warn(Notice.of(NoticeKey.CONTEXT_FULL, event.contextLimit))
             work { log?.answer(Answer(event.text, cut = false, figures = figures)) }
         }
 

@@ -29,6 +29,12 @@ enum class NoticeKey {
     /** Values: bytes that the bundle needs, bytes that are available now. */
     MEMORY_LOW,
 
+    /** No more fits into the conversation. Value: its length in tokens. */
+    CONTEXT_FULL,
+
+    /** Speech is made more slowly than it is played. Value: seconds of speech per second. */
+    SPEECH_SLOW,
+
     /** The conversation cannot be stored. Value: what the system says. */
     STORE_FAILED,
 

@@ -117,6 +117,33 @@ class CallPresenterTest {
     }
 
     @Test
+    fun anEndDuringAReplyKeepsWhatWasHeard() {
+        start()
+        ask("One two three.")
+        call.onInterrupt = { call.listener.onEvent(VoiceEvent.Interrupted("One two ", "One two three.")) }
+        presenter.end()
+        steps.settle()
+        assertEquals("One two ", phone.chat.state.turns.single().answer)
+    }
+
+    @Test
+    fun aFullDiskKeepsTheTurnsBefore() {
+        start()
+        ask("Hello.")
+        happen(figures("Hello."))
+        val log = java.io.File(phone.folder, "chats/1/log")
+        log.renameTo(java.io.File(log.path + ".kept"))
+        java.nio.file.Files.createSymbolicLink(log.toPath(), java.io.File("/dev/full").toPath())
+        ask("Lost.")
+        happen(VoiceEvent.Interrupted("Lo", "Lost."))
+        assertEquals(NoticeKey.STORE_FAILED, (state.notice as Notice.Known).key)
+        assertTrue(state.active)
+        presenter.end()
+        steps.settle()
+        assertEquals(listOf("Hello."), phone.chat.state.turns.map { it.answer })
+    }
+
+    @Test
     fun aPhoneCallHoldsTheCall() {
         start()
         changed!!(FocusChange.PAUSED)

@@ -5,7 +5,9 @@ import org.junit.Assert.assertFalse
 import org.junit.Assert.assertNull
 import org.junit.Assert.assertTrue
 import org.junit.Test
+import org.pocketomni.engine.FinishReason
 import org.pocketomni.engine.Part
+import org.pocketomni.engine.ReplyEvent
 import org.pocketomni.engine.Role
 import org.pocketomni.engine.UsageError
 import java.io.ByteArrayInputStream
@@ -140,6 +142,19 @@ class ChatPresenterTest {
         assertEquals(Notice.Text("the context is full (start a new conversation)"), state.notice)
         assertEquals("one", state.returnedText)
         assertTrue(state.ready)
+    }
+
+    @Test
+    fun slowSpeechAndAFullContextAreSaid() {
+        val chat = phone.ask("one")
+        chat.listener!!.onEvent(ReplyEvent.PlaybackUnderrun(0.55, 2.0, "fast", emptyList(), 1.0))
+        steps.settle()
+        assertEquals(Notice.of(NoticeKey.SPEECH_SLOW, 0.55), state.notice)
+        chat.say("two")
+        chat.finish(FinishReason.CONTEXT)
+        steps.settle()
+        assertEquals(Notice.of(NoticeKey.CONTEXT_FULL, 4096), state.notice)
+        assertEquals("two", state.turns.single().answer)
     }
 
     @Test
@@ -295,11 +310,11 @@ class ChatPresenterTest {
     }
 
     @Test
-    fun anotherViewShowsThePresentStateAfterARotation() {
+    fun anotherScreenShowsThePresentStateAfterARotation() {
         phone.ask("one").say("tw")
         val first = mutableListOf<ChatState>()
         val second = mutableListOf<ChatState>()
-        val old = View<ChatState> { first.add(it) }
+        val old = Screen<ChatState> { first.add(it) }
         phone.chat.attach(old)
         phone.chat.attach { second.add(it) }
         phone.chat.detach(old) // Android may stop the old screen after the new one has started

@@ -161,11 +161,11 @@ class FakeChat(history: List<Message>) : Chat {
         listener?.onEvent(ReplyEvent.AudioDelta(FloatArray((seconds * rate).toInt()), rate, 0.0, 0, text.length))
     }
 
-    fun finish() {
+    fun finish(reason: FinishReason = FinishReason.STOP) {
         val ended = listener
         keep(text)
         listener = null
-        ended?.onEvent(done(text))
+        ended?.onEvent(done(text, reason))
     }
 
     fun fail(error: Throwable) {
@@ -202,8 +202,11 @@ class FakeCall(val listener: VoiceListener) : Call {
         this.picture = picture
     }
 
+    var onInterrupt = {}
+
     override fun interrupt() {
         interrupts++
+        onInterrupt()
     }
 
     override fun close() {
@@ -240,7 +243,7 @@ class FakeRecording : Recording {
     }
 }
 
-fun done(text: String) = ReplyEvent.Done(text, FinishReason.STOP, true, timings(), 20, 4096, 1 shl 20)
+fun done(text: String, reason: FinishReason = FinishReason.STOP) = ReplyEvent.Done(text, reason, true, timings(), 20, 4096, 1 shl 20)
 
 fun timings() = Timings(2.0, 0.1, 0.2, 0.5, 1.1, 10, 4, 11, 50, 1.0)
 

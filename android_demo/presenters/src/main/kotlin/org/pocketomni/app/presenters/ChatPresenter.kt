@@ -353,8 +353,8 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
         /** Playback has ended, maybe with an error. */
         private var silent = false
 
-        /** Messages of the engine's conversation without this turn, and whether the log has it. Set by the worker. */
-        @Volatile var messagesBefore = 0
+        /** Messages of the conversation without this turn, and whether the log has it. The worker sets both before it asks. */
+        @Volatile var messagesBefore = Int.MAX_VALUE
 
         @Volatile var logged = false
 

@@ -9,6 +9,8 @@ import android.net.Uri
 import android.os.ParcelFileDescriptor
 import java.io.File
 import java.io.FileNotFoundException
+import java.io.FilterInputStream
+import java.io.InputStream
 
 class CaptureProvider : ContentProvider() {
     override fun onCreate() = true
@@ -28,6 +30,18 @@ class CaptureProvider : ContentProvider() {
     companion object {
         val URI: Uri = Uri.parse("content://org.pocketomni.app.capture/picture.jpg")
 
+        /** Return the file that the camera app writes. */
         fun file(context: Context) = File(context.cacheDir, "picture.jpg")
+
+        /** Return what opens the picture. When that is closed, the file is gone. */
+        fun taken(context: Context): () -> InputStream = {
+            val file = file(context)
+            object : FilterInputStream(file.inputStream()) {
+                override fun close() {
+                    super.close()
+                    file.delete()
+                }
+            }
+        }
     }
 }

@@ -250,7 +250,7 @@ class ChatActivity : Activity() {
         if (resultCode != RESULT_OK) return
         val uri = data?.data
         when (Request.values()[requestCode]) {
-            Request.CAPTURE -> attach(MediaKind.PICTURE, ".jpg", CaptureProvider.URI)
+            Request.CAPTURE -> presenter.attach(MediaKind.PICTURE, ".jpg", CaptureProvider.taken(applicationContext))
             Request.PICTURE -> uri?.let { attach(MediaKind.PICTURE, ending(it), it) }
             Request.FILM -> uri?.let { attach(MediaKind.FILM, ending(it), it) }
             Request.SOUND -> uri?.let { attach(MediaKind.SOUND, ending(it), it) }

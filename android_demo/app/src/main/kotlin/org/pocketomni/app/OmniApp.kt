@@ -88,7 +88,9 @@ class OmniApp : Application() {
         settings = settings,
         memory = ::memory,
         freeBytes = { filesDir.usableSpace },
-        open = { folder -> RealEngine(Engine.open(folder, EngineOptions(memory = SharedBuffers))) },
+        open = { folder, keepEncoders ->
+            RealEngine(Engine.open(folder, EngineOptions(keepEncoders = keepEncoders, memory = SharedBuffers)))
+        },
         builtIn = AssetBundle(assets),
     )
 

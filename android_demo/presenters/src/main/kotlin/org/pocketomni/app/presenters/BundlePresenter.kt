@@ -40,8 +40,8 @@ class BundleServices(
     val settings: Settings,
     val memory: () -> PhoneMemory,
     val freeBytes: () -> Long,
-    /** Opens a bundle. Blocks. */
-    val open: (File) -> ChatEngine,
+    /** Opens a bundle; the flag is whether its encoders stay open. Blocks. */
+    val open: (File, Boolean) -> ChatEngine,
     /** The bundle inside the app. */
     val builtIn: BundleSource,
 )
@@ -134,13 +134,14 @@ class BundlePresenter(private val services: BundleServices, private val user: En
         if (line.fit == Fit.LOW && !anyway) return update { it.copy(confirm = line) }
         update { it.copy(loading = folder.name, confirm = null, notice = null) }
         current = null
-        user.use(null) { replace(folder) }
+        user.use(null) { replace(line) }
     }
 
-    private fun replace(folder: File) = work(after = { update { it.copy(loading = null) } }) {
+    private fun replace(line: BundleLine) = work(after = { update { it.copy(loading = null) } }) {
         engine?.close()
         engine = null
-        val opened = services.open(folder)
+        val folder = line.folder
+        val opened = services.open(folder, roomy(line.needed, services.memory()))
         engine = opened
         current = folder
         ui.post {

@@ -178,3 +178,6 @@ fun fit(needed: Long, memory: PhoneMemory): Fit = when {
     needed > memory.available -> Fit.LOW
     else -> Fit.GOOD
 }
+
+/** Whether there is room to keep the encoders of sound and pictures open, and not only one at a time. */
+fun roomy(needed: Long, memory: PhoneMemory): Boolean = 2 * needed <= memory.available

@@ -35,9 +35,10 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
     private val settings = services.settings
     private var engine: ChatEngine? = null
 
-    // these belong to the worker
+    // the worker sets these
     private var chat: Chat? = null
-    private var log: ChatLog? = null
+
+    @Volatile private var log: ChatLog? = null
 
     private var run: Run? = null
     private var talk: Talk? = null

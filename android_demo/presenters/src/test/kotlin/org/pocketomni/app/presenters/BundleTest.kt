@@ -142,10 +142,12 @@ class BundlePresenterTest {
     private var free = Long.MAX_VALUE
     private val own = File(folder, "bundles")
 
+    private val kept = mutableListOf<Boolean>()
+
     private fun presenter(open: (File) -> ChatEngine = { file -> FakeEngine().also { opened.add(file to it) } }) = BundlePresenter(
         BundleServices(
             steps.ui, steps.worker, BundleLibrary(own, listOf(File(folder, "shared"))), settings,
-            { memory }, { free }, open, FolderSource(BUNDLE),
+            { memory }, { free }, { file, keep -> open(file).also { kept.add(keep) } }, FolderSource(BUNDLE),
         ),
     ) { engine, done ->
         used.add(engine)
@@ -162,6 +164,7 @@ class BundlePresenterTest {
         val state = started().state
         assertEquals(File(own, "copied"), opened.single().first)
         assertEquals(listOf(null, opened.single().second), used)
+        assertEquals("there is room for all encoders", listOf(true), kept)
         assertTrue(state.bundles.single().loaded)
         assertNull(state.progress)
         assertNull(state.loading)
@@ -197,6 +200,7 @@ class BundlePresenterTest {
         presenter.load(presenter.state.confirm!!.folder, anyway = true)
         steps.settle()
         assertEquals(1, opened.size)
+        assertEquals("one encoder at a time", listOf(false), kept)
         assertNull(presenter.state.confirm)
         memory = PhoneMemory(2, 1)
         assertEquals(NoticeKey.MEMORY_TOO_SMALL, (started().state.notice as Notice.Known).key)

@@ -22,6 +22,8 @@ sys.path[:0] = [str(ROOT / "android_demo"), str(ROOT / "runtime")]
 from tests.android import golden, runtime, talks  # noqa: E402
 from tests.android.engine import Engine, Jvm  # noqa: E402
 
+from omni_runtime.golden import vectors  # noqa: E402
+from omni_runtime.golden.vectors import Case  # noqa: E402
 from omni_runtime.inputs.media import load_audio  # noqa: E402
 from omni_runtime.inputs.mel_features import log_mel  # noqa: E402
 from omni_runtime.inputs.pixels import patches, resize, smart_resize  # noqa: E402
@@ -192,6 +194,13 @@ def conversations(model: Model, engine: Engine, count: int) -> Comparison:
                 found.figures["codes"] += len(reply["codes"])
                 found.figures["samples"] += sum(len(one["samples"]) for one in reply["audio"])
     return found
+
+
+def vectors_of(folder: Path, *names: str) -> Iterator[tuple[str, Case]]:
+    """Yield the golden vectors of these cases."""
+    for name, case in vectors.read(folder).items():
+        if name in names:
+            yield name, case
 
 
 def main() -> int:

@@ -2,7 +2,7 @@
 
 import io
 import wave
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +23,13 @@ def differences(engine: Engine, folder: Path) -> Iterator[str]:
 
 def computed(engine: Engine, name: str, case: Case) -> Values:
     """Compute the outputs of one case."""
-    inputs = _given(case.inputs)
-    match name.partition(".")[0]:
-        case "text":
-            ids = engine.ask("tokenize", texts=inputs["texts"])
-            return {"ids": ids, "pieces": engine.ask("decode", ids=ids)}
-        case "picture":
-            return _picture(engine, inputs)
-        case "audio_encoder":
-            return {"rows": engine.ask("encode_sound", **inputs)}
-        case "vision_encoder":
-            return {"rows": engine.ask("encode_picture", **inputs)}
-        case "thinker":
-            return engine.ask("thinker", steps=REPLY_TOKENS, **inputs)
-        case "talker":
-            return engine.ask("talker", steps=SPEECH_STEPS, **inputs)
-        case "tables":
-            return engine.ask("tables", ids=inputs)
-        case other:
-            return engine.ask(other, **inputs)
+    inputs, kind = given(case.inputs), name.partition(".")[0]
+    return ASKED.get(kind, lambda engine, inputs: engine.ask(kind, **inputs))(engine, inputs)
+
+
+def _text(engine: Engine, inputs: Values) -> Values:
+    ids = engine.ask("tokenize", texts=inputs["texts"])
+    return {"ids": ids, "pieces": engine.ask("decode", ids=ids)}
 
 
 def _picture(engine: Engine, inputs: Values) -> Values:
@@ -57,7 +45,7 @@ def _picture(engine: Engine, inputs: Values) -> Values:
     }
 
 
-def _given(value: Any) -> Any:
+def given(value: Any) -> Any:
     """Replace tensors by arrays, and sounds and pictures by their samples and pixels."""
     if isinstance(value, Tensor):
         return value.values
@@ -66,8 +54,8 @@ def _given(value: Any) -> Any:
     if isinstance(value, File):
         return np.asarray(Picture.open(io.BytesIO(value.data)).convert("RGB"))
     if isinstance(value, dict):
-        return {key: _given(one) for key, one in value.items()}
-    return [_given(one) for one in value] if isinstance(value, list) else value
+        return {key: given(one) for key, one in value.items()}
+    return [given(one) for one in value] if isinstance(value, list) else value
 
 
 def sound(data: bytes) -> Values:
@@ -75,3 +63,15 @@ def sound(data: bytes) -> Values:
     with wave.open(io.BytesIO(data)) as file:
         samples = np.frombuffer(file.readframes(file.getnframes()), np.int16)
         return {"samples": samples.astype(np.float32) / 32768, "rate": file.getframerate()}
+
+
+ASKED: dict[str, Callable[[Engine, Values], Values]] = {
+    "text": _text,
+    "picture": _picture,
+    "audio_encoder": lambda engine, inputs: {"rows": engine.ask("encode_sound", **inputs)},
+    "vision_encoder": lambda engine, inputs: {"rows": engine.ask("encode_picture", **inputs)},
+    "thinker": lambda engine, inputs: engine.ask("thinker", steps=REPLY_TOKENS, **inputs),
+    "talker": lambda engine, inputs: engine.ask("talker", steps=SPEECH_STEPS, **inputs),
+    "tables": lambda engine, inputs: engine.ask("tables", ids=inputs),
+}
+"""How a case is asked for; the others are requests of the same name."""

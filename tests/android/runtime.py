@@ -57,7 +57,9 @@ def open_model(bundle: Path, **options: Any) -> Model:
 class Talk:
     """A conversation of the Python runtime, with the operations of Talks.kt."""
 
-    def __init__(self, model: Model, conversation: Conversation | None = None, **given: Any) -> None:
+    def __init__(
+        self, model: Model, conversation: Conversation | None = None, **given: Any
+    ) -> None:
         self._conversation = conversation or Conversation(model, **given)
         self._model = model
         self._stream: AudioStream | None = None
@@ -163,6 +165,4 @@ def reply_options(given: Values) -> ReplyOptions:
     if speech is not None:
         sampling = speech["sampling"]
         speech = SpeechOptions(**{**speech, "sampling": sampling and Sampling(**sampling)})
-    return ReplyOptions(
-        speech, Sampling(**given["sampling"]), given["max_tokens"], given["seed"]
-    )
+    return ReplyOptions(speech, Sampling(**given["sampling"]), given["max_tokens"], given["seed"])

@@ -10,7 +10,8 @@ from PIL import Image as Picture
 from omni_runtime.bundle.config import ModelConfig
 from omni_runtime.golden.vectors import File, Tensor, Values
 
-WORDS = "what is seven plus five the blue dog sees 42 birds? Grüße, 你好 \n tell me more!".split(" ")
+TEXT = "what is seven plus five the blue dog sees 42 birds? Grüße, 你好 more!"
+WORDS = [*TEXT.split(" "), "\n"]
 SIZES = [(61, 90), (33, 140), (200, 101), (84, 84), (29, 31)]
 
 
@@ -26,7 +27,10 @@ class Script:
         cancel = None
         if self._random.random() < 0.25:
             kind = str(self._random.choice(["text", "audio"]))
-            cancel = {"event": kind, "count": int(self._random.integers(1, 6 if kind == "text" else 3))}
+            cancel = {
+                "event": kind,
+                "count": int(self._random.integers(1, 6 if kind == "text" else 3)),
+            }
         return {"parts": parts, "options": self.options(), "cancel_after": cancel}
 
     def options(self) -> Values:
@@ -77,7 +81,9 @@ class Script:
         frames = int(self._random.integers(1, 20))
         rate = int(self._random.integers(1, 6))
         sound = self.wav(frames / rate) if with_sound else None
-        return {"video": {"frames": Tensor(self._pixels(frames, 16, 24)), "rate": rate, "sound": sound}}
+        return {
+            "video": {"frames": Tensor(self._pixels(frames, 16, 24)), "rate": rate, "sound": sound}
+        }
 
     def wav(self, seconds: float) -> File:
         """Return a wav file at the model's rate: tones that come and go."""

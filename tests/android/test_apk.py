@@ -7,13 +7,13 @@ change of the engine and 20 s without one.
 import re
 import zipfile
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from tests.android.engine import Engine, Jvm
+from tests.android import golden, parity, runtime
+from tests.android.engine import Jvm
 from tests.android.samples import write_question
 
+from omni_runtime.golden import suite
 from toolchain.apk import build_apk, check_apk
 from toolchain.dexcheck import read_dex, unknown_references
 from toolchain.junit import run_presenter_tests
@@ -29,17 +29,14 @@ PERMISSIONS = {
     "FOREGROUND_SERVICE_MICROPHONE",
     "POST_NOTIFICATIONS",  # the notification of the call
 }
-GREEDY = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0}
-SPOKEN = {"voice": None, "preset": None, "sampling": GREEDY, "max_codes": 60, "chunks": "fixed"}
-OPTIONS = {"speech": SPOKEN, "sampling": GREEDY, "max_tokens": 24, "seed": 1}
 
 
 @pytest.mark.timeout(1200)
-def test_apk(tmp_path: Path, default_bundle: Path) -> None:
-    bundle = default_bundle
+@pytest.mark.usefixtures("exact")
+def test_apk(tmp_path: Path, trained: Path) -> None:
     apk, again = tmp_path / "app.apk", tmp_path / "again.apk"
-    build_apk(bundle, apk)
-    build_apk(bundle, again)
+    build_apk(trained, apk)
+    build_apk(trained, again)
     assert check_apk(apk) == check_apk(again), "the same sources and key give the same bytes"
 
     manifest = run(["aapt", "dump", "xmltree", apk, "AndroidManifest.xml"])
@@ -47,15 +44,15 @@ def test_apk(tmp_path: Path, default_bundle: Path) -> None:
     assert_microphone_service(manifest)
     assert_signatures(apk)
     with zipfile.ZipFile(apk) as archive:
-        assert_contents(archive, bundle)
+        assert_contents(archive, trained)
         dexes = [archive.read(name) for name in archive.namelist() if name.endswith(".dex")]
     assert_telemetry_is_gone(dexes, manifest)
     assert unknown_references(dexes) == []
 
     dexed = tmp_path / "dexed.jar"
     jar_of_dex(dexes, dexed)
-    assert "OK (" in run_presenter_tests(bundle, write_question(tmp_path), dexed)
-    assert_same_replies(bundle, dexed)
+    assert "OK (" in run_presenter_tests(trained, write_question(tmp_path), dexed)
+    assert_parity(trained, dexed, tmp_path / "vectors")
 
 
 def assert_permissions(apk: Path) -> None:
@@ -98,29 +95,12 @@ def assert_telemetry_is_gone(dexes: list[bytes], manifest: str) -> None:
     assert "Telemetry" not in manifest
 
 
-def assert_same_replies(bundle: Path, dexed: Path) -> None:
-    """The dex files, turned back into a jar, and the engine's own jar give the same bits."""
-    with Jvm() as jvm, Jvm(*JVM_OPTIONS, engine=dexed) as phone:
-        expected, found = (replies(one.load(bundle)) for one in (jvm, phone))
-    assert expected[0]["text"] == "Seven plus five is twelve."
-    for ours, theirs in zip(expected, found, strict=True):
-        for key in ("text", "tokens", "codes", "finish_reason", "messages"):
-            assert ours[key] == theirs[key]
-        for a, b in zip(ours["audio"], theirs["audio"], strict=True):
-            np.testing.assert_array_equal(a["samples"], b["samples"])
-
-
-def replies(engine: Engine) -> list[Any]:
-    """Return the replies of a conversation with text, a picture and a sound."""
-    random = np.random.default_rng(0)
-    picture = random.integers(0, 256, (50, 70, 3)).astype(np.uint8)
-    samples = random.normal(0, 0.1, 20_000).astype(np.float32)
-    questions: list[list[Any]] = [
-        [{"text": "What is seven plus five?"}],
-        [{"picture": picture}, {"text": "What is this? 你好 🙂"}],
-        [{"sound": {"samples": samples, "rate": 22_050}}],
-    ]
-    talk = engine.talk()
-    return [
-        talk.ask("send", parts=parts, options=OPTIONS, cancel_after=None) for parts in questions
-    ]
+def assert_parity(bundle: Path, dexed: Path, vectors: Path) -> None:
+    """The dex files, turned back into a jar, compute what the Python runtime computes."""
+    model = runtime.open_model(bundle)
+    suite.save(model, vectors)
+    with Jvm(*JVM_OPTIONS, engine=dexed) as jvm:
+        engine = jvm.load(bundle)
+        assert list(golden.differences(engine, vectors)) == []
+        found = parity.conversations(model, engine, 2)
+        assert not found.failed and found.worst == 0, found

@@ -15,9 +15,9 @@ from toolchain.process import run
 
 
 @pytest.mark.timeout(600)
-def test_presenters(tmp_path: Path, default_bundle: Path) -> None:
+def test_presenters(tmp_path: Path, trained: Path) -> None:
     """JUnit's tests pass, those with the real engine too."""
-    output = junit.run_presenter_tests(default_bundle, write_question(tmp_path))
+    output = junit.run_presenter_tests(trained, write_question(tmp_path))
     passed = re.search(r"OK \((\d+) tests\)", output)
     written = sum(path.read_text().count("    @Test\n") for path in junit.TESTS.rglob("*.kt"))
     assert passed and int(passed[1]) == written

@@ -13,6 +13,7 @@ from omni_runtime.arrays import FloatArray
 from omni_runtime.cli import ui
 from omni_runtime.voice.session import (
     Caption,
+    Forgotten,
     Interrupted,
     ReplyFailed,
     SessionEvent,
@@ -73,6 +74,11 @@ class Screen:
                 case TurnFigures():
                     self._end_caption()
                     self._figures(event)
+                case Forgotten(turns):
+                    self._end_caption()
+                    self._note(
+                        f"the context was nearly full: the oldest {turns} turns are forgotten"
+                    )
                 case ReplyFailed(error):
                     self._end_caption()
                     self._note(f"error: {error}")

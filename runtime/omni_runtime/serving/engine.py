@@ -30,9 +30,11 @@ from omni_runtime.serving.commands import (
     Close,
     Command,
     Compose,
+    ConversationCommand,
     EngineEvent,
     Failed,
     Fork,
+    MakeRoom,
     Open,
     ReadAhead,
     Respond,
@@ -171,6 +173,9 @@ class Engine:
         entry = self._entries.get(command.conversation)
         if entry is None:
             raise UsageError("the conversation is closed", fix="open another one", code="closed")
+        return self._handle_for(entry, command)
+
+    def _handle_for(self, entry: _Entry, command: ConversationCommand) -> Any:
         match command:
             case Append(parts=parts):
                 entry.parts += parts
@@ -189,6 +194,8 @@ class Engine:
                 self._cancel(entry)
                 if entry.conversation.turn_count > entry.turns_before:
                     entry.conversation.undo()
+            case MakeRoom(tokens=tokens):
+                return entry.conversation.make_room(tokens)
             case Fork():
                 return self._add(entry.conversation.fork())
             case Close():

@@ -11,6 +11,7 @@ from omni_runtime.arrays import FloatArray
 from omni_runtime.errors import OmniError
 from omni_runtime.voice.session import (
     Caption,
+    Forgotten,
     Interrupted,
     ReplyFailed,
     SessionEvent,
@@ -59,29 +60,35 @@ def as_record(event: SessionEvent) -> dict[str, Any]:
     """An event as a flat record; of speech only its length."""
     match event:
         case StateChanged(state):
-            return {"type": "state", "state": state.value}
+            kind, fields = "state", {"state": state.value}
         case Caption(text):
-            return {"type": "text", "text": text}
+            kind, fields = "text", {"text": text}
         case Speech(samples, rate, first):
-            return {"type": "audio", "seconds": len(samples) / rate, "first_sample": first}
+            kind, fields = "audio", {"seconds": len(samples) / rate, "first_sample": first}
         case Interrupted(heard, text):
-            return {"type": "interrupted", "heard": heard, "text": text}
+            kind, fields = "interrupted", {"heard": heard, "text": text}
         case TurnFigures():
-            return {
-                "type": "turn",
-                "text": event.turn.text,
-                "finish_reason": event.turn.finish_reason,
-                "heard_seconds": event.heard_seconds,
-                "decided_to_sound": event.decided_to_sound,
-                "voice_to_sound": event.voice_to_sound,
-                "realtime": event.turn.timings.realtime,
-                "speech": event.turn.timings.speech,
-                "cached_tokens": event.turn.timings.cached_tokens,
-                "prompt_tokens": event.turn.timings.prompt_tokens,
-                "reply_tokens": event.turn.timings.reply_tokens,
-            }
+            kind, fields = "turn", _figures(event)
+        case Forgotten(turns):
+            kind, fields = "forgotten", {"turns": turns}
         case ReplyFailed(error):
-            return {"type": "error", "message": str(error)}
+            kind, fields = "error", {"message": str(error)}
+    return {"type": kind, **fields}
+
+
+def _figures(event: TurnFigures) -> dict[str, Any]:
+    return {
+        "text": event.turn.text,
+        "finish_reason": event.turn.finish_reason,
+        "heard_seconds": event.heard_seconds,
+        "decided_to_sound": event.decided_to_sound,
+        "voice_to_sound": event.voice_to_sound,
+        "realtime": event.turn.timings.realtime,
+        "speech": event.turn.timings.speech,
+        "cached_tokens": event.turn.timings.cached_tokens,
+        "prompt_tokens": event.turn.timings.prompt_tokens,
+        "reply_tokens": event.turn.timings.reply_tokens,
+    }
 
 
 def _wav(path: Path, rate: int) -> wave.Wave_write:

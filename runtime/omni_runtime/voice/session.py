@@ -31,6 +31,7 @@ from omni_runtime.serving.commands import (
     Compose,
     EngineEvent,
     Failed,
+    MakeRoom,
     ReadAhead,
     Retract,
     Truncate,
@@ -51,6 +52,9 @@ HISTORY_SECONDS = 3.0
 """Microphone samples that are kept for the start of a turn."""
 BLOCK_SECONDS = 2.0
 """The audio encoder's block: how often there is something new to prefill."""
+
+FULL, KEPT = 0.25, 0.5
+"""With less room than `FULL` of the context, old turns are forgotten until `KEPT` is in use."""
 
 
 class State(Enum):
@@ -112,13 +116,20 @@ class TurnFigures:
 
 
 @dataclass(frozen=True)
+class Forgotten:
+    """The context was nearly full: the oldest `turns` turns were forgotten."""
+
+    turns: int
+
+
+@dataclass(frozen=True)
 class ReplyFailed:
     """The reply could not be made. The conversation is as it was before the turn."""
 
     error: BaseException
 
 
-SessionEvent = StateChanged | Caption | Speech | Interrupted | TurnFigures | ReplyFailed
+SessionEvent = StateChanged | Caption | Speech | Interrupted | TurnFigures | Forgotten | ReplyFailed
 
 
 @dataclass
@@ -410,6 +421,7 @@ class VoiceSession:
                 case TurnDone() as done:
                     reply.done = True
                     self._emit(self._figures(reply, done))
+                    self._keep_room(done)
                     if not reply.samples:
                         self._end_reply()
                 case Failed(error):
@@ -421,6 +433,19 @@ class VoiceSession:
         sound = reply.first_sound
         voice = None if sound is None else sound + reply.voice_to_decided
         return TurnFigures(done, reply.heard_seconds, sound, voice)
+
+    def _keep_room(self, done: TurnDone) -> None:
+        """Forget the oldest turns while the reply is being played, so that the talk can go on."""
+        if done.context_limit - done.context_used >= done.context_limit * FULL:
+            return
+        room = round(done.context_limit * (1 - KEPT))
+        future = self._engine.submit(MakeRoom(self._conversation.id, room))
+        future.add_done_callback(self._forgotten)
+
+    def _forgotten(self, done: Future[int]) -> None:
+        """On the engine's thread. An error comes again in the next turn."""
+        if done.exception() is None and done.result():
+            self._emit(Forgotten(done.result()))
 
     def _end_reply(self) -> None:
         self._reply = None

@@ -11,7 +11,7 @@ import numpy as np
 
 from omni_runtime.arrays import FloatArray
 from omni_runtime.cli import ui
-from omni_runtime.voice.session import (
+from omni_runtime.voice.events import (
     Caption,
     Forgotten,
     Interrupted,

@@ -9,7 +9,7 @@ import numpy as np
 
 from omni_runtime.arrays import FloatArray
 from omni_runtime.errors import OmniError
-from omni_runtime.voice.session import (
+from omni_runtime.voice.events import (
     Caption,
     Forgotten,
     Interrupted,

@@ -13,7 +13,6 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import Enum
 from threading import RLock
 from time import perf_counter
 from typing import Any
@@ -37,6 +36,18 @@ from omni_runtime.serving.commands import (
     Truncate,
 )
 from omni_runtime.serving.engine import EngineConversation
+from omni_runtime.voice.events import (
+    Caption,
+    Forgotten,
+    Interrupted,
+    ReplyFailed,
+    SessionEvent,
+    Speech,
+    State,
+    StateChanged,
+    TurnFigures,
+)
+from omni_runtime.voice.smart_turn import SmartTurn
 from omni_runtime.voice.turn_detector import (
     TurnDetector,
     TurnEnded,
@@ -48,88 +59,13 @@ from omni_runtime.voice.turn_detector import (
 )
 from omni_runtime.voice.vad import FRAME, SAMPLE_RATE, VoiceActivity
 
-HISTORY_SECONDS = 3.0
-"""Microphone samples that are kept for the start of a turn."""
+HISTORY_SECONDS = 8.0
+"""Microphone samples that are kept: for the start of a turn, and for Smart Turn."""
 BLOCK_SECONDS = 2.0
 """The audio encoder's block: how often there is something new to prefill."""
 
 FULL, KEPT = 0.25, 0.5
 """With less room than `FULL` of the context, old turns are forgotten until `KEPT` is in use."""
-
-
-class State(Enum):
-    """What the session is doing."""
-
-    LISTENING = "listening"
-    HEARING = "hearing"
-    """The user speaks, or pauses within a turn."""
-    THINKING = "thinking"
-    """The turn has ended; no speech of the reply has been produced."""
-    SPEAKING = "speaking"
-    """The reply is being played."""
-
-
-@dataclass(frozen=True)
-class StateChanged:
-    """The session entered `state`. `at`: seconds of microphone samples so far."""
-
-    state: State
-    at: float
-
-
-@dataclass(frozen=True)
-class Caption:
-    """A piece of the reply's text."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Speech:
-    """Samples of the reply to play, float32 mono (n,) at `rate` Hz, from `first_sample` on."""
-
-    samples: FloatArray
-    rate: int
-    first_sample: int
-
-
-@dataclass(frozen=True)
-class Interrupted:
-    """The reply was cut: `heard` is the text that is left of `text`. Playback must stop."""
-
-    heard: str
-    text: str
-
-
-@dataclass(frozen=True)
-class TurnFigures:
-    """Numbers of a turn, in seconds: of the user's voice, and from its end to the first sound.
-
-    `decided_to_sound` starts when the end of the turn was decided, `voice_to_sound` when the voice
-    ended.
-    """
-
-    turn: TurnDone
-    heard_seconds: float
-    decided_to_sound: float | None
-    voice_to_sound: float | None
-
-
-@dataclass(frozen=True)
-class Forgotten:
-    """The context was nearly full: the oldest `turns` turns were forgotten."""
-
-    turns: int
-
-
-@dataclass(frozen=True)
-class ReplyFailed:
-    """The reply could not be made. The conversation is as it was before the turn."""
-
-    error: BaseException
-
-
-SessionEvent = StateChanged | Caption | Speech | Interrupted | TurnFigures | Forgotten | ReplyFailed
 
 
 @dataclass
@@ -158,16 +94,22 @@ class VoiceSession:
         reply: ReplyOptions | None = None,
         full_duplex: bool = True,
         hands_free: bool = True,
+        read_ahead: bool = True,
+        smart_turn: SmartTurn | None = None,
     ) -> None:
         """`emit` receives all events, from the thread that causes them; it must not block.
 
         `full_duplex`: the microphone does not hear the reply (headphones or echo cancellation).
         Without it the microphone is ignored during playback. `hands_free` False is push-to-talk.
+        `read_ahead` False prefills a turn only when it has ended. `smart_turn` ends a turn at its
+        first pause if the sentence is complete; otherwise `turns.end_silence` ends it.
         """
         self.turns = turns or TurnOptions()
         self.muted = False
         self.full_duplex = full_duplex
         self.hands_free = hands_free
+        self._read_ahead = read_ahead
+        self._smart_turn = smart_turn
         self._conversation = conversation
         self._engine = conversation.engine
         self._reply_options = reply or ReplyOptions()
@@ -293,12 +235,23 @@ class VoiceSession:
             case TurnStarted(frame):
                 self._start_or_continue(frame * FRAME)
             case TurnPaused(frame):
-                self._speculate()
+                if self._complete():
+                    self._end_turn((self._detector.frame - frame) * FRAME / SAMPLE_RATE)
+                    self._detector.reset()
+                else:
+                    self._speculate()
             case TurnResumed():
                 self._take_back()
             case TurnEnded(frame):
                 if self._stream is not None:
                     self._end_turn((self._detector.frame - frame) * FRAME / SAMPLE_RATE)
+
+    def _complete(self) -> bool:
+        """Whether the turn, whose voice has just paused, is a whole sentence."""
+        if self._smart_turn is None or self._stream is None:
+            return False
+        start = max(self._stream_start, self._samples - len(self._history))
+        return self._smart_turn.complete(self._history[start - self._samples :])
 
     def _start_or_continue(self, start: int) -> None:
         """A voice began at sample `start`: a new turn, or the last one goes on."""
@@ -331,13 +284,14 @@ class VoiceSession:
     def _prefill_blocks(self, stream: AudioStream) -> None:
         """Prefill when another block is final, unless the engine is still busy with the last."""
         busy = self._ahead is not None and not self._ahead.done()
-        if self._reply is None and not busy and stream.seconds - self._prefilled >= BLOCK_SECONDS:
+        wanted = self._read_ahead and self._reply is None and not busy
+        if wanted and stream.seconds - self._prefilled >= BLOCK_SECONDS:
             self._prefilled = stream.seconds // BLOCK_SECONDS * BLOCK_SECONDS
             self._submit(ReadAhead(self._conversation.id, speech=self._speaks))
 
     def _speculate(self) -> None:
         """Prefill the turn as if it had ended."""
-        if self._stream is not None and self._reply is None:
+        if self._read_ahead and self._stream is not None and self._reply is None:
             self._snapshot = self._stream.snapshot()
             self._submit(Compose(self._conversation.id, self._parts(self._snapshot)))
             self._submit(ReadAhead(self._conversation.id, more=False, speech=self._speaks))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from omni_runtime.arrays import FloatArray
-from omni_runtime.events import TurnDone
+from omni_runtime.events import PlaybackUnderrun, PresetChosen, TurnDone
 
 
 class State(Enum):
@@ -79,4 +79,14 @@ class ReplyFailed:
     error: BaseException
 
 
-SessionEvent = StateChanged | Caption | Speech | Interrupted | TurnFigures | Forgotten | ReplyFailed
+SessionEvent = (
+    StateChanged
+    | Caption
+    | Speech
+    | Interrupted
+    | TurnFigures
+    | Forgotten
+    | ReplyFailed
+    | PresetChosen
+    | PlaybackUnderrun
+)

@@ -5,10 +5,11 @@ import wave
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import msgspec
 
 from omni_runtime.arrays import FloatArray
 from omni_runtime.errors import OmniError
+from omni_runtime.events import PlaybackUnderrun, PresetChosen
 from omni_runtime.voice.events import (
     Caption,
     Forgotten,
@@ -20,6 +21,7 @@ from omni_runtime.voice.events import (
     TurnFigures,
 )
 from omni_runtime.voice.vad import SAMPLE_RATE
+from omni_runtime.wav import pcm16
 
 
 class Recording:
@@ -41,8 +43,8 @@ class Recording:
 
     def tick(self, user: FloatArray, reply: FloatArray) -> None:
         """Append samples of both sides, float32 mono."""
-        self._user.writeframes(_pcm16(user))
-        self._reply.writeframes(_pcm16(reply))
+        self._user.writeframes(pcm16(user))
+        self._reply.writeframes(pcm16(reply))
 
     def event(self, event: SessionEvent, at: float) -> None:
         """Log an event; `at` is seconds of microphone samples."""
@@ -71,6 +73,10 @@ def as_record(event: SessionEvent) -> dict[str, Any]:
             kind, fields = "turn", _figures(event)
         case Forgotten(turns):
             kind, fields = "forgotten", {"turns": turns}
+        case PresetChosen():
+            kind, fields = "preset", msgspec.to_builtins(event)
+        case PlaybackUnderrun():
+            kind, fields = "underrun", msgspec.to_builtins(event)
         case ReplyFailed(error):
             kind, fields = "error", {"message": str(error)}
     return {"type": kind, **fields}
@@ -97,7 +103,3 @@ def _wav(path: Path, rate: int) -> wave.Wave_write:
     file.setsampwidth(2)
     file.setframerate(rate)
     return file
-
-
-def _pcm16(samples: FloatArray) -> bytes:
-    return np.rint(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes()

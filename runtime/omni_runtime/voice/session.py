@@ -21,7 +21,13 @@ import numpy as np
 
 from omni_runtime.arrays import FloatArray
 from omni_runtime.errors import OmniError
-from omni_runtime.events import AudioDelta, TextDelta, TurnDone
+from omni_runtime.events import (
+    AudioDelta,
+    PlaybackUnderrun,
+    PresetChosen,
+    TextDelta,
+    TurnDone,
+)
 from omni_runtime.inputs.audio_stream import AudioStream
 from omni_runtime.inputs.messages import Audio, ContentPart, Image, Text
 from omni_runtime.options import ReplyOptions
@@ -372,6 +378,8 @@ class VoiceSession:
                         self._enter(State.SPEAKING)
                     reply.samples, reply.rate = first + len(samples), rate
                     self._emit(Speech(samples, rate, first))
+                case PresetChosen() | PlaybackUnderrun() as note:
+                    self._emit(note)
                 case TurnDone() as done:
                     reply.done = True
                     self._emit(self._figures(reply, done))

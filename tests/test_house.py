@@ -41,6 +41,7 @@ RUNTIME_LAYERS = [
     {"conversation", "persistence", "system_prefix", "turns"},
     {"serving"},
     {"voice"},
+    {"server"},
     {"bench", "golden"},
     {"cli"},
 ]

@@ -81,7 +81,7 @@ class Report:
             ended = [at for state, at in states if state == "thinking"]
             self.turns += 1
             self.missed += not ended
-            self.early += any(at < item["end"] for at in ended[-1:])
+            self.early += any(s == "speaking" and at < item["end"] for s, at in states)
             self.reopened += max(0, len(ended) - max(spoke, 1))
             self.extra += max(0, spoke - 1)
             self.errors += sum(event["type"] == "error" for event in own)

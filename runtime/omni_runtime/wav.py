@@ -4,6 +4,9 @@ import numpy as np
 
 from omni_runtime.arrays import FloatArray
 
+UNKNOWN_LENGTH = 0x7FFFF000
+"""Data length in the header of a streamed wav, whose real length is not known yet."""
+
 
 def pcm16(samples: FloatArray) -> bytes:
     """Convert float32 samples to little-endian 16-bit PCM."""

@@ -10,6 +10,7 @@ from omni_runtime.cli.common import OneLineParser
 COMMANDS = {
     "run": "answer a prompt, or start a conversation if no prompt is given",
     "talk": "hold a spoken conversation with microphone and loudspeaker",
+    "serve": "serve OpenAI's API (chat, speech, realtime) and a page to talk with",
     "show": "print the graphs, sizes, quantization errors, voices and licence of a bundle",
     "verify": "verify the SHA-256 checksum of every file of a bundle",
     "doctor": "check this machine, and whether a bundle loads and fits in memory",
@@ -50,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     }
     _run_flags(parsers["run"])
     _talk_flags(parsers["talk"])
+    _serve_flags(parsers["serve"])
     for name in ("show", "verify"):
         parsers[name].add_argument("bundle", help="bundle folder")
     parsers["show"].add_argument(
@@ -167,6 +169,52 @@ def _talk_flags(talk: argparse.ArgumentParser) -> None:
     talk.add_argument("--json", action="store_true", help="print every event as a line of JSON")
     talk.add_argument("-q", "--quiet", action="store_true", help="print captions and nothing else")
     talk.set_defaults(whole=False, no_play=True)
+
+
+def _serve_flags(serve: argparse.ArgumentParser) -> None:
+    serve.add_argument("bundle", help="bundle folder")
+    network = serve.add_argument_group("network")
+    network.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    network.add_argument("--port", type=_port, default=8000, help="port (8000)")
+    network.add_argument(
+        "--host-name",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another name under which the server is addressed; can be repeated",
+    )
+    network.add_argument("--api-key", metavar="KEY", help="key that clients must send")
+    network.add_argument(
+        "--api-key-file",
+        metavar="FILE",
+        help="file with one key in each line",
+    )
+    network.add_argument("--ssl-certfile", metavar="FILE", help="certificate, for https")
+    network.add_argument("--ssl-keyfile", metavar="FILE", help="private key of the certificate")
+    limits = serve.add_argument_group("limits")
+    limits.add_argument(
+        "--parallel", type=_positive, default=4, metavar="N", help="replies at once (4)"
+    )
+    limits.add_argument(
+        "--queue", type=_positive, default=32, metavar="N", help="requests that may wait (32)"
+    )
+    limits.add_argument(
+        "--sessions", type=_positive, default=8, metavar="N", help="realtime sessions (8)"
+    )
+    limits.add_argument(
+        "--context", type=_positive, metavar="N", help="context of each conversation, in tokens"
+    )
+    limits.add_argument(
+        "--media-path",
+        metavar="FOLDER",
+        help="folder whose files requests may name as file:///NAME",
+    )
+    serve.add_argument("--name", help="name of the model; by default that of the bundle's folder")
+    serve.add_argument("--voice", metavar="NAME", help="default voice")
+    serve.add_argument("--preset", metavar="NAME", help="default preset of the speech")
+    _machine_flags(serve)
+    _memory_flag(serve)
+    serve.add_argument("-q", "--quiet", action="store_true", help="no request log")
 
 
 def _speech_flags(command: argparse.ArgumentParser) -> Any:
@@ -337,6 +385,12 @@ def _seconds(text: str) -> float:
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
     return number
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port")
+    return int(text)
 
 
 def _share(text: str) -> float:

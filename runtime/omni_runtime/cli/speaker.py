@@ -15,10 +15,7 @@ from typing import Any, BinaryIO, NoReturn, Protocol
 from omni_runtime.arrays import FloatArray
 from omni_runtime.atomic_file import AtomicFile
 from omni_runtime.errors import OmniError, UsageError
-from omni_runtime.wav import pcm16, wav_header
-
-UNKNOWN_LENGTH = 0x7FFFF000
-"""Data length in the header of a streamed wav, whose real length is not known yet."""
+from omni_runtime.wav import UNKNOWN_LENGTH, pcm16, wav_header
 
 
 class Sink(Protocol):

@@ -76,7 +76,7 @@ class Screen:
                 case TurnFigures():
                     self._end_caption()
                     self._figures(event)
-                case (PlaybackUnderrun() | PresetChosen()) if not self._quiet:
+                case PlaybackUnderrun() | PresetChosen() if not self._quiet:
                     self._notes.append(ui.speech_line(event, whole=False))
                 case Forgotten(turns):
                     self._end_caption()

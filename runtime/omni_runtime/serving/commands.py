@@ -77,6 +77,13 @@ class Retract:
 
 
 @dataclass(frozen=True)
+class Undo:
+    """Remove the last turn, question and reply."""
+
+    conversation: int
+
+
+@dataclass(frozen=True)
 class MakeRoom:
     """Forget the oldest turns until `tokens` more fit. Gives the number of forgotten turns."""
 
@@ -99,7 +106,17 @@ class Close:
 
 
 ConversationCommand = (
-    Append | Compose | ReadAhead | Respond | Cancel | Truncate | Retract | MakeRoom | Fork | Close
+    Append
+    | Compose
+    | ReadAhead
+    | Respond
+    | Cancel
+    | Truncate
+    | Retract
+    | Undo
+    | MakeRoom
+    | Fork
+    | Close
 )
 Command = Open | ConversationCommand
 

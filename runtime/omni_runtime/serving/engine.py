@@ -40,6 +40,7 @@ from omni_runtime.serving.commands import (
     Respond,
     Retract,
     Truncate,
+    Undo,
 )
 
 Sink = Callable[[EngineEvent], object]
@@ -155,6 +156,8 @@ class Engine:
             if item is None:
                 return False
             command, future = item
+            if not future.set_running_or_notify_cancel():
+                continue
             try:
                 future.set_result(self._handle(command))
             except BaseException as error:
@@ -194,6 +197,8 @@ class Engine:
                 self._cancel(entry)
                 if entry.conversation.turn_count > entry.turns_before:
                     entry.conversation.undo()
+            case Undo():
+                entry.conversation.undo()
             case MakeRoom(tokens=tokens):
                 return entry.conversation.make_room(tokens)
             case Fork():

@@ -28,6 +28,14 @@ class StateChanged:
 
 
 @dataclass(frozen=True)
+class TurnTaken:
+    """The user's turn ended. `start` and `end` of the voice in seconds of microphone samples."""
+
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
 class Caption:
     """A piece of the reply's text."""
 
@@ -81,6 +89,7 @@ class ReplyFailed:
 
 SessionEvent = (
     StateChanged
+    | TurnTaken
     | Caption
     | Speech
     | Interrupted

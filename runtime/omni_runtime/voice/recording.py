@@ -19,6 +19,7 @@ from omni_runtime.voice.events import (
     Speech,
     StateChanged,
     TurnFigures,
+    TurnTaken,
 )
 from omni_runtime.voice.vad import SAMPLE_RATE
 from omni_runtime.wav import pcm16
@@ -63,6 +64,8 @@ def as_record(event: SessionEvent) -> dict[str, Any]:
     match event:
         case StateChanged(state):
             kind, fields = "state", {"state": state.value}
+        case TurnTaken(start, end):
+            kind, fields = "turn_taken", {"start": start, "end": end}
         case Caption(text):
             kind, fields = "text", {"text": text}
         case Speech(samples, rate, first):

@@ -32,6 +32,7 @@ from omni_runtime.inputs.audio_stream import AudioStream
 from omni_runtime.inputs.messages import Audio, ContentPart, Image, Text
 from omni_runtime.options import ReplyOptions
 from omni_runtime.serving.commands import (
+    Cancel,
     Command,
     Compose,
     EngineEvent,
@@ -52,6 +53,7 @@ from omni_runtime.voice.events import (
     State,
     StateChanged,
     TurnFigures,
+    TurnTaken,
 )
 from omni_runtime.voice.smart_turn import SmartTurn
 from omni_runtime.voice.turn_detector import (
@@ -102,23 +104,26 @@ class VoiceSession:
         hands_free: bool = True,
         read_ahead: bool = True,
         smart_turn: SmartTurn | None = None,
+        answers: bool = True,
     ) -> None:
         """`emit` receives all events, from the thread that causes them; it must not block.
 
         `full_duplex`: the microphone does not hear the reply (headphones or echo cancellation).
         Without it the microphone is ignored during playback. `hands_free` False is push-to-talk.
         `read_ahead` False prefills a turn only when it has ended. `smart_turn` ends a turn at its
-        first pause if the sentence is complete; otherwise `turns.end_silence` ends it.
+        first pause if the sentence is complete; otherwise `turns.end_silence` ends it. `answers`
+        False keeps a spoken turn for `respond` instead of answering it.
         """
         self.turns = turns or TurnOptions()
         self.muted = False
         self.full_duplex = full_duplex
         self.hands_free = hands_free
+        self.answers = answers
+        self.reply_options = reply or ReplyOptions()
         self._read_ahead = read_ahead
         self._smart_turn = smart_turn
         self._conversation = conversation
         self._engine = conversation.engine
-        self._reply_options = reply or ReplyOptions()
         self._emit = emit
         self._lock = RLock()
         self._vad = VoiceActivity()
@@ -133,6 +138,8 @@ class VoiceSession:
         self._snapshot: AudioStream | None = None
         self._reply: _Reply | None = None
         self._played = 0.0
+        self._added: list[ContentPart] = []
+        self._answered: list[ContentPart] = []  # what was added to the turn of the reply
         self._image: Image | None = None
         self._key_down = False
         self._state = State.LISTENING
@@ -147,6 +154,16 @@ class VoiceSession:
     def seconds(self) -> float:
         """Seconds of microphone samples so far."""
         return self._samples / SAMPLE_RATE
+
+    @property
+    def turn_seconds(self) -> float:
+        """Seconds of the turn that is being heard; 0 without one."""
+        return 0.0 if self._stream is None else self._stream.seconds
+
+    def set_turns(self, turns: TurnOptions) -> None:
+        """Change how turns are taken, from the next frame on."""
+        with self._lock:
+            self.turns = self._detector.options = turns
 
     @property
     def key_down(self) -> bool:
@@ -175,12 +192,32 @@ class VoiceSession:
         with self._lock:
             self._image = image
 
+    def add(self, *parts: ContentPart) -> None:
+        """Add parts to the next turn: text, pictures, files."""
+        with self._lock:
+            self._added += parts
+
     def say(self, text: str) -> None:
         """Send a typed turn. A reply that is being played is interrupted."""
         with self._lock:
             self.interrupt()
             self._drop_turn()
-            self._respond([Text(text)], 0.0, 0.0)
+            self.add(Text(text))
+            self.respond()
+
+    def respond(self) -> bool:
+        """Answer what was added; False if that is nothing. Interrupts a reply in progress.
+
+        A reply that is complete counts as heard.
+        """
+        with self._lock:
+            if self._reply is not None and self._reply.done:
+                self._end_reply()
+            self.interrupt()
+            if not self._added:
+                return False
+            self._respond(self._parts(), 0.0, 0.0)
+            return True
 
     def key(self, down: bool) -> None:
         """Push-to-talk: the turn lasts while the key is down. It interrupts a reply."""
@@ -192,6 +229,14 @@ class VoiceSession:
                 self._end_turn(0.0)
             self._key_down = down
 
+    def discard(self) -> None:
+        """Forget the sound of a turn that has not ended."""
+        with self._lock:
+            self._key_down = False
+            self._drop_turn()
+            if self._reply is None:
+                self._enter(State.LISTENING)
+
     def interrupt(self) -> None:
         """Stop the reply, and cut it to what was heard."""
         with self._lock:
@@ -201,16 +246,33 @@ class VoiceSession:
             self._reply = None
             self._engine.interrupt(self._conversation.id)
             try:
-                if reply.first_sound is None:
-                    heard = ""
-                    self._engine.call(Retract(self._conversation.id))
-                else:
-                    heard = self._engine.call(Truncate(self._conversation.id, self._played))
+                heard = self._cut(reply)
             except OmniError as error:
                 self._emit(ReplyFailed(error))
                 heard = ""
             self._emit(Interrupted(heard, reply.text))
             self._enter(State.LISTENING)
+
+    def truncate(self, heard_seconds: float) -> str:
+        """Cut the last reply to what was heard; a reply in progress is interrupted.
+
+        Returns the text that is left. Raises UsageError where there is no spoken reply.
+        """
+        with self._lock:
+            self._played = min(self._played, heard_seconds)
+            self.interrupt()
+            return self._engine.call(Truncate(self._conversation.id, heard_seconds))
+
+    def _cut(self, reply: _Reply) -> str:
+        """Keep what was heard of a reply: nothing is left of a turn without an answer."""
+        number = self._conversation.id
+        if not self._speaks and reply.text:
+            self._engine.call(Cancel(number))
+            return reply.text
+        if reply.first_sound is None:
+            self._engine.call(Retract(number))
+            return ""
+        return self._engine.call(Truncate(number, self._played))
 
     def close(self) -> None:
         """Stop everything and close the conversation."""
@@ -265,7 +327,7 @@ class VoiceSession:
         if reply is not None and reply.first_sound is None and self._stream is not None:
             stream = self._stream  # nothing was heard of the reply: the user had only paused
             self.interrupt()
-            self._stream = stream
+            self._stream, self._added = stream, [*self._answered]
             self._take_back()
             self._enter(State.HEARING)
             return
@@ -284,8 +346,10 @@ class VoiceSession:
         self._submit(Compose(self._conversation.id, self._parts(self._stream)))
         self._enter(State.HEARING)
 
-    def _parts(self, stream: AudioStream) -> list[ContentPart]:
-        return [*([self._image] if self._image is not None else []), Audio(stream)]
+    def _parts(self, *sound: AudioStream) -> list[ContentPart]:
+        """The turn: what was added, the newest picture, and what the microphone heard."""
+        image = [self._image] if self._image is not None else []
+        return [*self._added, *image, *(Audio(stream) for stream in sound)]
 
     def _prefill_blocks(self, stream: AudioStream) -> None:
         """Prefill when another block is final, unless the engine is still busy with the last."""
@@ -313,7 +377,13 @@ class VoiceSession:
         assert self._stream is not None
         sound = self._snapshot or self._stream.snapshot()
         voice = max(0.0, (self._samples - self._stream_start) / SAMPLE_RATE - silence)
-        self._respond(self._parts(sound), silence, voice)
+        self._emit(TurnTaken(self._stream_start / SAMPLE_RATE, self.seconds - silence))
+        if self.answers:
+            self._respond(self._parts(sound), silence, voice)
+        else:
+            self._added.append(Audio(sound))
+            self._stream = self._snapshot = None
+            self._enter(State.LISTENING)
 
     def _drop_turn(self) -> None:
         self._stream = self._snapshot = None
@@ -324,15 +394,17 @@ class VoiceSession:
 
     @property
     def _speaks(self) -> bool:
-        return self._reply_options.speech is not None
+        return self.reply_options.speech is not None
 
     def _respond(self, parts: list[ContentPart], silence: float, voice: float) -> None:
         self._reply, self._played = _Reply(silence, voice), 0.0
         self._submit(Compose(self._conversation.id, parts))
+        self._answered = self._parts()
+        self._added, self._image = [], None
         reply = self._reply
         future = self._engine.submit_response(
             self._conversation.id,
-            self._reply_options,
+            self.reply_options,
             lambda event: self._engine_event(reply, event),
         )
         future.add_done_callback(lambda done: self._check(reply, done))

@@ -39,9 +39,9 @@ def question(number: int) -> tuple[str, str, np.ndarray]:
     return voice, text, samples * np.float32(0.5 / np.abs(samples).max())
 
 
-def make(count: int, parts: int, gap: float) -> None:
+def make(folder: Path, count: int, parts: int, gap: float) -> None:
     """Write `parts` recordings of `count` questions in all, and when each voice begins and ends."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for part in range(parts):
         pieces, script, at = [np.zeros(round(FIRST_PAUSE * RATE))], [], FIRST_PAUSE
         for number in range(part, count, parts):
@@ -52,8 +52,8 @@ def make(count: int, parts: int, gap: float) -> None:
             at = sum(map(len, pieces)) / RATE
         recording = np.concatenate(pieces)
         recording += NOISE * np.random.default_rng(part).standard_normal(len(recording))
-        sf.write(FOLDER / f"{part}.wav", recording, RATE)
-        (FOLDER / f"{part}.json").write_text(json.dumps(script))
+        sf.write(folder / f"{part}.wav", recording, RATE)
+        (folder / f"{part}.json").write_text(json.dumps(script))
 
 
 @dataclass
@@ -107,11 +107,11 @@ class Report:
         ])  # fmt: skip
 
 
-def report(folders: list[Path]) -> None:
+def report(scripts: Path, folders: list[Path]) -> None:
     """Print the report of recordings whose folders bear the numbers of their scripts."""
     result = Report()
     for folder in folders:
-        script = json.loads((FOLDER / f"{folder.name}.json").read_text())
+        script = json.loads((scripts / f"{folder.name}.json").read_text())
         lines = (folder / "events.jsonl").read_text().splitlines()
         result.add(script, [json.loads(line) for line in lines])
     print(result)  # noqa: T201
@@ -120,6 +120,7 @@ def report(folders: list[Path]) -> None:
 def main() -> None:
     """Run a command."""
     parser = argparse.ArgumentParser(prog="python -m tiny.talk", description=__doc__)
+    parser.add_argument("--scripts", type=Path, default=FOLDER, help="folder of the recordings")
     commands = parser.add_subparsers(dest="command", required=True)
     making = commands.add_parser("make")
     making.add_argument("--count", type=int, default=100)
@@ -129,9 +130,9 @@ def main() -> None:
     reporting.add_argument("folders", type=Path, nargs="+")
     options = parser.parse_args()
     if options.command == "make":
-        make(options.count, options.parts, options.gap)
+        make(options.scripts, options.count, options.parts, options.gap)
     else:
-        report(options.folders)
+        report(options.scripts, options.folders)
 
 
 if __name__ == "__main__":

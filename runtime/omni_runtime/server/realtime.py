@@ -19,7 +19,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from omni_runtime.arrays import FloatArray
 from omni_runtime.errors import OmniError
-from omni_runtime.inputs.messages import ContentPart, Image
+from omni_runtime.inputs.messages import Image
 from omni_runtime.server import errors
 from omni_runtime.server.content import PCM_RATE, decode_base64, parts_of, pcm16_samples
 from omni_runtime.server.errors import ApiError, busy
@@ -47,7 +47,6 @@ TICK = 0.05
 BATCH = SAMPLE_RATE // 25
 """Samples that are gathered before the session hears them: clients may send tiny frames."""
 MAX_TURN_SECONDS = 600
-MAX_ITEMS = 1000
 
 
 class Realtime:
@@ -230,23 +229,18 @@ class Connection:
         role = item.get("role")
         if role != "user":
             raise ApiError("only user items can be added", param="item.role", code="unsupported")
-        if len(self._items.records) >= MAX_ITEMS:
-            raise ApiError("too many items", code="too_many_items")
         content = item.get("content")
         parts = parts_of([*map(_chat_part, content or ())], self._state.settings)
         if not parts:
             raise ApiError("the item has no content", param="item.content")
-        await asyncio.to_thread(self._add, parts)
-        record = message("user", [_without_data(part) for part in content or ()])
-        if isinstance(item.get("id"), str):
-            record["id"] = item["id"]
-        await self._added(record)
-
-    def _add(self, parts: list[ContentPart]) -> None:
         if len(parts) == 1 and isinstance(parts[0], Image):
             self.session.see(parts[0])  # a camera: the newest picture of a turn counts
         else:
             self.session.add(*parts)
+        record = message("user", [_without_data(part) for part in content or ()])
+        if isinstance(item.get("id"), str):
+            record["id"] = item["id"]
+        await self._added(record)
 
     async def _added(self, record: Record) -> None:
         previous = self._items.add(record)

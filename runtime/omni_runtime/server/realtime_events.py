@@ -8,6 +8,9 @@ from omni_runtime.events import TurnDone
 
 Record = dict[str, Any]
 
+MAX_ITEMS = 512
+"""Items that can be retrieved; a long conversation forgets the oldest."""
+
 
 def identifier(kind: str) -> str:
     """A fresh id, such as item_3f…"""
@@ -30,6 +33,8 @@ class Items:
         """Append an item; returns the id of the one before it."""
         previous = next(reversed(self.records), None)
         self.records[item["id"]] = item
+        while len(self.records) > MAX_ITEMS:
+            del self.records[next(iter(self.records))]
         return previous
 
 

@@ -12,12 +12,8 @@ the reply, in both KV caches, to what was heard.
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from threading import RLock
-from time import perf_counter
 from typing import Any
-
-import numpy as np
 
 from omni_runtime.arrays import FloatArray
 from omni_runtime.errors import OmniError
@@ -43,6 +39,7 @@ from omni_runtime.serving.commands import (
     Truncate,
 )
 from omni_runtime.serving.engine import EngineConversation
+from omni_runtime.voice.capture import Capture
 from omni_runtime.voice.events import (
     Caption,
     Forgotten,
@@ -52,9 +49,9 @@ from omni_runtime.voice.events import (
     Speech,
     State,
     StateChanged,
-    TurnFigures,
     TurnTaken,
 )
+from omni_runtime.voice.reply_progress import ReplyProgress
 from omni_runtime.voice.smart_turn import SmartTurn
 from omni_runtime.voice.turn_detector import (
     TurnDetector,
@@ -67,27 +64,13 @@ from omni_runtime.voice.turn_detector import (
 )
 from omni_runtime.voice.vad import FRAME, SAMPLE_RATE, VoiceActivity
 
-HISTORY_SECONDS = 8.0
-"""Microphone samples that are kept: for the start of a turn, and for Smart Turn."""
 BLOCK_SECONDS = 2.0
 """The audio encoder's block: how often there is something new to prefill."""
 
+ECHO_TAIL = 0.5
+"""Seconds after a reply in which a room still echoes it: latency of devices, and reverberation."""
 FULL, KEPT = 0.25, 0.5
 """With less room than `FULL` of the context, old turns are forgotten until `KEPT` is in use."""
-
-
-@dataclass
-class _Reply:
-    """The reply in progress, or the last one while it is being played."""
-
-    voice_to_decided: float
-    heard_seconds: float
-    decided: float = field(default_factory=perf_counter)
-    text: str = ""
-    samples: int = 0
-    rate: int = 1
-    first_sound: float | None = None
-    done: bool = False
 
 
 class VoiceSession:
@@ -128,15 +111,14 @@ class VoiceSession:
         self._lock = RLock()
         self._vad = VoiceActivity()
         self._detector = TurnDetector(self.turns)
-        self._rest = np.zeros(0, np.float32)  # samples short of a frame
-        self._history = np.zeros(0, np.float32)
-        self._samples = 0
+        self._capture = Capture()
+        self._deaf_until = 0
         self._stream: AudioStream | None = None
         self._stream_start = 0
         self._prefilled = 0.0
         self._ahead: Future[Any] | None = None
         self._snapshot: AudioStream | None = None
-        self._reply: _Reply | None = None
+        self._reply: ReplyProgress | None = None
         self._played = 0.0
         self._added: list[ContentPart] = []
         self._answered: list[ContentPart] = []  # what was added to the turn of the reply
@@ -153,7 +135,7 @@ class VoiceSession:
     @property
     def seconds(self) -> float:
         """Seconds of microphone samples so far."""
-        return self._samples / SAMPLE_RATE
+        return self._capture.seconds
 
     @property
     def turn_seconds(self) -> float:
@@ -173,18 +155,14 @@ class VoiceSession:
     def hear(self, samples: FloatArray) -> None:
         """Take microphone samples, float32 mono (n,) at 16 kHz."""
         with self._lock:
-            joined = np.concatenate([self._rest, samples])
-            whole = len(joined) // FRAME * FRAME
-            self._rest = joined[whole:]
-            for start in range(0, whole, FRAME):
-                self._hear_frame(joined[start : start + FRAME])
+            for frame in self._capture.frames(samples):
+                self._hear_frame(frame)
 
     def played(self, seconds: float) -> None:
         """Report how many seconds of the present reply have been heard by the user."""
         with self._lock:
             self._played = seconds
-            reply = self._reply
-            if reply is not None and reply.done and seconds >= reply.samples / reply.rate - 0.02:
+            if self._reply is not None and self._reply.over(seconds):
                 self._end_reply()
 
     def see(self, image: Image | None) -> None:
@@ -224,7 +202,7 @@ class VoiceSession:
         with self._lock:
             if down and not self._key_down:
                 self.interrupt()
-                self._begin_turn(self._samples)
+                self._begin_turn(self._capture.samples)
             elif not down and self._key_down and self._stream is not None:
                 self._end_turn(0.0)
             self._key_down = down
@@ -263,7 +241,7 @@ class VoiceSession:
             self.interrupt()
             return self._engine.call(Truncate(self._conversation.id, heard_seconds))
 
-    def _cut(self, reply: _Reply) -> str:
+    def _cut(self, reply: ReplyProgress) -> str:
         """Keep what was heard of a reply: nothing is left of a turn without an answer."""
         number = self._conversation.id
         if not self._speaks and reply.text:
@@ -284,10 +262,7 @@ class VoiceSession:
     # The microphone
 
     def _hear_frame(self, frame: FloatArray) -> None:
-        self._samples += FRAME
-        keep = round(HISTORY_SECONDS * SAMPLE_RATE)
-        self._history = np.concatenate([self._history, frame])[-keep:]
-        deaf = self.muted or (self._state is State.SPEAKING and not self.full_duplex)
+        deaf = self.muted or self._hears_itself()
         if self._stream is not None and not deaf:
             self._stream.push(frame)
             self._prefill_blocks(self._stream)
@@ -297,6 +272,14 @@ class VoiceSession:
         needed = self.turns.interrupt if self._reply is not None else None
         for event in self._detector.push(probability, start=needed):
             self._turn_event(event)
+
+    def _hears_itself(self) -> bool:
+        """Half duplex: the reply is being played, or has only just left the room."""
+        if self.full_duplex:
+            return False
+        if self._state is State.SPEAKING:
+            self._deaf_until = self._capture.samples + round(ECHO_TAIL * SAMPLE_RATE)
+        return self._capture.samples < self._deaf_until
 
     def _turn_event(self, event: TurnEvent) -> None:
         match event:
@@ -318,8 +301,7 @@ class VoiceSession:
         """Whether the turn, whose voice has just paused, is a whole sentence."""
         if self._smart_turn is None or self._stream is None:
             return False
-        start = max(self._stream_start, self._samples - len(self._history))
-        return self._smart_turn.complete(self._history[start - self._samples :])
+        return self._smart_turn.complete(self._capture.since(self._stream_start)[1])
 
     def _start_or_continue(self, start: int) -> None:
         """A voice began at sample `start`: a new turn, or the last one goes on."""
@@ -338,10 +320,9 @@ class VoiceSession:
         """Begin a turn with the microphone samples from `start` on, as far as they are kept."""
         model = self._engine.model
         self._stream = model.audio_stream(SAMPLE_RATE)
-        first = max(start, self._samples - len(self._history))
-        if first < self._samples:
-            self._stream.push(self._history[first - self._samples :])
-        self._stream_start, self._prefilled = first, 0.0
+        self._stream_start, samples = self._capture.since(start)
+        self._stream.push(samples)
+        self._prefilled = 0.0
         self._snapshot = None
         self._submit(Compose(self._conversation.id, self._parts(self._stream)))
         self._enter(State.HEARING)
@@ -376,7 +357,7 @@ class VoiceSession:
         """Send the turn; its voice ended `silence` seconds ago."""
         assert self._stream is not None
         sound = self._snapshot or self._stream.snapshot()
-        voice = max(0.0, (self._samples - self._stream_start) / SAMPLE_RATE - silence)
+        voice = max(0.0, (self._capture.samples - self._stream_start) / SAMPLE_RATE - silence)
         self._emit(TurnTaken(self._stream_start / SAMPLE_RATE, self.seconds - silence))
         if self.answers:
             self._respond(self._parts(sound), silence, voice)
@@ -397,7 +378,7 @@ class VoiceSession:
         return self.reply_options.speech is not None
 
     def _respond(self, parts: list[ContentPart], silence: float, voice: float) -> None:
-        self._reply, self._played = _Reply(silence, voice), 0.0
+        self._reply, self._played = ReplyProgress(silence, voice), 0.0
         self._submit(Compose(self._conversation.id, parts))
         self._answered = self._parts()
         self._added, self._image = [], None
@@ -411,7 +392,7 @@ class VoiceSession:
         self._enter(State.THINKING)
 
     @contextmanager
-    def _while_current(self, reply: _Reply) -> Generator[bool]:
+    def _while_current(self, reply: ReplyProgress) -> Generator[bool]:
         """Hold the lock on the engine's thread; False once the reply was cut.
 
         Whoever cuts a reply holds the lock while the engine carries that out. The engine's thread
@@ -426,7 +407,7 @@ class VoiceSession:
         finally:
             self._lock.release()
 
-    def _check(self, reply: _Reply, done: Future[int]) -> None:
+    def _check(self, reply: ReplyProgress, done: Future[int]) -> None:
         """Report an error that kept the reply from starting."""
         error = done.exception()
         if error is not None:
@@ -434,7 +415,7 @@ class VoiceSession:
                 if current:
                     self._fail(error)
 
-    def _engine_event(self, reply: _Reply, event: EngineEvent) -> None:
+    def _engine_event(self, reply: ReplyProgress, event: EngineEvent) -> None:
         """On the engine's thread. Late events of a reply that was cut are dropped."""
         with self._while_current(reply) as current:
             if not current:
@@ -443,18 +424,16 @@ class VoiceSession:
                 case TextDelta(text):
                     reply.text += text
                     self._emit(Caption(text))
-                case AudioDelta(samples, rate, first_sample=first):
-                    if reply.first_sound is None:
-                        reply.first_sound = perf_counter() - reply.decided
+                case AudioDelta() as audio:
+                    if reply.add(audio):
                         self._stream = None
                         self._enter(State.SPEAKING)
-                    reply.samples, reply.rate = first + len(samples), rate
-                    self._emit(Speech(samples, rate, first))
+                    self._emit(Speech(audio.samples, audio.rate, audio.first_sample))
                 case PresetChosen() | PlaybackUnderrun() as note:
                     self._emit(note)
                 case TurnDone() as done:
                     reply.done = True
-                    self._emit(self._figures(reply, done))
+                    self._emit(reply.figures(done))
                     self._keep_room(done)
                     if not reply.samples:
                         self._end_reply()
@@ -462,11 +441,6 @@ class VoiceSession:
                     self._fail(error)
                 case _:
                     pass
-
-    def _figures(self, reply: _Reply, done: TurnDone) -> TurnFigures:
-        sound = reply.first_sound
-        voice = None if sound is None else sound + reply.voice_to_decided
-        return TurnFigures(done, reply.heard_seconds, sound, voice)
 
     def _keep_room(self, done: TurnDone) -> None:
         """Forget the oldest turns while the reply is being played, so that the talk can go on."""

@@ -46,7 +46,8 @@ def opened(server: Running, recording: Path | None = None, **options) -> Iterato
         page.goto(server.url)
         yield page
         browser.close()
-    assert not problems, problems
+    # Chromium logs the answer that makes the page ask for a key.
+    assert not [line for line in problems if "401" not in line], problems
 
 
 def test_ask_and_hear(server: Running, recording: Callable, tmp_path: Path) -> None:
@@ -67,7 +68,7 @@ def test_ask_and_hear(server: Running, recording: Callable, tmp_path: Path) -> N
 
 def test_a_voice_interrupts(server: Running, recording: Callable, tmp_path: Path) -> None:
     pause = np.zeros(round(0.5 * RATE), np.float32)
-    voice = microphone(tmp_path, *[pause] * 5, recording("seven_plus_five", RATE))
+    voice = microphone(tmp_path, *[pause] * 2, recording("seven_plus_five", RATE))
     with opened(server, voice) as page:
         page.get_by_role("button", name="Start").click()
         page.get_by_label("Message").fill("Count from one to ten.")

@@ -58,6 +58,7 @@ const server = new Realtime({
   "conversation.item.retrieved": ({ item }) => {
     captions.cut(item.id, item.content[0]?.transcript ?? "");
   },
+  "conversation.item.deleted": ({ item_id }) => captions.cut(item_id, ""),
   error: ({ error }) => failed(error.message),
   closed: () => {
     status("not connected");

@@ -4,6 +4,7 @@ package org.pocketomni.app
 import android.Manifest
 import android.app.Activity
 import android.content.pm.PackageManager
+import android.media.AudioManager
 import android.os.Bundle
 import android.text.SpannableStringBuilder
 import android.text.Spanned
@@ -34,6 +35,7 @@ class CallActivity : Activity() {
         super.onCreate(savedInstanceState)
         setContentView(R.layout.call)
         window.addFlags(WindowManager.LayoutParams.FLAG_KEEP_SCREEN_ON)
+        volumeControlStream = AudioManager.STREAM_VOICE_CALL // what the volume keys change
         notice = NoticeBar(this) { presenter.dismissNotice() }
         preview = findViewById(R.id.preview)
         findViewById<View>(R.id.mute).setOnClickListener { presenter.setMuted(!presenter.state.muted) }

@@ -15,9 +15,9 @@ RUNTIME = ROOT / "runtime" / "omni_runtime"
 LIBRARY = sorted(
     path for path in RUNTIME.rglob("*.py") if path.relative_to(RUNTIME).parts[0] != "cli"
 )
-SYSTEM_COMMANDS = {"xcode-select --install"}
+SYSTEM_COMMANDS = {"xcode-select --install", "--no-deps", "--dest", "pip download --no-deps "}
 FLAG = re.compile(
-    r"--[a-z]|\bomni (run|talk|show|verify|doctor|bench|golden|export)\b|export/run\.py"
+    r"--[a-z]|\bomni (run|talk|show|verify|doctor|bench|golden|download|export)\b|export/run\.py"
 )
 TABLE_ROW = re.compile(r"^\| (`[a-z_0-9`, ]+`) \|", re.MULTILINE)
 

@@ -21,7 +21,15 @@ HEAVY = {"torch", "transformers", "onnx", "onnx_ir", "onnxscript", "optimum", "s
 
 RUNTIME_LAYERS = [
     {"arrays", "errors"},
-    {"atomic_file", "atomic_folder", "checksums", "child_process", "machine", "processor_features"},
+    {
+        "atomic_file",
+        "atomic_folder",
+        "checksums",
+        "child_process",
+        "machine",
+        "processor_features",
+        "wav",
+    },
     {"bundle"},
     {"inputs"},
     {"engine"},
@@ -33,6 +41,7 @@ RUNTIME_LAYERS = [
     {"conversation", "persistence", "system_prefix", "turns"},
     {"serving"},
     {"voice"},
+    {"server"},
     {"bench", "golden"},
     {"cli"},
 ]

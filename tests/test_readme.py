@@ -38,11 +38,11 @@ def test_python_examples(
 
 def test_commands_parse() -> None:
     """Every `omni run` line of the README has valid flags."""
-    from omni_runtime.cli.main import _parser  # noqa: PLC0415
+    from omni_runtime.cli.flags import parser  # noqa: PLC0415
 
     lines = re.findall(r"^omni (run .*?[^\\])$", README, re.DOTALL | re.MULTILINE)
     assert lines
     for line in lines:
-        options = _parser().parse_args(shlex.split(line.replace("\\\n", " ")))
+        options = parser().parse_args(shlex.split(line.replace("\\\n", " ")))
         assert options.command == "run"
     assert main(["run", "--help"]) == 0

@@ -3,10 +3,8 @@
 from pathlib import Path
 
 import numpy as np
-import pocketsphinx
 import pytest
-import soxr
-from tiny.judges import UNLISTED, words
+from tiny.judges import word_middles, words
 
 from conftest import Twin, export_to
 from omni_runtime.conversation import Conversation
@@ -88,32 +86,13 @@ def spoken(
     return text, np.concatenate(pieces)
 
 
-def aligned(samples: np.ndarray, text: str) -> list[float]:
-    """Return the middle of each word in seconds, by forced alignment; empty if that fails."""
-    decoder = pocketsphinx.Decoder(lm=None, loglevel="FATAL")
-    for word, sounds in UNLISTED.items():
-        if decoder.lookup_word(word) is None:
-            decoder.add_word(word, sounds, True)
-    decoder.set_align_text(" ".join(words(text)))
-    heard = soxr.resample(samples, 24_000, 16_000)
-    pcm = (np.clip(heard, -1, 1) * 32767).astype(np.int16).tobytes()
-    decoder.start_utt()
-    decoder.process_raw(pcm, no_search=False, full_utt=True)
-    decoder.end_utt()
-    if decoder.hyp() is None:
-        return []
-    found = [s for s in decoder.seg() if s.word[0] not in "<[("]
-    middles = [(s.start_frame + s.end_frame + 1) / 200 for s in found]
-    return middles if len(middles) == len(words(text)) else []
-
-
 def test_cut_position_against_forced_alignment(trained: Model) -> None:
     """90 % of cuts are within one word, for complete and interrupted replies."""
     errors: dict[bool, list[int]] = {True: [], False: []}  # by whether the speech is complete
     for question in QUESTIONS:
         talk = Conversation(trained)
         text, samples = spoken(talk, question)
-        middles, reply = aligned(samples, text), talk._spoken
+        middles, reply = word_middles(samples, text), talk._spoken
         assert reply is not None and reply.complete
         if not middles:
             continue

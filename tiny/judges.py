@@ -127,10 +127,34 @@ def _sphinx() -> pocketsphinx.Decoder:
 
 def sphinx(samples: Samples) -> str:
     heard = at_rate(samples, SPEECH_RATE, HEARING_RATE)
-    pcm = (np.clip(heard, -1, 1) * 32767).astype(np.int16).tobytes()
     decoder = _sphinx()
     decoder.start_utt()
-    decoder.process_raw(pcm, no_search=False, full_utt=True)
+    decoder.process_raw(_pcm16(heard), no_search=False, full_utt=True)
     decoder.end_utt()
     guess = decoder.hyp()
     return guess.hypstr if guess else ""
+
+
+def _pcm16(samples: Samples) -> bytes:
+    return (np.clip(samples, -1, 1) * 32767).astype(np.int16).tobytes()
+
+
+def word_middles(samples: Samples, text: str) -> list[float]:
+    """Return the middle of each word in seconds, by forced alignment; empty if that fails.
+
+    `samples` is float32 mono at 24 kHz.
+    """
+    decoder = pocketsphinx.Decoder(lm=None, loglevel="FATAL")
+    for word, sounds in UNLISTED.items():
+        if decoder.lookup_word(word) is None:
+            decoder.add_word(word, sounds, True)
+    decoder.set_align_text(" ".join(words(text)))
+    heard = at_rate(samples, SPEECH_RATE, HEARING_RATE)
+    decoder.start_utt()
+    decoder.process_raw(_pcm16(heard), no_search=False, full_utt=True)
+    decoder.end_utt()
+    if decoder.hyp() is None:
+        return []
+    found = [s for s in decoder.seg() if s.word[0] not in "<[("]
+    middles = [(s.start_frame + s.end_frame + 1) / 200 for s in found]
+    return middles if len(middles) == len(words(text)) else []

@@ -62,6 +62,15 @@ class TalkerRows:
         self._rows, self._positions = [rows[:count]], [positions[:, :count]]
         self._count = min(count, self._count)
 
+    def replace_start(self, stop: int, start: "TalkerRows") -> None:
+        """Replace the first `stop` rows by those of `start`."""
+        rows, positions = self.arrays()
+        self._rows, self._positions = [rows[stop:]], [positions[:, stop:]]
+        head, where = start.arrays()
+        self._rows.insert(0, head)
+        self._positions.insert(0, where)
+        self._count += len(head) - stop
+
     def fork(self) -> "TalkerRows":
         """Return an independent copy. The arrays are never written to, so they are shared."""
         rows, positions = self.arrays()
@@ -197,6 +206,21 @@ class Context:
         self.thinker.truncate(min(self.thinker.length, mark.length, known))
         del self.ids[mark.length :]
         self.position = mark.position
+
+    def replace_start(self, stop: int, start: "Context") -> Generator[None, None, None]:
+        """Replace the first `stop` tokens by those of `start`, which are not more.
+
+        What follows keeps its positions and its cached states, which were computed while the
+        replaced tokens were there.
+        """
+        if self.talker is not None:  # either the cache or the unread rows hold all tokens
+            yield from self.read_unread()
+            yield from start.read_unread()
+            self.talker.replace_start(stop, start._talker_cache())
+        elif self._speaks:
+            self.unread.replace_start(stop, start.unread)
+        self.thinker.replace_start(stop, start.thinker)
+        self.ids[:stop] = start.ids
 
     def fork(self, limit: int | None = None) -> "Context":
         """Return an independent copy, by default with the same limit."""

@@ -197,6 +197,21 @@ class Conversation:
                 self._cut(reply, tokens)
             return self._spoken.text
 
+    def make_room(self, tokens: int) -> int:
+        """Forget the oldest turns until `tokens` more tokens fit; returns how many turns.
+
+        The system prompt and the last turn stay. No turn that stays is read again: its cached
+        states were computed while the forgotten turns were there. Positions go on, so the distances
+        between tokens are those of a conversation without the forgotten turns.
+        """
+        with self.model.lock:
+            self._require_rest()
+            self._forget_ahead()
+            excess = self._end.length + tokens - self.context_limit
+            starts = [turn.start.context.length for turn in self._turns]
+            count = next((n for n, start in enumerate(starts) if start >= excess), len(starts) - 1)
+            return count if count > 0 and self._forget_turns(count) else 0
+
     def fork(self) -> "Conversation":
         """Return an independent copy that goes on from here. Raises AdmissionError."""
         with self.model.lock:
@@ -365,6 +380,25 @@ class Conversation:
         self._end = ContextMark(asked.length + tokens, asked.position + tokens)
         self._context.truncate(self._end)
         self.messages[-1] = Message("assistant", [Text(self._spoken.text)])
+
+    def _forget_turns(self, count: int) -> bool:
+        """Replace everything before turn `count` by the system prompt, if it ends like a turn."""
+        first = self._turns[count].start
+        self._context.read_pending()
+        head = system_prefix.before(
+            self.model,
+            self.messages[0],
+            self._context.ids[first.context.length :],
+            first.context.position,
+        )
+        if head is None:
+            return False
+        complete(self._context.replace_start(first.context.length, head))
+        messages, tokens = first.messages - 1, first.context.length - head.length
+        self.messages[1 : first.messages] = []
+        self._turns = [turn.earlier(messages, tokens) for turn in self._turns[count:]]
+        self._end = ContextMark(self._end.length - tokens, self._end.position)
+        return True
 
     # The context
 

@@ -66,12 +66,16 @@ class ResolvedSpeechOptions:
 
 @dataclass(frozen=True)
 class ReplyOptions:
-    """Options of a reply. `speech` None means text only. The seed determines all sampling."""
+    """Options of a reply. `speech` None means text only. The seed determines all sampling.
+
+    `text` replaces the reply: it is read aloud, token for token (teacher forcing).
+    """
 
     speech: SpeechOptions | None = SpeechOptions()
     sampling: Sampling = GREEDY
     max_tokens: int = 1024
     seed: int = 0
+    text: str | None = None
 
 
 def _choose(kind: str, name: Name, known: Sequence[Name]) -> Name:

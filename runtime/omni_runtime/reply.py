@@ -102,6 +102,8 @@ class Reply:
         self._clock = clock
         self._text_random = np.random.default_rng([options.seed, TEXT_STREAM])
         self._decoder = StreamDecoder(model.tokenizer)
+        given = None if options.text is None else model.tokenizer.encode(options.text)
+        self._given = None if given is None else iter(given)
         self._speech: CodecStream | None = None
         self._sound: Code2Wav | None = None
         self._scheduler: ChunkScheduler | None = None
@@ -153,6 +155,10 @@ class Reply:
         if self._context.room == 0:
             self._reason = "context"
             return None
+        if self._given is not None:
+            token = next(self._given, None)
+            self._reason = "stop" if token is None else self._reason
+            return token
         seen = self._context.ids if self._options.sampling.repetition_penalty != 1.0 else ()
         token = sample(logits, self._options.sampling, seen, self._text_random)
         if token in self._model.config.thinker.tokens.eos:

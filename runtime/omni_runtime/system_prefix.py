@@ -4,6 +4,8 @@ The prefix that all prompts with a system prompt share is found by comparing two
 chat template is taken for granted.
 """
 
+from dataclasses import replace
+
 from omni_runtime.context import Context
 from omni_runtime.engine.decoder import complete
 from omni_runtime.errors import OmniError
@@ -43,15 +45,42 @@ def fork(
     return context.fork(limit), count
 
 
-def _read(model: Model, system: Message) -> Context | None:
-    """A context that has read what all prompts with this system prompt share."""
+def before(model: Model, system: Message, turn: list[int], position: int) -> Context | None:
+    """A context that has read the system prompt as if the tokens `turn` followed at `position`.
+
+    `turn` is a later turn of a conversation: it begins with the end of the reply before it, which
+    is also the end of the system prompt. None where the template has no such overlap.
+    """
+    prefix = _shared(model, system)
+    if prefix is None:
+        return None
+    ids = prefix.ids.tolist()
+    overlap = max((n for n in range(1, len(ids)) if ids[-n:] == turn[:n]), default=0)
+    if not overlap:
+        return None
+    head = split(prefix, len(ids) - overlap)[0]
+    moved = replace(
+        head, positions=head.positions + position - head.next_position, next_position=position
+    )
+    context = Context(model, len(moved.ids) + _ROOM)
+    context.prefill(moved)
+    return context
+
+
+def _shared(model: Model, system: Message) -> Prompt | None:
+    """What all prompts with this system prompt begin with."""
     one, two = (model.prompts.build([system, Message("user", [Text(text)])]) for text in "ab")
     count = common_prefix(one, two)
-    if not count:
+    return split(one, count)[0] if count else None
+
+
+def _read(model: Model, system: Message) -> Context | None:
+    prefix = _shared(model, system)
+    if prefix is None:
         return None
     try:
-        context = Context(model, count + _ROOM)
-        context.prefill(split(one, count)[0])
+        context = Context(model, len(prefix.ids) + _ROOM)
+        context.prefill(prefix)
     except OmniError:  # no room: the conversation itself will say so, if it matters
         return None
     return context

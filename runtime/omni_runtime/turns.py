@@ -11,9 +11,18 @@ class Mark(Struct, frozen=True):
     messages: int
     context: ContextMark
 
+    def earlier(self, messages: int, tokens: int) -> "Mark":
+        """This place after as many messages and tokens before it were removed."""
+        context = ContextMark(self.context.length - tokens, self.context.position)
+        return Mark(self.messages - messages, context)
+
 
 class Turn(Struct, frozen=True):
     """Where a turn began, and where its prompt ended and its reply began."""
 
     start: Mark
     asked: Mark
+
+    def earlier(self, messages: int, tokens: int) -> "Turn":
+        """This turn after as many messages and tokens before it were removed."""
+        return Turn(self.start.earlier(messages, tokens), self.asked.earlier(messages, tokens))

@@ -13,7 +13,7 @@ import pytest
 
 from inputs.reference import AUDIO
 from omni_runtime.cli import attach, audio_output, commands, line_input, microphone
-from omni_runtime.cli.main import _parser
+from omni_runtime.cli.flags import parser
 from omni_runtime.cli.repl import Repl
 from omni_runtime.cli.run import reply_options
 from omni_runtime.conversation import Conversation
@@ -60,7 +60,7 @@ def talk(model: Model, here: Path, monkeypatch: pytest.MonkeyPatch) -> Talk:
     monkeypatch.setattr(audio_output, "loudspeaker", lambda: "no audio device: none")
 
     def make(*said: Said, flags: str = "--max-tokens 3") -> Repl:
-        options = _parser().parse_args(["run", "bundle", *shlex.split(flags)])
+        options = parser().parse_args(["run", "bundle", *shlex.split(flags)])
         conversation = Conversation(model, system=options.system, context=options.context)
         repl = Repl(conversation, reply_options(options, model), options, lines=Person(*said))
         repl.code = repl.loop()  # type: ignore[attr-defined]

@@ -15,6 +15,7 @@ from omni_runtime.inputs.messages import Audio, Text
 from omni_runtime.memory import MIN_CONTEXT, AdmissionError
 from omni_runtime.model import Model
 from omni_runtime.options import ReplyOptions, SpeechOptions
+from omni_runtime.serving.commands import Open
 from omni_runtime.serving.engine import Engine, EngineConversation
 
 SPOKEN = ReplyOptions(SpeechOptions(preset="fast", max_codes=60), max_tokens=10)
@@ -158,7 +159,7 @@ def test_closed_means_closed(default_twin: Twin) -> None:
     assert isinstance(list(reply)[-1], TurnDone)
     with pytest.raises(OmniError, match="engine was closed"):
         other.append(Text("Hello"))
-    assert not any(thread.name == "omni-engine" for thread in threading.enumerate())
+    assert not engine._thread.is_alive()
 
 
 def test_contexts_of_all_conversations_share_the_budget(default_twin: Twin) -> None:
@@ -173,3 +174,14 @@ def test_contexts_of_all_conversations_share_the_budget(default_twin: Twin) -> N
         talks[0].close()
         engine.open(context=MIN_CONTEXT).close()
         assert parts_of(list(talks[1].send(Text("Hello"), options=SILENT)))[0]
+
+
+def test_a_command_that_its_caller_gives_up(default_twin: Twin) -> None:
+    """The owner thread goes on, whatever becomes of the futures."""
+    with Engine(default_twin.model) as engine:
+        talk = engine.open()
+        futures = [engine.submit(Open(context=64)) for _ in range(50)]
+        cancelled = sum(future.cancel() for future in futures)
+        assert len([f for f in futures if not f.cancelled() and f.result()]) == 50 - cancelled
+        assert len(engine._entries) == 1 + 50 - cancelled
+        assert list(talk.send(Text("one"), options=ReplyOptions(None, max_tokens=4)))

@@ -5,6 +5,7 @@
 
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -63,6 +64,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     env = {
         **os.environ,
         "HOME": str(tmp_path),
+        "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"),
         "XDG_RUNTIME_DIR": str(run),
         "PULSE_RUNTIME_PATH": str(run),
         "PULSE_SERVER": f"unix:{socket}",
@@ -98,8 +100,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 def test_a_question_through_portaudio(
     desk: Desk, trained_bundle: Path, recording: Callable[[str], np.ndarray], tmp_path: Path
 ) -> None:
-    caches = {"XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")}
-    env = {**desk.env, **caches}
+    env = desk.env
     listed = called([*OMNI, "talk", "--list-devices"], env)
     assert "pulse" in listed.stdout and "input, output" in listed.stdout
     raw = tmp_path / "heard.raw"
@@ -144,3 +145,54 @@ def test_without_devices_there_is_one_line(desk: Desk, trained_bundle: Path) -> 
     assert found.stderr.splitlines()[-1].startswith("error: there is no ")
     unknown = called([*OMNI, "talk", str(trained_bundle), "--input-device", "Nobody's"], desk.env)
     assert unknown.returncode == 2 and "choose one of: pulse" in unknown.stderr
+
+
+@pulse
+def test_keys_in_a_terminal(
+    desk: Desk, trained_bundle: Path, recording: Callable[[str], np.ndarray]
+) -> None:
+    """m mutes, space interrupts and q quits; the terminal is as it was afterwards."""
+    import pty  # noqa: PLC0415 - POSIX only
+    import termios  # noqa: PLC0415
+
+    master, slave = pty.openpty()
+    before = termios.tcgetattr(slave)
+    process = subprocess.Popen(
+        [*OMNI, "talk", str(trained_bundle), "--half-duplex"],
+        env=desk.env | {"TERM": "xterm"},
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+    )
+    seen = ""
+
+    def until(text: str, seconds: float = 60) -> None:
+        nonlocal seen
+        end = time.monotonic() + seconds
+        while text not in seen:
+            assert time.monotonic() < end, seen[-600:]
+            if select.select([master], [], [], 0.2)[0]:
+                seen += os.read(master, 65536).decode(errors="replace")
+
+    try:
+        until("listening")
+        seen = ""
+        os.write(master, b"m")
+        until("muted")
+        desk.say(recording("ten"))
+        assert "hearing" not in seen
+        os.write(master, b"m")
+        until("listening")
+        desk.say(recording("seven_plus_five"))
+        until("Seven plus")
+        until("twelve")
+        time.sleep(0.5)
+        os.write(master, b" ")
+        until("\x1b[9m")  # the unheard rest is struck
+        os.write(master, b"q")
+        assert process.wait(30) == 0
+        assert termios.tcgetattr(slave) == before
+    finally:
+        process.kill()
+        os.close(master)
+        os.close(slave)

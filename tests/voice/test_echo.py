@@ -6,11 +6,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import soxr
+from tiny.room import Monologue, Room
 
 from omni_runtime.conversation import Conversation
 from omni_runtime.events import AudioDelta
 from omni_runtime.model import Model
 from omni_runtime.options import ReplyOptions, SpeechOptions
+from omni_runtime.serving.engine import Engine
 from omni_runtime.voice.echo import EchoCanceller
 from omni_runtime.voice.turn_detector import TurnDetector, TurnOptions, TurnStarted
 from omni_runtime.voice.vad import FRAME, SAMPLE_RATE, VoiceActivity
@@ -35,15 +37,7 @@ def reply(trained: Model) -> np.ndarray:
 
 
 def room(samples: np.ndarray, delay: float) -> np.ndarray:
-    """A loudspeaker that distorts, a delay, and a decaying room, with some noise."""
-    random = np.random.default_rng(0)
-    tail = np.exp(-np.arange(3200) / 500) * random.normal(0, 1, 3200)
-    tail[0] = 3.0
-    driven = np.tanh(1.5 * samples) / 1.5
-    echo = np.convolve(driven, tail / np.abs(tail).sum() * 2)[: len(samples)]
-    shift = round(delay * SAMPLE_RATE)
-    late = np.concatenate([np.zeros(shift), echo])[: len(samples)]
-    return (late + random.normal(0, 0.0005, len(samples))).astype(np.float32)
+    return Room(delay).hear(samples)
 
 
 def starts(samples: np.ndarray) -> int:
@@ -76,6 +70,14 @@ def test_its_own_voice_starts_no_turn(reply: np.ndarray, delay: float) -> None:
     assert starts(cleaned[converged:]) == 0
     power = np.mean(echo[converged:] ** 2) / max(np.mean(cleaned[converged:] ** 2), 1e-12)
     assert 10 * np.log10(power) > 25
+
+
+@pytest.mark.parametrize("cancel_echo", [pytest.param(True, marks=installed), False])
+def test_a_monologue_is_not_interrupted_by_its_echo(trained: Model, cancel_echo: bool) -> None:
+    """With cancellation, and half duplex without it; from the first reply on."""
+    with Engine(trained) as engine:
+        talk = Monologue(engine, ["Who are you?"], delay=0.15, cancel_echo=cancel_echo)
+        assert talk.run(20).keys() == {"replies", "ms of speech"}
 
 
 @installed

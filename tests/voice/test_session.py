@@ -1,8 +1,5 @@
 """The voice session on a simulated clock: turns, interruptions, pauses, keys, and what is kept."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-
 import numpy as np
 import pytest
 
@@ -10,101 +7,21 @@ from omni_runtime.conversation import Conversation
 from omni_runtime.inputs.audio_stream import AudioStream
 from omni_runtime.inputs.messages import Audio, Text
 from omni_runtime.model import Model
-from omni_runtime.options import ReplyOptions, SpeechOptions
-from omni_runtime.serving.engine import Engine
-from omni_runtime.voice.file_device import FileDevice
-from omni_runtime.voice.playback import Playback
-from omni_runtime.voice.session import (
+from omni_runtime.options import ReplyOptions
+from omni_runtime.voice.events import (
     Caption,
+    Forgotten,
     Interrupted,
     ReplyFailed,
-    SessionEvent,
     Speech,
     State,
     StateChanged,
     TurnFigures,
-    VoiceSession,
 )
+from omni_runtime.voice.session import VoiceSession
 from omni_runtime.voice.turn_detector import TurnOptions
 from omni_runtime.voice.vad import FRAME_SECONDS
-
-RATE = 16_000
-REPLY = ReplyOptions(SpeechOptions(), max_tokens=60)
-
-
-def silence(seconds: float) -> np.ndarray:
-    return np.zeros(round(seconds * RATE), np.float32)
-
-
-@dataclass
-class Talk:
-    """A session between two files, in simulated time, and what happened in it."""
-
-    session: VoiceSession
-    playback: Playback
-    events: list[SessionEvent] = field(default_factory=list)
-    device: FileDevice | None = None
-    sound: list[np.ndarray] = field(default_factory=list)
-
-    def emit(self, event: SessionEvent) -> None:
-        self.events.append(event)
-        done = None
-        match event:
-            case StateChanged(State.THINKING):
-                self.playback.start()
-                done = False
-            case Speech(samples):
-                self.playback.add(samples)
-            case Interrupted():
-                self.playback.clear()
-                done = True
-            case TurnFigures() | ReplyFailed():
-                done = True
-            case _:
-                pass
-        if self.device is not None:
-            self.device.notice(event, reply_done=done)
-
-    def hear(self, *pieces: np.ndarray, at: Callable[[float], object] = lambda _: None) -> None:
-        """Play a recording to the session; `at` is called with the time of each frame."""
-        self.device = FileDevice(np.concatenate(pieces), self.playback, fast=True)
-
-        def tick(_: np.ndarray, played: np.ndarray) -> None:
-            self.sound.append(played)
-            at(len(self.sound) * FRAME_SECONDS)
-
-        self.device.run(self.session, tick)
-
-    def of(self, kind: type) -> list:
-        return [event for event in self.events if isinstance(event, kind)]
-
-    @property
-    def states(self) -> list[State]:
-        return [event.state for event in self.of(StateChanged)]
-
-    @property
-    def replies(self) -> list[str]:
-        return [event.turn.text for event in self.of(TurnFigures)]
-
-    @property
-    def conversation(self) -> Conversation:
-        return self.session._engine._entries[self.session._conversation.id].conversation
-
-
-@pytest.fixture
-def start(trained: Model) -> Iterator[Callable[..., Talk]]:
-    with Engine(trained) as engine:
-
-        def make(**options) -> Talk:
-            playback = Playback(trained.speech.vocoder.sample_rate)
-            talk = Talk(None, playback)  # type: ignore[arg-type]
-            talk.session = VoiceSession(engine.open(), talk.emit, reply=REPLY, **options)
-            return talk
-
-        yield make
-
-
-ONE_TURN = [State.HEARING, State.THINKING, State.SPEAKING, State.LISTENING]
+from voice.talks import ONE_TURN, RATE, REPLY, silence
 
 
 def test_three_spoken_turns(start, recording) -> None:
@@ -251,3 +168,24 @@ def test_a_long_talk_keeps_no_recordings(start, recording) -> None:
     talk.hear(silence(0.5), recording("ten"), silence(3))
     (part,) = talk.conversation.messages[1].parts
     assert part.source == b"", "the caches hold what was heard"
+
+
+def test_a_talk_outlives_its_context(start, recording) -> None:
+    """The oldest turns are forgotten while a reply is played."""
+    talk = start(context=200)
+    names = ("ten", "seven_plus_five", "color_of_the_sky")
+    for n in range(9):
+        talk.hear(silence(0.5), recording(names[n % 3]), silence(3))
+    assert len(talk.replies) == 9 and not talk.of(ReplyFailed)
+    forgotten = sum(event.turns for event in talk.of(Forgotten))
+    assert forgotten > 2
+    assert talk.conversation.turn_count == 9 - forgotten
+    assert talk.conversation.context_used < 200
+
+
+def test_without_read_ahead(start, recording) -> None:
+    talk = start(read_ahead=False)
+    talk.hear(silence(0.5), recording("seven_plus_five"), silence(3))
+    assert talk.replies == ["Seven plus five is twelve."]
+    timings = talk.figures[0].turn.timings
+    assert timings.cached_tokens < timings.prompt_tokens / 2, "only the system prompt was read"

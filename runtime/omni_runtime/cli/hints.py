@@ -17,6 +17,7 @@ HINTS = {
     "kv_cache_type": "--kv-cache {dtype}",
     "no_bundle": "python export/run.py makes one",
     "no_int8_cache": "leave out --kv-cache, or export it again where there is room for a reply",
+    "no_smart_turn": "omni download smart-turn",
     "no_speech": "--no-speech",
     "other_bundle": "omni run with {bundle}, or start a new conversation",
     "out_of_memory": "--memory {needed}, a shorter --context, --no-speech for text only, "

@@ -21,20 +21,24 @@ from omni_runtime.inputs.media import load_audio
 from omni_runtime.model import Model
 from omni_runtime.serving.engine import Engine
 from omni_runtime.voice.echo import EchoCanceller
-from omni_runtime.voice.file_device import FileDevice
-from omni_runtime.voice.playback import Playback
-from omni_runtime.voice.recording import Recording, as_record
-from omni_runtime.voice.session import (
+from omni_runtime.voice.events import (
     Interrupted,
     SessionEvent,
     Speech,
     State,
     StateChanged,
     TurnFigures,
-    VoiceSession,
 )
+from omni_runtime.voice.file_device import FileDevice
+from omni_runtime.voice.playback import Playback
+from omni_runtime.voice.recording import Recording, as_record
+from omni_runtime.voice.session import VoiceSession
+from omni_runtime.voice.smart_turn import SmartTurn
 from omni_runtime.voice.turn_detector import TurnOptions
 from omni_runtime.voice.vad import SAMPLE_RATE
+
+INCOMPLETE_SILENCE = 2.0
+"""Seconds of silence that end a turn which Smart Turn takes for incomplete."""
 
 Tick = Callable[[FloatArray, FloatArray], object]
 
@@ -88,10 +92,12 @@ class _Talk:
         self._session = VoiceSession(
             conversation,
             self._event,
-            turns=TurnOptions(threshold=options.threshold, end_silence=options.end_silence),
+            turns=_turn_options(options),
             reply=reply,
             full_duplex=bool(options.input) or options.headphones or self._echo is not None,
             hands_free=not options.push_to_talk,
+            read_ahead=options.read_ahead,
+            smart_turn=_smart_turn(options),
         )
         stack.callback(self._session.close)
         self._camera = stack.enter_context(Camera(options.camera)) if options.camera else None
@@ -185,6 +191,17 @@ class _Talk:
             return EchoCanceller.load()
         except OmniError:
             return None
+
+
+def _turn_options(options: argparse.Namespace) -> TurnOptions:
+    default = TurnOptions.end_silence if options.smart_turn is None else INCOMPLETE_SILENCE
+    return TurnOptions(threshold=options.threshold, end_silence=options.end_silence or default)
+
+
+def _smart_turn(options: argparse.Namespace) -> SmartTurn | None:
+    if options.smart_turn is None:
+        return None
+    return SmartTurn(Path(options.smart_turn) if options.smart_turn else None)
 
 
 def _help(options: argparse.Namespace) -> str:

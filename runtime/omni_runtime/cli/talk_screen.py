@@ -11,8 +11,10 @@ import numpy as np
 
 from omni_runtime.arrays import FloatArray
 from omni_runtime.cli import ui
-from omni_runtime.voice.session import (
+from omni_runtime.events import PlaybackUnderrun, PresetChosen
+from omni_runtime.voice.events import (
     Caption,
+    Forgotten,
     Interrupted,
     ReplyFailed,
     SessionEvent,
@@ -55,6 +57,7 @@ class Screen:
         self._state = State.LISTENING
         self._line = 0  # characters of the status line
         self._caption = False
+        self._notes: list[str] = []  # shown after the turn
         self.muted = False
 
     def event(self, event: SessionEvent) -> None:
@@ -73,6 +76,13 @@ class Screen:
                 case TurnFigures():
                     self._end_caption()
                     self._figures(event)
+                case PlaybackUnderrun() | PresetChosen() if not self._quiet:
+                    self._notes.append(ui.speech_line(event, whole=False))
+                case Forgotten(turns):
+                    self._end_caption()
+                    self._note(
+                        f"the context was nearly full: the oldest {turns} turns are forgotten"
+                    )
                 case ReplyFailed(error):
                     self._end_caption()
                     self._note(f"error: {error}")
@@ -122,7 +132,9 @@ class Screen:
         line = ui.turn_line(event.turn)
         if event.voice_to_sound is not None:
             line = f"voice to sound {event.voice_to_sound:.2f} s · {line}"
-        self._note(line)
+        for note in (line, *self._notes):
+            self._note(note)
+        self._notes.clear()
 
     def _note(self, text: str) -> None:
         self._clear()

@@ -10,6 +10,9 @@ from omni_runtime.events import PlaybackUnderrun, PresetChosen, TurnDone
 _CONTROL = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
+WHOLE = "--whole plays it after synthesis, without pauses"
+
+
 def turn_line(done: TurnDone, speech: str | None = None) -> str:
     """48 tok · 7.9 tok/s · first text 0.7 s · first audio 1.9 s · speech 1.3x real time · peak …"""
     timings = done.timings
@@ -34,9 +37,14 @@ def turn_line(done: TurnDone, speech: str | None = None) -> str:
     return " · ".join(parts)
 
 
-def speech_line(event: PresetChosen | PlaybackUnderrun) -> str:
-    """Format the preset that "auto" selected, or a playback underrun and what to do about it."""
-    return _preset_line(event) if isinstance(event, PresetChosen) else _underrun_line(event)
+def speech_line(event: PresetChosen | PlaybackUnderrun, *, whole: bool = True) -> str:
+    """Format the preset that "auto" selected, or a playback underrun and what to do about it.
+
+    `whole`: the flag --whole can be given.
+    """
+    if isinstance(event, PresetChosen):
+        return _preset_line(event)
+    return _underrun_line(event) + (f"; {WHOLE}" if whole else "")
 
 
 def _preset_line(chosen: PresetChosen) -> str:
@@ -50,12 +58,11 @@ def _preset_line(chosen: PresetChosen) -> str:
 
 def _underrun_line(slow: PlaybackUnderrun) -> str:
     line = f"playback underran: speech is synthesized at {slow.realtime:.2g}x real time"
-    whole = "--whole plays it after synthesis, without pauses"
     if slow.codes < 1:
-        return f"{line}, its codes at {slow.codes:.2g}x with every preset; {whole}"
+        return f"{line}, its codes at {slow.codes:.2g}x with every preset"
     if not slow.faster:
-        return f"{line}, and no preset is faster than {slow.preset}; {whole}"
-    return f"{line}; try --preset {' or '.join(slow.faster)}; {whole}"
+        return f"{line}, and no preset is faster than {slow.preset}"
+    return f"{line}; try --preset {' or '.join(slow.faster)}"
 
 
 def context_line(used: int, limit: int, cache_bytes: int) -> str:

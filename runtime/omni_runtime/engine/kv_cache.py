@@ -115,6 +115,21 @@ class KVCache:
         assert 0 <= length <= self.length, (length, self.length)
         self.length = length
 
+    def replace_start(self, stop: int, start: "KVCache") -> None:
+        """Replace the first `stop` tokens by the tokens of `start`, which are not more."""
+        moved, kept = (
+            slice(start.length, start.length + self.length - stop),
+            slice(stop, self.length),
+        )
+        for array, other in zip(
+            (*(state[0] for state in self.states), self.cos[None], self.sin[None]),
+            (*(state[0] for state in start.states), start.cos[None], start.sin[None]),
+            strict=True,
+        ):
+            array[:, moved] = array[:, kept]  # numpy copies where both overlap
+            array[:, : start.length] = other[:, : start.length]
+        self.length = moved.stop
+
     def fork(self, limit: int | None = None) -> "KVCache":
         """Return an independent copy, by default with the same limit."""
         copy = KVCache(self.config, self.dtype, limit=self.limit if limit is None else limit)

@@ -82,17 +82,22 @@ class LogPowerStream:
     def _take(self, frames: int) -> FloatArray:
         hop = self._config.hop_length
         windows = np.lib.stride_tricks.sliding_window_view(self._signal, self._config.n_fft)
-        power = _log_power(windows[::hop][:frames], self._config)
+        power = log_power(
+            windows[::hop][:frames],
+            n_mels=self._config.n_mels,
+            sample_rate=self._config.sample_rate,
+        )
         self._signal = self._signal[frames * hop :]
         self._frames += frames
         return power
 
 
-def _log_power(windows: FloatArray, config: AudioConfig) -> FloatArray:
+def log_power(windows: FloatArray, *, n_mels: int, sample_rate: int) -> FloatArray:
     """Return log10 of the mel power of each window: (frames, n_fft) -> (n_mels, frames)."""
-    spectrum = np.fft.rfft(windows.astype(np.float64) * _hann(config.n_fft))
+    n_fft = windows.shape[1]
+    spectrum = np.fft.rfft(windows.astype(np.float64) * _hann(n_fft))
     power = spectrum.real**2 + spectrum.imag**2
-    filters = _mel_filters(config.n_fft, config.n_mels, config.sample_rate)
+    filters = _mel_filters(n_fft, n_mels, sample_rate)
     return np.ascontiguousarray(np.log10(np.maximum(power @ filters, 1e-10)).T, np.float32)
 
 

@@ -77,6 +77,21 @@ class Retract:
 
 
 @dataclass(frozen=True)
+class Undo:
+    """Remove the last turn, question and reply."""
+
+    conversation: int
+
+
+@dataclass(frozen=True)
+class MakeRoom:
+    """Forget the oldest turns until `tokens` more fit. Gives the number of forgotten turns."""
+
+    conversation: int
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Fork:
     """Copy a conversation. Gives the id of the copy."""
 
@@ -90,7 +105,20 @@ class Close:
     conversation: int
 
 
-Command = Open | Append | Compose | ReadAhead | Respond | Cancel | Truncate | Retract | Fork | Close
+ConversationCommand = (
+    Append
+    | Compose
+    | ReadAhead
+    | Respond
+    | Cancel
+    | Truncate
+    | Retract
+    | Undo
+    | MakeRoom
+    | Fork
+    | Close
+)
+Command = Open | ConversationCommand
 
 
 @dataclass(frozen=True)

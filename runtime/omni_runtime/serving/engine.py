@@ -30,14 +30,17 @@ from omni_runtime.serving.commands import (
     Close,
     Command,
     Compose,
+    ConversationCommand,
     EngineEvent,
     Failed,
     Fork,
+    MakeRoom,
     Open,
     ReadAhead,
     Respond,
     Retract,
     Truncate,
+    Undo,
 )
 
 Sink = Callable[[EngineEvent], object]
@@ -153,6 +156,8 @@ class Engine:
             if item is None:
                 return False
             command, future = item
+            if not future.set_running_or_notify_cancel():
+                continue
             try:
                 future.set_result(self._handle(command))
             except BaseException as error:
@@ -171,6 +176,9 @@ class Engine:
         entry = self._entries.get(command.conversation)
         if entry is None:
             raise UsageError("the conversation is closed", fix="open another one", code="closed")
+        return self._handle_for(entry, command)
+
+    def _handle_for(self, entry: _Entry, command: ConversationCommand) -> Any:
         match command:
             case Append(parts=parts):
                 entry.parts += parts
@@ -189,6 +197,10 @@ class Engine:
                 self._cancel(entry)
                 if entry.conversation.turn_count > entry.turns_before:
                     entry.conversation.undo()
+            case Undo():
+                entry.conversation.undo()
+            case MakeRoom(tokens=tokens):
+                return entry.conversation.make_room(tokens)
             case Fork():
                 return self._add(entry.conversation.fork())
             case Close():

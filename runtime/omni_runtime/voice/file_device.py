@@ -11,8 +11,9 @@ from time import perf_counter, sleep
 import numpy as np
 
 from omni_runtime.arrays import FloatArray
+from omni_runtime.voice.events import SessionEvent, State
 from omni_runtime.voice.playback import Playback
-from omni_runtime.voice.session import SessionEvent, State, VoiceSession
+from omni_runtime.voice.session import VoiceSession
 from omni_runtime.voice.vad import FRAME, FRAME_SECONDS
 
 PATIENCE = 120.0

@@ -5,20 +5,24 @@ import wave
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import msgspec
 
 from omni_runtime.arrays import FloatArray
 from omni_runtime.errors import OmniError
-from omni_runtime.voice.session import (
+from omni_runtime.events import PlaybackUnderrun, PresetChosen
+from omni_runtime.voice.events import (
     Caption,
+    Forgotten,
     Interrupted,
     ReplyFailed,
     SessionEvent,
     Speech,
     StateChanged,
     TurnFigures,
+    TurnTaken,
 )
 from omni_runtime.voice.vad import SAMPLE_RATE
+from omni_runtime.wav import pcm16
 
 
 class Recording:
@@ -40,8 +44,8 @@ class Recording:
 
     def tick(self, user: FloatArray, reply: FloatArray) -> None:
         """Append samples of both sides, float32 mono."""
-        self._user.writeframes(_pcm16(user))
-        self._reply.writeframes(_pcm16(reply))
+        self._user.writeframes(pcm16(user))
+        self._reply.writeframes(pcm16(reply))
 
     def event(self, event: SessionEvent, at: float) -> None:
         """Log an event; `at` is seconds of microphone samples."""
@@ -59,29 +63,41 @@ def as_record(event: SessionEvent) -> dict[str, Any]:
     """An event as a flat record; of speech only its length."""
     match event:
         case StateChanged(state):
-            return {"type": "state", "state": state.value}
+            kind, fields = "state", {"state": state.value}
+        case TurnTaken(start, end):
+            kind, fields = "turn_taken", {"start": start, "end": end}
         case Caption(text):
-            return {"type": "text", "text": text}
+            kind, fields = "text", {"text": text}
         case Speech(samples, rate, first):
-            return {"type": "audio", "seconds": len(samples) / rate, "first_sample": first}
+            kind, fields = "audio", {"seconds": len(samples) / rate, "first_sample": first}
         case Interrupted(heard, text):
-            return {"type": "interrupted", "heard": heard, "text": text}
+            kind, fields = "interrupted", {"heard": heard, "text": text}
         case TurnFigures():
-            return {
-                "type": "turn",
-                "text": event.turn.text,
-                "finish_reason": event.turn.finish_reason,
-                "heard_seconds": event.heard_seconds,
-                "decided_to_sound": event.decided_to_sound,
-                "voice_to_sound": event.voice_to_sound,
-                "realtime": event.turn.timings.realtime,
-                "speech": event.turn.timings.speech,
-                "cached_tokens": event.turn.timings.cached_tokens,
-                "prompt_tokens": event.turn.timings.prompt_tokens,
-                "reply_tokens": event.turn.timings.reply_tokens,
-            }
+            kind, fields = "turn", _figures(event)
+        case Forgotten(turns):
+            kind, fields = "forgotten", {"turns": turns}
+        case PresetChosen():
+            kind, fields = "preset", msgspec.to_builtins(event)
+        case PlaybackUnderrun():
+            kind, fields = "underrun", msgspec.to_builtins(event)
         case ReplyFailed(error):
-            return {"type": "error", "message": str(error)}
+            kind, fields = "error", {"message": str(error)}
+    return {"type": kind, **fields}
+
+
+def _figures(event: TurnFigures) -> dict[str, Any]:
+    return {
+        "text": event.turn.text,
+        "finish_reason": event.turn.finish_reason,
+        "heard_seconds": event.heard_seconds,
+        "decided_to_sound": event.decided_to_sound,
+        "voice_to_sound": event.voice_to_sound,
+        "realtime": event.turn.timings.realtime,
+        "speech": event.turn.timings.speech,
+        "cached_tokens": event.turn.timings.cached_tokens,
+        "prompt_tokens": event.turn.timings.prompt_tokens,
+        "reply_tokens": event.turn.timings.reply_tokens,
+    }
 
 
 def _wav(path: Path, rate: int) -> wave.Wave_write:
@@ -90,7 +106,3 @@ def _wav(path: Path, rate: int) -> wave.Wave_write:
     file.setsampwidth(2)
     file.setframerate(rate)
     return file
-
-
-def _pcm16(samples: FloatArray) -> bytes:
-    return np.rint(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes()

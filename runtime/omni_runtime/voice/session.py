@@ -12,30 +12,47 @@ the reply, in both KV caches, to what was heard.
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from enum import Enum
 from threading import RLock
-from time import perf_counter
 from typing import Any
-
-import numpy as np
 
 from omni_runtime.arrays import FloatArray
 from omni_runtime.errors import OmniError
-from omni_runtime.events import AudioDelta, TextDelta, TurnDone
+from omni_runtime.events import (
+    AudioDelta,
+    PlaybackUnderrun,
+    PresetChosen,
+    TextDelta,
+    TurnDone,
+)
 from omni_runtime.inputs.audio_stream import AudioStream
 from omni_runtime.inputs.messages import Audio, ContentPart, Image, Text
 from omni_runtime.options import ReplyOptions
 from omni_runtime.serving.commands import (
+    Cancel,
     Command,
     Compose,
     EngineEvent,
     Failed,
+    MakeRoom,
     ReadAhead,
     Retract,
     Truncate,
 )
 from omni_runtime.serving.engine import EngineConversation
+from omni_runtime.voice.capture import Capture
+from omni_runtime.voice.events import (
+    Caption,
+    Forgotten,
+    Interrupted,
+    ReplyFailed,
+    SessionEvent,
+    Speech,
+    State,
+    StateChanged,
+    TurnTaken,
+)
+from omni_runtime.voice.reply_progress import ReplyProgress
+from omni_runtime.voice.smart_turn import SmartTurn
 from omni_runtime.voice.turn_detector import (
     TurnDetector,
     TurnEnded,
@@ -47,92 +64,13 @@ from omni_runtime.voice.turn_detector import (
 )
 from omni_runtime.voice.vad import FRAME, SAMPLE_RATE, VoiceActivity
 
-HISTORY_SECONDS = 3.0
-"""Microphone samples that are kept for the start of a turn."""
 BLOCK_SECONDS = 2.0
 """The audio encoder's block: how often there is something new to prefill."""
 
-
-class State(Enum):
-    """What the session is doing."""
-
-    LISTENING = "listening"
-    HEARING = "hearing"
-    """The user speaks, or pauses within a turn."""
-    THINKING = "thinking"
-    """The turn has ended; no speech of the reply has been produced."""
-    SPEAKING = "speaking"
-    """The reply is being played."""
-
-
-@dataclass(frozen=True)
-class StateChanged:
-    """The session entered `state`. `at`: seconds of microphone samples so far."""
-
-    state: State
-    at: float
-
-
-@dataclass(frozen=True)
-class Caption:
-    """A piece of the reply's text."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Speech:
-    """Samples of the reply to play, float32 mono (n,) at `rate` Hz, from `first_sample` on."""
-
-    samples: FloatArray
-    rate: int
-    first_sample: int
-
-
-@dataclass(frozen=True)
-class Interrupted:
-    """The reply was cut: `heard` is the text that is left of `text`. Playback must stop."""
-
-    heard: str
-    text: str
-
-
-@dataclass(frozen=True)
-class TurnFigures:
-    """Numbers of a turn, in seconds: of the user's voice, and from its end to the first sound.
-
-    `decided_to_sound` starts when the end of the turn was decided, `voice_to_sound` when the voice
-    ended.
-    """
-
-    turn: TurnDone
-    heard_seconds: float
-    decided_to_sound: float | None
-    voice_to_sound: float | None
-
-
-@dataclass(frozen=True)
-class ReplyFailed:
-    """The reply could not be made. The conversation is as it was before the turn."""
-
-    error: BaseException
-
-
-SessionEvent = StateChanged | Caption | Speech | Interrupted | TurnFigures | ReplyFailed
-
-
-@dataclass
-class _Reply:
-    """The reply in progress, or the last one while it is being played."""
-
-    voice_to_decided: float
-    heard_seconds: float
-    decided: float = field(default_factory=perf_counter)
-    text: str = ""
-    samples: int = 0
-    rate: int = 1
-    first_sound: float | None = None
-    done: bool = False
+ECHO_TAIL = 0.5
+"""Seconds after a reply in which a room still echoes it: latency of devices, and reverberation."""
+FULL, KEPT = 0.25, 0.5
+"""With less room than `FULL` of the context, old turns are forgotten until `KEPT` is in use."""
 
 
 class VoiceSession:
@@ -147,33 +85,43 @@ class VoiceSession:
         reply: ReplyOptions | None = None,
         full_duplex: bool = True,
         hands_free: bool = True,
+        read_ahead: bool = True,
+        smart_turn: SmartTurn | None = None,
+        answers: bool = True,
     ) -> None:
         """`emit` receives all events, from the thread that causes them; it must not block.
 
         `full_duplex`: the microphone does not hear the reply (headphones or echo cancellation).
         Without it the microphone is ignored during playback. `hands_free` False is push-to-talk.
+        `read_ahead` False prefills a turn only when it has ended. `smart_turn` ends a turn at its
+        first pause if the sentence is complete; otherwise `turns.end_silence` ends it. `answers`
+        False keeps a spoken turn for `respond` instead of answering it.
         """
         self.turns = turns or TurnOptions()
         self.muted = False
         self.full_duplex = full_duplex
         self.hands_free = hands_free
+        self.answers = answers
+        self.reply_options = reply or ReplyOptions()
+        self._read_ahead = read_ahead
+        self._smart_turn = smart_turn
         self._conversation = conversation
         self._engine = conversation.engine
-        self._reply_options = reply or ReplyOptions()
         self._emit = emit
         self._lock = RLock()
         self._vad = VoiceActivity()
         self._detector = TurnDetector(self.turns)
-        self._rest = np.zeros(0, np.float32)  # samples short of a frame
-        self._history = np.zeros(0, np.float32)
-        self._samples = 0
+        self._capture = Capture()
+        self._deaf_until = 0
         self._stream: AudioStream | None = None
         self._stream_start = 0
         self._prefilled = 0.0
         self._ahead: Future[Any] | None = None
         self._snapshot: AudioStream | None = None
-        self._reply: _Reply | None = None
+        self._reply: ReplyProgress | None = None
         self._played = 0.0
+        self._added: list[ContentPart] = []
+        self._answered: list[ContentPart] = []  # what was added to the turn of the reply
         self._image: Image | None = None
         self._key_down = False
         self._state = State.LISTENING
@@ -187,7 +135,17 @@ class VoiceSession:
     @property
     def seconds(self) -> float:
         """Seconds of microphone samples so far."""
-        return self._samples / SAMPLE_RATE
+        return self._capture.seconds
+
+    @property
+    def turn_seconds(self) -> float:
+        """Seconds of the turn that is being heard; 0 without one."""
+        return 0.0 if self._stream is None else self._stream.seconds
+
+    def set_turns(self, turns: TurnOptions) -> None:
+        """Change how turns are taken, from the next frame on."""
+        with self._lock:
+            self.turns = self._detector.options = turns
 
     @property
     def key_down(self) -> bool:
@@ -197,18 +155,14 @@ class VoiceSession:
     def hear(self, samples: FloatArray) -> None:
         """Take microphone samples, float32 mono (n,) at 16 kHz."""
         with self._lock:
-            joined = np.concatenate([self._rest, samples])
-            whole = len(joined) // FRAME * FRAME
-            self._rest = joined[whole:]
-            for start in range(0, whole, FRAME):
-                self._hear_frame(joined[start : start + FRAME])
+            for frame in self._capture.frames(samples):
+                self._hear_frame(frame)
 
     def played(self, seconds: float) -> None:
         """Report how many seconds of the present reply have been heard by the user."""
         with self._lock:
             self._played = seconds
-            reply = self._reply
-            if reply is not None and reply.done and seconds >= reply.samples / reply.rate - 0.02:
+            if self._reply is not None and self._reply.over(seconds):
                 self._end_reply()
 
     def see(self, image: Image | None) -> None:
@@ -216,22 +170,50 @@ class VoiceSession:
         with self._lock:
             self._image = image
 
+    def add(self, *parts: ContentPart) -> None:
+        """Add parts to the next turn: text, pictures, files."""
+        with self._lock:
+            self._added += parts
+
     def say(self, text: str) -> None:
         """Send a typed turn. A reply that is being played is interrupted."""
         with self._lock:
             self.interrupt()
             self._drop_turn()
-            self._respond([Text(text)], 0.0, 0.0)
+            self.add(Text(text))
+            self.respond()
+
+    def respond(self) -> bool:
+        """Answer what was added; False if that is nothing. Interrupts a reply in progress.
+
+        A reply that is complete counts as heard.
+        """
+        with self._lock:
+            if self._reply is not None and self._reply.done:
+                self._end_reply()
+            self.interrupt()
+            if not self._added:
+                return False
+            self._respond(self._parts(), 0.0, 0.0)
+            return True
 
     def key(self, down: bool) -> None:
         """Push-to-talk: the turn lasts while the key is down. It interrupts a reply."""
         with self._lock:
             if down and not self._key_down:
                 self.interrupt()
-                self._begin_turn(self._samples)
+                self._begin_turn(self._capture.samples)
             elif not down and self._key_down and self._stream is not None:
                 self._end_turn(0.0)
             self._key_down = down
+
+    def discard(self) -> None:
+        """Forget the sound of a turn that has not ended."""
+        with self._lock:
+            self._key_down = False
+            self._drop_turn()
+            if self._reply is None:
+                self._enter(State.LISTENING)
 
     def interrupt(self) -> None:
         """Stop the reply, and cut it to what was heard."""
@@ -242,16 +224,33 @@ class VoiceSession:
             self._reply = None
             self._engine.interrupt(self._conversation.id)
             try:
-                if reply.first_sound is None:
-                    heard = ""
-                    self._engine.call(Retract(self._conversation.id))
-                else:
-                    heard = self._engine.call(Truncate(self._conversation.id, self._played))
+                heard = self._cut(reply)
             except OmniError as error:
                 self._emit(ReplyFailed(error))
                 heard = ""
             self._emit(Interrupted(heard, reply.text))
             self._enter(State.LISTENING)
+
+    def truncate(self, heard_seconds: float) -> str:
+        """Cut the last reply to what was heard; a reply in progress is interrupted.
+
+        Returns the text that is left. Raises UsageError where there is no spoken reply.
+        """
+        with self._lock:
+            self._played = min(self._played, heard_seconds)
+            self.interrupt()
+            return self._engine.call(Truncate(self._conversation.id, heard_seconds))
+
+    def _cut(self, reply: ReplyProgress) -> str:
+        """Keep what was heard of a reply: nothing is left of a turn without an answer."""
+        number = self._conversation.id
+        if not self._speaks and reply.text:
+            self._engine.call(Cancel(number))
+            return reply.text
+        if reply.first_sound is None:
+            self._engine.call(Retract(number))
+            return ""
+        return self._engine.call(Truncate(number, self._played))
 
     def close(self) -> None:
         """Stop everything and close the conversation."""
@@ -263,10 +262,7 @@ class VoiceSession:
     # The microphone
 
     def _hear_frame(self, frame: FloatArray) -> None:
-        self._samples += FRAME
-        keep = round(HISTORY_SECONDS * SAMPLE_RATE)
-        self._history = np.concatenate([self._history, frame])[-keep:]
-        deaf = self.muted or (self._state is State.SPEAKING and not self.full_duplex)
+        deaf = self.muted or self._hears_itself()
         if self._stream is not None and not deaf:
             self._stream.push(frame)
             self._prefill_blocks(self._stream)
@@ -277,17 +273,35 @@ class VoiceSession:
         for event in self._detector.push(probability, start=needed):
             self._turn_event(event)
 
+    def _hears_itself(self) -> bool:
+        """Half duplex: the reply is being played, or has only just left the room."""
+        if self.full_duplex:
+            return False
+        if self._state is State.SPEAKING:
+            self._deaf_until = self._capture.samples + round(ECHO_TAIL * SAMPLE_RATE)
+        return self._capture.samples < self._deaf_until
+
     def _turn_event(self, event: TurnEvent) -> None:
         match event:
             case TurnStarted(frame):
                 self._start_or_continue(frame * FRAME)
             case TurnPaused(frame):
-                self._speculate()
+                if self._complete():
+                    self._end_turn((self._detector.frame - frame) * FRAME / SAMPLE_RATE)
+                    self._detector.reset()
+                else:
+                    self._speculate()
             case TurnResumed():
                 self._take_back()
             case TurnEnded(frame):
                 if self._stream is not None:
                     self._end_turn((self._detector.frame - frame) * FRAME / SAMPLE_RATE)
+
+    def _complete(self) -> bool:
+        """Whether the turn, whose voice has just paused, is a whole sentence."""
+        if self._smart_turn is None or self._stream is None:
+            return False
+        return self._smart_turn.complete(self._capture.since(self._stream_start)[1])
 
     def _start_or_continue(self, start: int) -> None:
         """A voice began at sample `start`: a new turn, or the last one goes on."""
@@ -295,7 +309,7 @@ class VoiceSession:
         if reply is not None and reply.first_sound is None and self._stream is not None:
             stream = self._stream  # nothing was heard of the reply: the user had only paused
             self.interrupt()
-            self._stream = stream
+            self._stream, self._added = stream, [*self._answered]
             self._take_back()
             self._enter(State.HEARING)
             return
@@ -306,27 +320,29 @@ class VoiceSession:
         """Begin a turn with the microphone samples from `start` on, as far as they are kept."""
         model = self._engine.model
         self._stream = model.audio_stream(SAMPLE_RATE)
-        first = max(start, self._samples - len(self._history))
-        if first < self._samples:
-            self._stream.push(self._history[first - self._samples :])
-        self._stream_start, self._prefilled = first, 0.0
+        self._stream_start, samples = self._capture.since(start)
+        self._stream.push(samples)
+        self._prefilled = 0.0
         self._snapshot = None
         self._submit(Compose(self._conversation.id, self._parts(self._stream)))
         self._enter(State.HEARING)
 
-    def _parts(self, stream: AudioStream) -> list[ContentPart]:
-        return [*([self._image] if self._image is not None else []), Audio(stream)]
+    def _parts(self, *sound: AudioStream) -> list[ContentPart]:
+        """The turn: what was added, the newest picture, and what the microphone heard."""
+        image = [self._image] if self._image is not None else []
+        return [*self._added, *image, *(Audio(stream) for stream in sound)]
 
     def _prefill_blocks(self, stream: AudioStream) -> None:
         """Prefill when another block is final, unless the engine is still busy with the last."""
         busy = self._ahead is not None and not self._ahead.done()
-        if self._reply is None and not busy and stream.seconds - self._prefilled >= BLOCK_SECONDS:
+        wanted = self._read_ahead and self._reply is None and not busy
+        if wanted and stream.seconds - self._prefilled >= BLOCK_SECONDS:
             self._prefilled = stream.seconds // BLOCK_SECONDS * BLOCK_SECONDS
             self._submit(ReadAhead(self._conversation.id, speech=self._speaks))
 
     def _speculate(self) -> None:
         """Prefill the turn as if it had ended."""
-        if self._stream is not None and self._reply is None:
+        if self._read_ahead and self._stream is not None and self._reply is None:
             self._snapshot = self._stream.snapshot()
             self._submit(Compose(self._conversation.id, self._parts(self._snapshot)))
             self._submit(ReadAhead(self._conversation.id, more=False, speech=self._speaks))
@@ -341,8 +357,14 @@ class VoiceSession:
         """Send the turn; its voice ended `silence` seconds ago."""
         assert self._stream is not None
         sound = self._snapshot or self._stream.snapshot()
-        voice = max(0.0, (self._samples - self._stream_start) / SAMPLE_RATE - silence)
-        self._respond(self._parts(sound), silence, voice)
+        voice = max(0.0, (self._capture.samples - self._stream_start) / SAMPLE_RATE - silence)
+        self._emit(TurnTaken(self._stream_start / SAMPLE_RATE, self.seconds - silence))
+        if self.answers:
+            self._respond(self._parts(sound), silence, voice)
+        else:
+            self._added.append(Audio(sound))
+            self._stream = self._snapshot = None
+            self._enter(State.LISTENING)
 
     def _drop_turn(self) -> None:
         self._stream = self._snapshot = None
@@ -353,22 +375,24 @@ class VoiceSession:
 
     @property
     def _speaks(self) -> bool:
-        return self._reply_options.speech is not None
+        return self.reply_options.speech is not None
 
     def _respond(self, parts: list[ContentPart], silence: float, voice: float) -> None:
-        self._reply, self._played = _Reply(silence, voice), 0.0
+        self._reply, self._played = ReplyProgress(silence, voice), 0.0
         self._submit(Compose(self._conversation.id, parts))
+        self._answered = self._parts()
+        self._added, self._image = [], None
         reply = self._reply
         future = self._engine.submit_response(
             self._conversation.id,
-            self._reply_options,
+            self.reply_options,
             lambda event: self._engine_event(reply, event),
         )
         future.add_done_callback(lambda done: self._check(reply, done))
         self._enter(State.THINKING)
 
     @contextmanager
-    def _while_current(self, reply: _Reply) -> Generator[bool]:
+    def _while_current(self, reply: ReplyProgress) -> Generator[bool]:
         """Hold the lock on the engine's thread; False once the reply was cut.
 
         Whoever cuts a reply holds the lock while the engine carries that out. The engine's thread
@@ -383,7 +407,7 @@ class VoiceSession:
         finally:
             self._lock.release()
 
-    def _check(self, reply: _Reply, done: Future[int]) -> None:
+    def _check(self, reply: ReplyProgress, done: Future[int]) -> None:
         """Report an error that kept the reply from starting."""
         error = done.exception()
         if error is not None:
@@ -391,7 +415,7 @@ class VoiceSession:
                 if current:
                     self._fail(error)
 
-    def _engine_event(self, reply: _Reply, event: EngineEvent) -> None:
+    def _engine_event(self, reply: ReplyProgress, event: EngineEvent) -> None:
         """On the engine's thread. Late events of a reply that was cut are dropped."""
         with self._while_current(reply) as current:
             if not current:
@@ -400,16 +424,17 @@ class VoiceSession:
                 case TextDelta(text):
                     reply.text += text
                     self._emit(Caption(text))
-                case AudioDelta(samples, rate, first_sample=first):
-                    if reply.first_sound is None:
-                        reply.first_sound = perf_counter() - reply.decided
+                case AudioDelta() as audio:
+                    if reply.add(audio):
                         self._stream = None
                         self._enter(State.SPEAKING)
-                    reply.samples, reply.rate = first + len(samples), rate
-                    self._emit(Speech(samples, rate, first))
+                    self._emit(Speech(audio.samples, audio.rate, audio.first_sample))
+                case PresetChosen() | PlaybackUnderrun() as note:
+                    self._emit(note)
                 case TurnDone() as done:
                     reply.done = True
-                    self._emit(self._figures(reply, done))
+                    self._emit(reply.figures(done))
+                    self._keep_room(done)
                     if not reply.samples:
                         self._end_reply()
                 case Failed(error):
@@ -417,10 +442,18 @@ class VoiceSession:
                 case _:
                     pass
 
-    def _figures(self, reply: _Reply, done: TurnDone) -> TurnFigures:
-        sound = reply.first_sound
-        voice = None if sound is None else sound + reply.voice_to_decided
-        return TurnFigures(done, reply.heard_seconds, sound, voice)
+    def _keep_room(self, done: TurnDone) -> None:
+        """Forget the oldest turns while the reply is being played, so that the talk can go on."""
+        if done.context_limit - done.context_used >= done.context_limit * FULL:
+            return
+        room = round(done.context_limit * (1 - KEPT))
+        future = self._engine.submit(MakeRoom(self._conversation.id, room))
+        future.add_done_callback(self._forgotten)
+
+    def _forgotten(self, done: Future[int]) -> None:
+        """On the engine's thread. An error comes again in the next turn."""
+        if done.exception() is None and done.result():
+            self._emit(Forgotten(done.result()))
 
     def _end_reply(self) -> None:
         self._reply = None

@@ -1,0 +1,1 @@
+"""An HTTP and WebSocket server with OpenAI's API, over one engine."""

@@ -1,0 +1,252 @@
+"""POST /v1/chat/completions: text, images, audio and video in; text and speech out."""
+
+import asyncio
+import base64
+import json
+import secrets
+import time
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from omni_runtime.arrays import FloatArray
+from omni_runtime.events import AudioDelta, Event, FinishReason, TextDelta, TurnDone
+from omni_runtime.inputs.messages import Message
+from omni_runtime.options import ReplyOptions, SpeechOptions
+from omni_runtime.server.audio_format import AudioEncoder, encoded
+from omni_runtime.server.content import parts_of
+from omni_runtime.server.conversations import Kept, digest
+from omni_runtime.server.errors import ApiError
+from omni_runtime.server.replies import events, unless_disconnected
+from omni_runtime.server.state import State, summary, usage
+from omni_runtime.server.streams import EventStream
+
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+FINISH: dict[FinishReason, str] = {
+    "stop": "stop",
+    "length": "length",
+    "context": "length",
+    "interrupted": "stop",
+}
+AUDIO_LIFETIME = 3600
+MAX_SPOKEN = 256
+"""Spoken replies whose text is remembered, for clients that name them by id in later turns."""
+
+
+class AudioRequest(Struct):
+    """How a reply is spoken."""
+
+    format: str = "wav"
+    voice: str | dict[str, Any] | None = None
+
+
+class StreamOptions(Struct):
+    """Options of a stream."""
+
+    include_usage: bool = False
+
+
+class ChatRequest(Struct):
+    """A request. Unknown fields are ignored, as clients send many."""
+
+    messages: list[dict[str, Any]]
+    model: str = ""
+    modalities: list[str] | None = None
+    audio: AudioRequest | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    n: int | None = None
+    tools: list[Any] | None = None
+
+    @property
+    def speaks(self) -> bool:
+        """Whether speech is asked for."""
+        return "audio" in (self.modalities or ())
+
+
+class Chat:
+    """The route, and the texts of the latest spoken replies."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._spoken: dict[str, str] = {}
+
+    async def __call__(self, request: Request) -> Response:
+        """Answer a request."""
+        asked = decode(await request.body(), ChatRequest)
+        if asked.n not in (None, 1):
+            raise ApiError("n must be 1", param="n")
+        if asked.tools:
+            raise ApiError("tools are not supported", param="tools", code="unsupported")
+        messages = [self._message(message) for message in asked.messages]
+        options = self._options(asked)
+        if asked.stream:
+            return EventStream(self._stream(request, asked, messages, options))
+        return await unless_disconnected(request, self._whole(request, asked, messages, options))
+
+    def _message(self, given: Mapping[str, Any]) -> Message:
+        role = ROLES.get(str(given.get("role")))
+        if role is None:
+            raise ApiError(f"unknown role {given.get('role')!r}", param="messages")
+        audio = given.get("audio")
+        if role == "assistant" and given.get("content") is None and isinstance(audio, Mapping):
+            text = self._spoken.get(str(audio.get("id")))
+            if text is None:
+                raise ApiError("the audio of this id has expired", code="audio_expired")
+            return Message("assistant", parts_of(text, self._state.settings))
+        content = given.get("content")
+        if content is not None and not isinstance(content, str | list):
+            raise ApiError("content must be a string or a list of parts", param="messages")
+        return Message(role, parts_of(content, self._state.settings))  # type: ignore[arg-type]
+
+    def _options(self, asked: ChatRequest) -> ReplyOptions:
+        speech = None
+        if asked.speaks:
+            given = asked.audio or AudioRequest()
+            voice = given.voice if isinstance(given.voice, str) else None
+            speech = SpeechOptions(
+                voice=self._state.voice(voice),
+                preset=self._state.speech.preset,
+                chunks="adaptive" if asked.stream else "fixed",
+                max_codes=self._state.codes(self._state.settings.max_speech_seconds),
+            )
+            speech.resolved(self._state.engine.model.speech)
+        return self._state.reply_options(
+            speech=speech,
+            max_tokens=asked.max_completion_tokens or asked.max_tokens,
+            temperature=asked.temperature,
+            top_p=asked.top_p,
+            seed=asked.seed,
+        )
+
+    async def _reply(
+        self, request: Request, messages: list[Message], options: ReplyOptions
+    ) -> AsyncGenerator[Event]:
+        state = self._state
+        async with (
+            state.admission.slot(),
+            state.conversations.lend(messages) as (conversation, kept, parts),
+        ):
+            stream = events(conversation, parts, options)
+            try:
+                async for event in stream:
+                    if isinstance(event, TurnDone):
+                        _keep(kept, parts, event)
+                        state.metrics.reply(event)
+                        request.state.summary = summary(event)
+                    yield event
+            finally:
+                await stream.aclose()
+
+    async def _whole(
+        self, request: Request, asked: ChatRequest, messages: list[Message], options: ReplyOptions
+    ) -> Response:
+        samples: list[FloatArray] = []
+        rate, done = 0, None
+        async for event in self._reply(request, messages, options):
+            match event:
+                case AudioDelta():
+                    samples.append(event.samples)
+                    rate = event.rate
+                case TurnDone():
+                    done = event
+                case _:
+                    pass
+        assert done is not None
+        message: dict[str, Any] = {"role": "assistant", "content": done.text, "refusal": None}
+        if asked.speaks:
+            name = (asked.audio or AudioRequest()).format
+            whole = np.concatenate([np.zeros(0, np.float32), *samples])
+            data = await asyncio.to_thread(encoded, whole, name, rate or 24_000)
+            message["content"] = None
+            message["audio"] = self._audio(done.text) | {"data": _base64(data)}
+        return JSONResponse(
+            _head("chat.completion", self._state.settings.model)
+            | {"choices": [_choice({"message": message}, FINISH[done.finish_reason])]}
+            | {"usage": usage(done)}
+        )
+
+    async def _stream(
+        self, request: Request, asked: ChatRequest, messages: list[Message], options: ReplyOptions
+    ) -> AsyncGenerator[str]:
+        head = _head("chat.completion.chunk", self._state.settings.model)
+        audio = f"audio_{secrets.token_hex(8)}"
+        encoder: AudioEncoder | None = None
+
+        def chunk(delta: dict[str, Any], finish: str | None = None) -> str:
+            return json.dumps(head | {"choices": [_choice({"delta": delta}, finish)]})
+
+        yield chunk({"role": "assistant", "content": None if asked.speaks else ""})
+        async for event in self._reply(request, messages, options):
+            match event:
+                case TextDelta(text) if asked.speaks:
+                    yield chunk({"audio": {"id": audio, "transcript": text}})
+                case TextDelta(text):
+                    yield chunk({"content": text})
+                case AudioDelta(samples, rate):
+                    if encoder is None:
+                        encoder = AudioEncoder(_streamed_format(asked), rate)
+                    if data := encoder.push(samples):
+                        yield chunk({"audio": {"id": audio, "data": _base64(data)}})
+                case TurnDone() as done:
+                    if encoder is not None and (data := encoder.finish()):
+                        yield chunk({"audio": {"id": audio, "data": _base64(data)}})
+                    yield chunk({}, FINISH[done.finish_reason])
+                    if asked.speaks:
+                        kept = self._audio(done.text, audio)
+                        yield chunk({"audio": {"id": audio, "expires_at": kept["expires_at"]}})
+                    if asked.stream_options and asked.stream_options.include_usage:
+                        yield json.dumps(head | {"choices": [], "usage": usage(done)})
+                case _:
+                    pass
+        yield "[DONE]"
+
+    def _audio(self, text: str, name: str | None = None) -> dict[str, Any]:
+        """Remember a spoken reply."""
+        name = name or f"audio_{secrets.token_hex(8)}"
+        self._spoken[name] = text
+        while len(self._spoken) > MAX_SPOKEN:
+            del self._spoken[next(iter(self._spoken))]
+        return {"id": name, "transcript": text, "expires_at": int(time.time()) + AUDIO_LIFETIME}
+
+
+def decode(body: bytes, kind: type[Struct]) -> Any:
+    """Decode and check a JSON body. Raises ApiError, also for one that is nested too deeply."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise ApiError(f"the body is not a valid request: {str(error)[:200]}") from None
+
+
+def _streamed_format(asked: ChatRequest) -> str:
+    """Streams of "wav" are read as raw PCM by their clients."""
+    name = (asked.audio or AudioRequest()).format
+    return "pcm16" if name == "wav" else name
+
+
+def _keep(kept: Kept, parts: list[Any], done: TurnDone) -> None:
+    if done.finish_reason != "interrupted":
+        kept.turns.append((digest(parts), done.text))
+
+
+def _head(kind: str, model: str) -> dict[str, Any]:
+    number = f"chatcmpl-{secrets.token_hex(12)}"
+    return {"id": number, "object": kind, "created": int(time.time()), "model": model}
+
+
+def _choice(content: dict[str, Any], finish: str | None) -> dict[str, Any]:
+    return {"index": 0, "finish_reason": finish, "logprobs": None} | content
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

@@ -1,0 +1,106 @@
+"""POST /v1/audio/speech: read a text aloud, exactly.
+
+The Thinker is asked to read the text aloud, and its reply is not sampled: the tokens of the text
+are forced (`ReplyOptions.text`). The Talker speaks the rows of these tokens as it would speak a
+reply. A long text is read in pieces of whole sentences, each in a conversation of its own.
+"""
+
+import re
+from collections.abc import AsyncGenerator
+
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
+
+from omni_runtime.events import AudioDelta, TurnDone
+from omni_runtime.inputs.messages import Text
+from omni_runtime.options import ReplyOptions, SpeechOptions
+from omni_runtime.server.audio_format import AudioEncoder
+from omni_runtime.server.chat import decode
+from omni_runtime.server.errors import ApiError
+from omni_runtime.server.replies import call, events, opened
+from omni_runtime.server.state import State
+from omni_runtime.server.streams import Stream
+from omni_runtime.serving.commands import Close, Open
+
+INSTRUCTION = "Read this text aloud: {}"
+MAX_INPUT = 4096
+PIECE = 240
+"""Characters of a piece: about 15 s of speech."""
+_SENTENCE_END = re.compile(r"(?<=[.!?\u2026\u3002\uff01\uff1f\n])\s*")
+
+
+class SpeechRequest(Struct):
+    """A text to read aloud."""
+
+    input: str
+    model: str = ""
+    voice: str | None = None
+    response_format: str = "mp3"
+    speed: float = 1.0
+    stream_format: str = "audio"
+
+
+class Speech:
+    """The route."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    async def __call__(self, request: Request) -> Response:
+        """Answer a request with a stream of audio."""
+        asked: SpeechRequest = decode(await request.body(), SpeechRequest)
+        text = asked.input.strip()
+        if not text or len(text) > MAX_INPUT:
+            raise ApiError(f"input must have 1 to {MAX_INPUT} characters", param="input")
+        if asked.speed != 1.0:
+            raise ApiError("speed must be 1", param="speed", code="unsupported")
+        if asked.stream_format != "audio":
+            raise ApiError("stream_format must be audio", param="stream_format", code="unsupported")
+        options = SpeechOptions(
+            voice=self._state.voice(asked.voice),
+            preset=self._state.speech.preset,
+            chunks="adaptive",
+        )
+        rate = self._state.engine.model.speech.vocoder.sample_rate
+        encoder = AudioEncoder(asked.response_format, rate)
+        return Stream(self._pieces(text, options, encoder), encoder.media_type)
+
+    async def _pieces(
+        self, text: str, options: SpeechOptions, encoder: AudioEncoder
+    ) -> AsyncGenerator[bytes]:
+        engine = self._state.engine
+        async with self._state.admission.slot():
+            for piece in pieces(text):
+                conversation = await opened(engine, Open(context=self._state.settings.context))
+                stream = events(
+                    conversation,
+                    [Text(INSTRUCTION.format(piece))],
+                    ReplyOptions(options, text=piece, max_tokens=10 * PIECE),
+                )
+                try:
+                    async for event in stream:
+                        if isinstance(event, AudioDelta):
+                            yield encoder.push(event.samples)
+                        elif isinstance(event, TurnDone):
+                            self._state.metrics.reply(event)
+                finally:
+                    await stream.aclose()
+                    await call(engine, Close(conversation.id))
+        yield encoder.finish()
+
+
+def pieces(text: str) -> list[str]:
+    """Split a text between sentences, or else between words, into pieces of at most PIECE."""
+    found: list[str] = []
+    for sentence in filter(None, _SENTENCE_END.split(text)):
+        rest = sentence
+        while len(rest) > PIECE:
+            cut = rest.rfind(" ", 1, PIECE) + 1 or PIECE
+            found.append(rest[:cut].strip())
+            rest = rest[cut:]
+        if found and len(found[-1]) + len(rest) < PIECE:
+            found[-1] = f"{found[-1]} {rest}"
+        elif rest.strip():
+            found.append(rest.strip())
+    return found

@@ -1,0 +1,69 @@
+"""A server with the trained default, on a free port of the loopback."""
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import uvicorn
+
+from conftest import export_to
+from omni_runtime.engine.session import SessionOptions
+from omni_runtime.inputs.media import load_audio
+from omni_runtime.model import Model
+from omni_runtime.server.app import application
+from omni_runtime.server.settings import Settings
+from omni_runtime.serving.engine import Engine
+from server.running import NAME, Running
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@cache
+def _recording(name: str, rate: int) -> np.ndarray:
+    return load_audio(ROOT / "tests" / "data" / f"{name}.flac", rate)
+
+
+@pytest.fixture
+def recording() -> Callable[[str, int], np.ndarray]:
+    """A spoken question, float32 mono, by name and rate."""
+    return _recording
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    bundle = export_to(ROOT / "tiny" / "checkpoint", tmp_path_factory.mktemp("server") / "fp32")
+    return Model(bundle, SessionOptions(threads=1))
+
+
+@pytest.fixture(scope="session")
+def run_server(model: Model) -> Iterator[Callable[..., Running]]:
+    """Start servers with other settings; all are stopped at the end of the session."""
+    stack: list[tuple[uvicorn.Server, threading.Thread, Engine]] = []
+
+    def start(**settings) -> Running:
+        engine = Engine(model)
+        app = application(engine, Settings(model=NAME, **settings))
+        listener = socket.create_server(("127.0.0.1", 0))
+        config = uvicorn.Config(
+            app, log_config=None, access_log=False, ws="websockets-sansio", ws_max_size=2**24
+        )
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        stack.append((server, thread, engine))
+        return Running(listener.getsockname()[1], engine, app)
+
+    yield start
+    for server, thread, engine in stack:
+        server.should_exit = True
+        thread.join(10)
+        engine.close()
+
+
+@pytest.fixture(scope="session")
+def server(run_server: Callable[..., Running]) -> Running:
+    return run_server()

@@ -1,0 +1,247 @@
+"""What a foreign page, a foreign host or a stranger can reach: nothing."""
+
+import asyncio
+import base64
+import json
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+import websockets.sync.client as websocket
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from omni_runtime.server import replies
+from omni_runtime.server.settings import Settings
+from server.running import NAME, Running
+
+CHAT = "/v1/chat/completions"
+HELLO = {"model": NAME, "messages": [{"role": "user", "content": "Hello!"}]}
+
+
+def chat_with(url: str) -> dict:
+    part = {"type": "image_url", "image_url": {"url": url}}
+    return {"model": NAME, "messages": [{"role": "user", "content": [part]}]}
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil", ""])
+def test_a_foreign_host_name_is_dns_rebinding(server: Running, host: str) -> None:
+    with server.http(headers={"Host": host}) as client:
+        for path in ("/", "/v1/models", "/health"):
+            assert client.get(path).status_code == 400
+        assert client.post(CHAT, json=HELLO).status_code == 400
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:{port}", "127.0.0.1:{port}", "[::1]:80"])
+def test_names_of_this_machine(server: Running, host: str) -> None:
+    with server.http(headers={"Host": host.format(port=server.port)}) as client:
+        assert client.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1"])
+def test_a_foreign_page_can_neither_post_nor_connect(server: Running, origin: str) -> None:
+    with server.http(headers={"Origin": origin}) as client:
+        answer = client.post(CHAT, json=HELLO)
+        assert answer.status_code == 403
+        assert "access-control-allow-origin" not in answer.headers
+        assert "access-control-allow-origin" not in client.options(CHAT).headers
+    with pytest.raises(InvalidStatus) as refused:
+        websocket.connect(f"ws://127.0.0.1:{server.port}/v1/realtime", origin=origin)  # type: ignore[arg-type]
+    assert refused.value.response.status_code == 403
+
+
+def test_its_own_page_may(server: Running) -> None:
+    with server.http(headers={"Origin": server.url}) as client:
+        assert client.post(CHAT, json=HELLO).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://169.254.169.254/latest", "https://example.com/a.png", "file:///etc/passwd",
+     "ftp://x/y", "/etc/passwd", "data:text/plain,hello", "gopher://x", "jar:file:///x"],
+)  # fmt: skip
+def test_nothing_is_fetched_and_no_file_is_read(server: Running, url: str) -> None:
+    with server.http() as client:
+        answer = client.post(CHAT, json=chat_with(url))
+    assert answer.status_code == 400
+    assert "root:" not in answer.text
+
+
+def test_files_below_the_media_folder_only(
+    run_server: Callable[..., Running], tmp_path: Path, recording
+) -> None:
+    from server.test_chat import wav  # noqa: PLC0415
+
+    folder = tmp_path / "media"
+    folder.mkdir()
+    (folder / "ten.wav").write_bytes(wav(recording("ten", 16_000), 16_000))
+    (tmp_path / "secret.wav").write_bytes(wav(recording("ten", 16_000), 16_000))
+    (folder / "link.wav").symlink_to(tmp_path / "secret.wav")
+    server = run_server(media_folder=folder)
+
+    def heard(url: str) -> int:
+        part = {"type": "audio_url", "audio_url": {"url": url}}
+        body = {"model": NAME, "messages": [{"role": "user", "content": [part]}]}
+        with server.http() as client:
+            return client.post(CHAT, json=body).status_code
+
+    assert heard("file:///ten.wav") == 200
+    outside = ["file:///../secret.wav", "file:///%2e%2e/secret.wav", "file:///link.wav",
+               f"file://{tmp_path}/secret.wav", "file:///missing.wav", "file:///"]  # fmt: skip
+    assert {heard(url) for url in outside} == {400}
+
+
+def test_keys(run_server: Callable[..., Running]) -> None:
+    server = run_server(api_keys=("right", "other"))
+    with server.http() as client:
+        for key in (None, "wrong", "righ", "right2"):
+            headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+            assert client.get("/v1/models", headers=headers).status_code == 401
+            assert client.get("/metrics", headers=headers).status_code == 401
+        for key in ("right", "other"):
+            headers = {"Authorization": f"bearer {key}"}
+            assert client.get("/v1/models", headers=headers).status_code == 200
+        assert client.get("/health").status_code == client.get("/").status_code == 200
+    address = f"ws://127.0.0.1:{server.port}/v1/realtime"
+    with pytest.raises(InvalidStatus) as refused:
+        websocket.connect(address)
+    assert refused.value.response.status_code == 401
+    offered = ["realtime", "openai-insecure-api-key.right"]
+    with websocket.connect(address, subprotocols=offered) as connection:  # type: ignore[list-item]
+        assert json.loads(connection.recv())["type"] == "session.created"
+        assert connection.subprotocol == "realtime"
+
+
+def test_keys_are_compared_in_constant_time(monkeypatch) -> None:
+    compared: list[bytes] = []
+    import hmac  # noqa: PLC0415
+
+    whole = hmac.compare_digest
+
+    def spy(a: bytes, b: bytes) -> bool:
+        compared.append(b)
+        return whole(a, b)
+
+    monkeypatch.setattr("omni_runtime.server.settings.hmac.compare_digest", spy)
+    settings = Settings(NAME, api_keys=("k1-secret", "k2-secret"))
+    assert settings.allows_key("k1-secret") and not settings.allows_key("x")
+    assert not settings.allows_key("") and compared == [b"k1-secret", b"k2-secret"] * 3
+    assert "secret" not in repr(settings)
+
+
+def test_large_and_malformed_bodies(run_server: Callable[..., Running]) -> None:
+    server = run_server(max_body=2**20)
+    deep = b'{"messages":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    with server.http() as client:
+        for body in (b"", b"{", b"[]", b"null", b'{"messages": 1}', b"\xff\xfe", deep):
+            answer = client.post(CHAT, content=body)
+            assert answer.status_code == 400, body[:20]
+            assert answer.json()["error"]["message"]
+        assert client.post(CHAT, content=b"x" * (2**20 + 1)).status_code == 413
+
+        def endless():
+            for _ in range(2000):
+                yield b"x" * 2**16
+
+        assert client.post(CHAT, content=endless()).status_code == 413
+        bad = chat_with("data:image/png;base64,@@@@")
+        assert client.post(CHAT, json=bad).status_code == 400
+        junk = chat_with("data:image/png;base64," + base64.b64encode(b"junk").decode())
+        assert client.post(CHAT, json=junk).status_code == 400
+    with socket.create_connection(("127.0.0.1", server.port)) as huge:
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1073741824\r\n\r\n"
+        huge.sendall(head.encode())
+        huge.settimeout(10)
+        assert b" 413 " in huge.recv(100)
+
+
+def test_an_internal_error_tells_nothing(run_server: Callable[..., Running], monkeypatch) -> None:
+    server = run_server()
+    monkeypatch.setattr("omni_runtime.server.chat.parts_of", lambda *_: 1 / 0)
+    with server.http() as client:
+        answer = client.post(CHAT, json=HELLO)
+    assert answer.status_code == 500
+    assert "division" not in answer.text and "Traceback" not in answer.text
+
+
+def test_too_many_requests_are_told_when_to_come_again(
+    run_server: Callable[..., Running], monkeypatch
+) -> None:
+    server = run_server(parallel=1, queue=1)
+    release, waiting = threading.Event(), threading.Semaphore(0)
+    real = replies.events
+
+    async def slow(*given):
+        waiting.release()
+        while not release.is_set():
+            await asyncio.sleep(0.01)
+        async for event in real(*given):
+            yield event
+
+    monkeypatch.setattr("omni_runtime.server.chat.events", slow)
+
+    def post() -> int:
+        with server.http() as client:
+            return client.post(CHAT, json=HELLO).status_code
+
+    with ThreadPoolExecutor() as pool, server.http() as client:
+        accepted = [pool.submit(post)]
+        assert waiting.acquire(timeout=10), "the first one runs"
+        accepted.append(pool.submit(post))
+        while not any(line.endswith(" 1.0") for line in _waiting(client)):
+            pass
+        answer = client.post(CHAT, json=HELLO)
+        assert answer.status_code == 503 and answer.headers["retry-after"]
+        release.set()
+        assert [one.result() for one in accepted] == [200, 200]
+
+
+def _waiting(client: httpx.Client) -> list[str]:
+    lines = client.get("/metrics").text.splitlines()
+    return [line for line in lines if line.startswith("omni_waiting_requests")]
+
+
+def test_responses_carry_the_security_headers(server: Running) -> None:
+    with server.http() as client:
+        for path in ("/", "/health", "/page/nothing.js"):
+            headers = client.get(path).headers
+            assert "default-src 'none'" in headers["content-security-policy"]
+            assert headers["x-content-type-options"] == "nosniff"
+        assert client.get("/page/../conftest.py").status_code == 404
+        assert client.get("/page/%2e%2e/app.py").status_code == 404
+
+
+def test_sockets_that_are_flooded_or_fed_with_junk(server: Running) -> None:
+    address = f"ws://127.0.0.1:{server.port}/v1/realtime"
+    empty = json.dumps({"type": "input_audio_buffer.append", "audio": "AAAA" * 2})
+    with websocket.connect(address) as connection:
+        connection.recv()
+        for junk in ("", "{", "[]", "null", "[" * 50_000, '{"type": 7}', '{"type": "x"}'):
+            connection.send(junk)
+            assert json.loads(connection.recv())["type"] == "error"
+        odd = {"type": "input_audio_buffer.append", "audio": "AAA="}
+        connection.send(json.dumps(odd | {"audio": "%%%"}))
+        assert json.loads(connection.recv())["error"]["code"] == "invalid_request"
+        for _ in range(20_000):
+            connection.send(empty)
+        connection.send(json.dumps({"type": "input_audio_buffer.clear"}))
+        assert json.loads(connection.recv(timeout=60))["type"] == "input_audio_buffer.cleared"
+    with websocket.connect(address, max_size=None) as connection:
+        connection.recv()
+        with pytest.raises(ConnectionClosed):
+            connection.send("x" * (17 * 2**20))
+            connection.recv()
+
+
+def test_sessions_are_limited(run_server: Callable[..., Running]) -> None:
+    server = run_server(sessions=1)
+    address = f"ws://127.0.0.1:{server.port}/v1/realtime"
+    with websocket.connect(address) as connection:
+        connection.recv()
+        with pytest.raises(InvalidStatus) as refused:
+            websocket.connect(address)
+        assert refused.value.response.status_code == 503
+        assert refused.value.response.headers["Retry-After"]

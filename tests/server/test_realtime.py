@@ -1,0 +1,264 @@
+"""The realtime protocol with OpenAI's own client: whole spoken turns, cuts, pictures, errors."""
+
+import base64
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from omni_runtime.conversation import Conversation
+from omni_runtime.wav import pcm16
+from server.running import NAME, Running
+
+# The SDK opens its connection as websockets 17 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:connect:DeprecationWarning")
+
+RATE = 24_000
+FRAME = RATE // 50
+
+
+class Client:
+    """A connection that sends sound in small frames and collects events."""
+
+    def __init__(self, connection) -> None:
+        self.connection = connection
+        self.seen: list[Any] = []
+
+    def until(self, kind: str) -> list[Any]:
+        """Receive up to an event of this type; returns what came."""
+        found: list[Any] = []
+        while not found or found[-1].type != kind:
+            found.append(self.connection.recv())
+            assert found[-1].type != "error" or kind == "error", found[-1]
+        self.seen += found
+        return found
+
+    def sound(self, samples: np.ndarray) -> None:
+        for start in range(0, len(samples), FRAME):
+            data = base64.b64encode(pcm16(samples[start : start + FRAME])).decode()
+            self.connection.input_audio_buffer.append(audio=data)
+
+    def silence(self, seconds: float) -> None:
+        self.sound(np.zeros(round(seconds * RATE), np.float32))
+
+    def update(self, **session) -> Any:
+        self.connection.session.update(session={"type": "realtime", **session})
+        return self.until("session.updated")[-1].session
+
+    def say(self, text: str) -> None:
+        part = {"type": "input_text", "text": text}
+        item = {"type": "message", "role": "user", "content": [part]}
+        self.connection.conversation.item.create(item=item)
+        self.connection.response.create()
+
+
+@pytest.fixture
+def client(server: Running) -> Iterator[Client]:
+    with server.openai().realtime.connect(model=NAME) as connection:
+        made = Client(connection)
+        made.until("session.created")
+        yield made
+
+
+def kinds(events: list[Any]) -> list[str]:
+    return [event.type for event in events]
+
+
+def transcript(events: list[Any]) -> str:
+    return "".join(e.delta for e in events if e.type == "response.output_audio_transcript.delta")
+
+
+def speech(events: list[Any]) -> np.ndarray:
+    data = b"".join(
+        base64.b64decode(e.delta) for e in events if e.type == "response.output_audio.delta"
+    )
+    return np.frombuffer(data, "<i2")
+
+
+IN_ORDER = [
+    "input_audio_buffer.speech_started", "input_audio_buffer.speech_stopped",
+    "input_audio_buffer.committed", "conversation.item.added", "conversation.item.done",
+    "response.created", "response.output_item.added", "conversation.item.added",
+    "response.content_part.added", "response.output_audio_transcript.delta",
+    "response.output_audio.delta", "response.output_audio.done",
+    "response.output_audio_transcript.done", "response.content_part.done",
+    "response.output_item.done", "conversation.item.done", "response.done",
+]  # fmt: skip
+
+
+def test_a_spoken_turn(client: Client, recording: Callable) -> None:
+    client.silence(0.5)
+    client.sound(recording("seven_plus_five", RATE))
+    client.silence(1.0)
+    events = client.until("response.done")
+    found = kinds(events)
+    place = -1
+    for kind in IN_ORDER:
+        place = found.index(kind, place + 1)
+    assert transcript(events) == "Seven plus five is twelve."
+    assert len(speech(events)) > RATE
+    response = events[-1].response
+    assert response.status == "completed" and response.usage.output_tokens > 3
+    assert response.output[0].content[0].transcript == transcript(events)
+    ids = {e.response_id for e in events if getattr(e, "response_id", None)}
+    assert ids == {response.id} and all(event.event_id for event in events)
+    started, stopped = events[0], next(e for e in events if e.type.endswith("speech_stopped"))
+    assert 300 < started.audio_start_ms < 900 < stopped.audio_end_ms
+    assert started.item_id == stopped.item_id
+
+
+def test_two_turns_share_a_context(client: Client) -> None:
+    client.say("What is seven plus five?")
+    client.until("response.done")
+    client.say("And plus three?")
+    last = client.until("response.done")
+    assert "fifteen" in transcript(last).lower()
+    details = last[-1].response.usage.input_token_details
+    assert details.cached_tokens > 20
+
+
+def test_turns_that_the_client_commits(client: Client, recording: Callable) -> None:
+    session = client.update(audio={"input": {"turn_detection": None}})
+    assert session.audio.input.turn_detection is None
+    client.sound(recording("seven_plus_five", RATE))
+    client.silence(1.5)
+    client.connection.input_audio_buffer.commit()
+    events = client.until("conversation.item.done")
+    assert kinds(events)[0] == "input_audio_buffer.committed", "no answer unasked"
+    client.connection.response.create()
+    assert transcript(client.until("response.done")) == "Seven plus five is twelve."
+    client.connection.input_audio_buffer.commit()
+    assert client.until("error")[-1].error.code == "input_audio_buffer_commit_empty"
+
+
+def test_a_voice_interrupts_and_truncate_rewinds(
+    client: Client, server: Running, recording: Callable, model
+) -> None:
+    """The next turn is that of a conversation with the history that the client heard."""
+    client.say("Count from one to ten.")
+    events = client.until("response.output_audio.delta")
+    item = events[-1].item_id
+    time.sleep(1.3)
+    client.sound(recording("ten", RATE))
+    client.until("input_audio_buffer.speech_started")
+    if not any(e.type == "response.done" for e in client.seen):
+        raise AssertionError("cancelled before the new turn")
+    client.connection.conversation.item.truncate(item_id=item, content_index=0, audio_end_ms=700)
+    client.until("conversation.item.truncated")
+    client.connection.conversation.item.retrieve(item_id=item)
+    left = client.until("conversation.item.retrieved")[-1].item.content[0].transcript
+    assert left and "One, two, three, four, five, six".startswith(left) and len(left) < 20
+    client.connection.input_audio_buffer.clear()
+    client.until("input_audio_buffer.cleared")
+    client.update(output_modalities=["text"])
+    client.say("What is two plus two?")
+    answer = client.until("response.done")
+    talk = list(server.engine._entries.values())[-1].conversation
+    fresh = Conversation(model, history=talk.messages[1:3])
+    list(fresh.send("What is two plus two?"))
+    assert fresh.last_tokens == talk.last_tokens
+    text = "".join(e.delta for e in answer if e.type == "response.output_text.delta")
+    assert text == fresh.messages[-1].parts[0].text  # type: ignore[union-attr]
+    assert talk.messages[2].parts[0].text == left  # type: ignore[union-attr]
+
+
+def test_cancel(client: Client) -> None:
+    client.say("Who are you?")
+    client.until("response.output_audio_transcript.delta")
+    begun = time.perf_counter()
+    client.connection.response.cancel()
+    ended = client.until("response.done")
+    assert time.perf_counter() - begun < 0.3
+    response = ended[-1].response
+    if response.status != "completed":  # it was quicker than we are
+        assert response.status == "cancelled"
+        assert response.status_details.reason == "client_cancelled"
+        assert "response.output_audio.done" in kinds(ended)
+    client.connection.response.cancel()
+    assert client.until("error")[-1].error.code == "response_cancel_not_active"
+    client.say("What is seven plus five?")
+    assert transcript(client.until("response.done")) == "Seven plus five is twelve."
+
+
+def test_pictures(client: Client) -> None:
+    import io  # noqa: PLC0415
+
+    from PIL import Image as Picture  # noqa: PLC0415
+
+    def item(color: str) -> dict:
+        file = io.BytesIO()
+        Picture.new("RGB", (56, 56), color).save(file, "JPEG")
+        url = f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+        part = {"type": "input_image", "image_url": url}
+        return {"type": "message", "role": "user", "content": [part]}
+
+    for color in ("red", "green", "blue"):  # a camera: the newest one counts
+        client.connection.conversation.item.create(item=item(color))
+        client.until("conversation.item.done")
+    client.say("What do you see?")
+    first = client.until("response.done")[-1].response.usage.input_tokens
+    client.say("What do you see?")
+    second = client.until("response.done")[-1].response.usage.input_tokens
+    assert second - first < first, "one picture in the first turn, none in the second"
+
+
+def test_session_updates(client: Client) -> None:
+    session = client.update(
+        instructions="Answer in one word.",
+        tracing="auto",
+        audio={
+            "input": {"turn_detection": {"type": "semantic_vad", "eagerness": "low"}},
+            "output": {"voice": "ash", "speed": 1.0},
+        },
+    )
+    assert session.instructions == "Answer in one word."
+    assert session.audio.input.turn_detection.silence_duration_ms == 1500
+    assert session.audio.output.voice
+    client.say("Hello!")
+    client.until("response.done")
+    kept = client.update(instructions="Something else.")
+    assert kept.instructions == "Answer in one word.", "what was read stays"
+    for wrong in (
+        {"audio": {"input": {"turn_detection": {"type": "server_vad", "threshold": 7}}}},
+        {"audio": {"output": {"voice": "nobody"}}},
+        {"audio": {"input": {"format": {"type": "audio/pcmu"}}}},
+        {"max_output_tokens": -1},
+        {"output_modalities": ["smell"]},
+    ):
+        client.connection.session.update(session={"type": "realtime", **wrong})
+        client.until("error")
+
+
+def test_errors_name_the_event(client: Client) -> None:
+    connection = client.connection
+    connection.send({"type": "response.create", "event_id": "mine"})
+    found = client.until("error")[-1].error
+    assert found.code == "nothing_to_respond_to" and found.event_id == "mine"
+    connection.conversation.item.retrieve(item_id="item_x")
+    assert client.until("error")[-1].error.code == "item_retrieve_invalid_item_id"
+    client.say("Who are you?")
+    client.until("response.created")
+    connection.response.create()
+    error = client.until("error")[-1].error
+    assert error.code == "conversation_already_has_active_response"
+    client.until("response.done")
+
+
+def test_connections_that_drop_leave_nothing(server: Running, recording: Callable) -> None:
+    before = len(server.engine._entries)
+    for n in range(6):
+        with server.openai().realtime.connect(model=NAME) as connection:
+            client = Client(connection)
+            client.until("session.created")
+            if n % 3 == 1:
+                client.sound(recording("seven_plus_five", RATE)[: n * 4000])
+            if n % 3 == 2:
+                client.say("Who are you?")
+                client.until("response.output_audio.delta")
+    for _ in range(100):
+        if len(server.engine._entries) <= before:
+            break
+        time.sleep(0.05)
+    assert len(server.engine._entries) <= before and not server.engine._active

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from toolchain.api_text import ApiClass, Member, Type, Variable, read_api
 from toolchain.class_file import CODE, ClassFile, Constant
-from toolchain.parts import CACHE, part, staging
+from toolchain.parts import CACHE, cached, part
 
 FORMAT = 1
 """Increase it when the same API gives other files."""
@@ -56,14 +56,15 @@ def android_jar() -> tuple[Path, Path]:
     Both are made on first use, in about ten seconds.
     """
     source = part("android-sources")
-    folder = CACHE / "android" / f"{source.name}-{FORMAT}"
-    if not folder.is_dir():
-        with staging(folder) as new:
-            api = Api(read_api((source / "current.txt").read_text("utf-8")))
-            with zipfile.ZipFile(new / "android.jar", "w") as jar:
-                for name in sorted(api.classes):
-                    jar.writestr(zipfile.ZipInfo(f"{name}.class"), api.class_file(name))
-            (new / "api.json").write_text(json.dumps(api.members()))
+
+    def make(new: Path) -> None:
+        api = Api(read_api((source / "current.txt").read_text("utf-8")))
+        with zipfile.ZipFile(new / "android.jar", "w") as jar:
+            for name in sorted(api.classes):
+                jar.writestr(zipfile.ZipInfo(f"{name}.class"), api.class_file(name))
+        (new / "api.json").write_text(json.dumps(api.members()))
+
+    folder = cached(CACHE / "android" / f"{source.name}-{FORMAT}", make)
     return folder / "android.jar", folder / "api.json"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from omni_runtime.checksums import sha256_of
 from omni_runtime.errors import OmniError
 from toolchain.dexing import dex
-from toolchain.parts import CACHE, part, staging
+from toolchain.parts import CACHE, cached, part
 from toolchain.process import find, run
 from toolchain.project import ROOT, app_jars
 from toolchain.resources import build_resources, set_microphone
@@ -75,22 +75,22 @@ def _write_zip(path: Path, entries: Mapping[str, bytes]) -> None:
 
 def debug_key() -> Path:
     """Return the key store of the debug key, which is made on first use and kept in the cache."""
-    folder = CACHE / "debug-key"
-    if not folder.is_dir():
-        with staging(folder) as new:
-            options = {
-                "-keystore": new / "debug.p12",
-                "-storetype": "PKCS12",
-                "-storepass": PASSWORD.removeprefix("pass:"),
-                "-alias": "debug",
-                "-keyalg": "RSA",
-                "-keysize": "2048",
-                "-validity": "10000",
-                "-dname": "CN=Pocket Omni Debug",
-            }
-            words = [word for pair in options.items() for word in pair]
-            run([find("keytool", "openjdk-17-jdk-headless"), "-genkeypair", *words])
-    return folder / "debug.p12"
+
+    def make(new: Path) -> None:
+        options = {
+            "-keystore": new / "debug.p12",
+            "-storetype": "PKCS12",
+            "-storepass": PASSWORD.removeprefix("pass:"),
+            "-alias": "debug",
+            "-keyalg": "RSA",
+            "-keysize": "2048",
+            "-validity": "10000",
+            "-dname": "CN=Pocket Omni Debug",
+        }
+        words = [word for pair in options.items() for word in pair]
+        run([find("keytool", "openjdk-17-jdk-headless"), "-genkeypair", *words])
+
+    return cached(CACHE / "debug-key", make) / "debug.p12"
 
 
 def _sign(apk: Path) -> None:

@@ -29,7 +29,7 @@ def read_dex(data: bytes) -> Dex:
 
     def table(offset: int, width: int) -> list[bytes]:
         count, start = struct.unpack_from("<II", data, offset)
-        return [data[start + width * index :][:width] for index in range(count)]
+        return [data[at : at + width] for at in range(start, start + width * count, width)]
 
     strings = [_string(data, struct.unpack("<I", entry)[0]) for entry in table(56, 4)]
     types = [strings[struct.unpack("<I", entry)[0]] for entry in table(64, 4)]

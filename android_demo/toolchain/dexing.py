@@ -1,7 +1,6 @@
 """Dex jars with D8. The dex of a jar is cached by its hash: the standard library takes a while."""
 
 import hashlib
-import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 from omni_runtime.errors import OmniError
 from toolchain.android_jar import android_jar
 from toolchain.dexcheck import unknown_references
-from toolchain.parts import CACHE, part, remove_old, staging
+from toolchain.parts import CACHE, KEPT, cached, part
 from toolchain.process import java
 from toolchain.versions import version
 
@@ -43,12 +42,10 @@ def _d8(name: str, inputs: Sequence[Path], *, intermediate: bool) -> Path:
     digest = hashlib.sha256(repr([part("dexer").name, library.parent.name, options]).encode())
     for path in inputs:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
+
+    def build(new: Path) -> None:
+        output = ["--lib", library, "--output", new / "dex.zip"]
+        java("com.android.tools.r8.D8", [part("dexer") / "d8.jar"], *options, *output, *inputs)
+
     folder = CACHE / "dex" / name / digest.hexdigest()[:20]
-    if not folder.is_dir():
-        with staging(folder) as new:
-            d8 = [part("dexer") / "d8.jar"]
-            output = ["--lib", library, "--output", new / "dex.zip"]
-            java("com.android.tools.r8.D8", d8, *options, *output, *inputs)
-        remove_old(folder.parent)
-    os.utime(folder)
-    return folder / "dex.zip"
+    return cached(folder, build, keep=KEPT) / "dex.zip"

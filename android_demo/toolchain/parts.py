@@ -5,6 +5,7 @@ up for these clients also work here. An archive is verified before anything in i
 unpacked into a temporary folder that is renamed, so a part in the cache is complete.
 """
 
+import fcntl
 import io
 import os
 import shutil
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import platformdirs
 
+from omni_runtime import machine
 from omni_runtime.checksums import sha256_of
 from omni_runtime.errors import OmniError
 from toolchain.process import find, run
@@ -27,7 +29,7 @@ from toolchain.versions import version
 CACHE = platformdirs.user_cache_path("pocket-omni", appauthor=False) / "android"
 
 KEPT = 8
-"""Entries that stay in a folder of the cache. Several worktrees share it."""
+"""Compiled jars of one module that stay in the cache. Several worktrees share it."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +49,50 @@ class Part:
 def part(name: str) -> Path:
     """Return the folder of a part. Downloads and unpacks it on first use. Raises OmniError."""
     wanted = PARTS[name]
-    folder = CACHE / "parts" / f"{name}-{wanted.sha256[:16]}"
-    if not folder.is_dir():
-        with staging(folder) as new, tempfile.TemporaryDirectory(dir=new.parent) as download:
+
+    def unpack(new: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=new.parent) as download:
             archive = _fetch(wanted, Path(download))
             for member, data in _members(archive, wanted.members):
                 path = new / wanted.members[member]
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(data)
+
+    return cached(CACHE / "parts" / f"{name}-{wanted.sha256[:16]}", unpack)
+
+
+def cached(folder: Path, make: Callable[[Path], None], *, keep: int | None = None) -> Path:
+    """Return a folder of the cache. `make` fills it on first use.
+
+    Processes that need the same folder wait for the first one. `keep` is the number of folders
+    beside it that stay. Raises OmniError when the cache cannot be written.
+    """
+    if not folder.is_dir():
+        with _lock(folder):
+            if not folder.is_dir():
+                with staging(folder) as new:
+                    make(new)
+                if keep is not None:
+                    _remove_old(folder.parent, keep)
+    os.utime(folder)  # the order in which folders were used
     return folder
+
+
+@contextmanager
+def _lock(folder: Path) -> Generator[None]:
+    """Hold a lock that belongs to the name of a folder. A crash releases it."""
+    machine.cache_folder()  # programs are run from it, so no other user may write there
+    path = CACHE / "locks" / f"{folder.parent.name}-{folder.name}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise OmniError(
+            f"the cache {CACHE} cannot be written: {error}", fix="set XDG_CACHE_HOME"
+        ) from error
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager
@@ -87,10 +124,10 @@ def staging(folder: Path) -> Generator[Path]:
         shutil.rmtree(new, ignore_errors=True)
 
 
-def remove_old(folder: Path) -> None:
-    """Remove all entries of a cache folder but those that were used last."""
+def _remove_old(folder: Path, keep: int) -> None:
+    """Remove all entries of a folder but those that were used last."""
     entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    for path in sorted(entries, key=lambda path: path.stat().st_mtime, reverse=True)[KEPT:]:
+    for path in sorted(entries, key=lambda path: path.stat().st_mtime, reverse=True)[keep:]:
         shutil.rmtree(path, ignore_errors=True)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omni_runtime.errors import OmniError
 
-LINES = 40
+LINES = 80
 """The last lines of a failed program's output that an error shows."""
 
 

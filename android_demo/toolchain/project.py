@@ -4,8 +4,8 @@ import zipfile
 from pathlib import Path
 
 from toolchain.android_jar import android_jar
-from toolchain.kotlin import compile_kotlin, standard_library
-from toolchain.parts import CACHE, part, staging
+from toolchain.kotlin import NO_JDK, compile_kotlin, standard_library
+from toolchain.parts import CACHE, cached, part
 
 ROOT = Path(__file__).parent.parent
 SOURCES = "src/main/kotlin"
@@ -17,17 +17,16 @@ its own manifest declares, so no other class refers to them."""
 def onnxruntime_jar() -> Path:
     """Return ONNX Runtime's Java API without its telemetry."""
     source = part("onnxruntime") / "classes.jar"
-    folder = CACHE / "onnxruntime" / source.parent.name
-    if not folder.is_dir():
-        with (
-            staging(folder) as new,
-            zipfile.ZipFile(source) as old,
-            zipfile.ZipFile(new / "onnxruntime.jar", "w", zipfile.ZIP_DEFLATED) as jar,
-        ):
+
+    def filter_classes(new: Path) -> None:
+        target = zipfile.ZipFile(new / "onnxruntime.jar", "w", zipfile.ZIP_DEFLATED)
+        with zipfile.ZipFile(source) as old, target as jar:
             for name in sorted(old.namelist()):
                 if name.endswith(".class") and not name.startswith(TELEMETRY):
                     jar.writestr(zipfile.ZipInfo(name), old.read(name))
-    return folder / "onnxruntime.jar"
+
+    folder = CACHE / "onnxruntime" / source.parent.name
+    return cached(folder, filter_classes) / "onnxruntime.jar"
 
 
 def engine_jar() -> Path:
@@ -44,5 +43,5 @@ def app_jars(resource_classes: Path) -> list[Path]:
     """Compile the app, and return all jars of the APK. `resource_classes` has the R class."""
     others = [presenters_jar(), engine_jar(), onnxruntime_jar(), resource_classes]
     class_path = [android_jar()[0], *others]
-    app = compile_kotlin("app", [ROOT / "app" / SOURCES], class_path, jdk=False)
+    app = compile_kotlin("app", [ROOT / "app" / SOURCES], class_path, api=NO_JDK)
     return [app, *others, standard_library()]

@@ -40,7 +40,7 @@ def build_resources(folder: Path) -> tuple[Path, Path]:
         "--min-sdk-version": version("min-sdk"),
         "--target-sdk-version": version("target-sdk"),
         "--version-code": version("application-code"),
-        "--version-name": version("application"),
+        "--version-name": version("application-name"),
         "-o": linked,
     }
     words = [word for pair in options.items() for word in pair]

@@ -1,5 +1,7 @@
 """A JVM with the Kotlin engine. Skipped only where no JDK or C compiler is installed."""
 
+import fcntl
+import os
 import shutil
 import sys
 from collections.abc import Generator
@@ -32,10 +34,17 @@ def exact() -> Generator[None]:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Bundle of the trained default, quantized as it ships."""
-    return export_to(
-        ROOT / "tiny" / "checkpoint", tmp_path_factory.mktemp("android") / "int4", "int4"
-    )
+    """Bundle of the trained default, quantized as it ships. Processes of one test run share it."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    bundle = root / "android" / "tiny-int4"
+    bundle.parent.mkdir(exist_ok=True)
+    with (bundle.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not bundle.is_dir():
+            export_to(ROOT / "tiny" / "checkpoint", bundle, "int4")
+    return bundle
 
 
 @pytest.fixture(params=["trained", "narrow", "wide"])

@@ -32,6 +32,7 @@ class ReplyBench(
     private val engine: ChatEngine,
     private val repetitions: Int,
     private val cancelled: () -> Boolean,
+    private val spokenSeconds: Int = 4,
     private val progress: (String) -> Unit,
 ) {
     private val rows = mutableListOf<BenchRow>()
@@ -63,8 +64,8 @@ class ReplyBench(
         val noise = noise()
         return listOf(
             "typed" to typed,
-            "spoken $SPOKEN_SECONDS s" to { _ -> listOf(Part.Sound(SamplesSource(Samples(noise, Microphone.RATE)))) },
-            "spoken $SPOKEN_SECONDS s, streamed" to { chat -> listen(chat, noise) },
+            "spoken $spokenSeconds s" to { _ -> listOf(Part.Sound(SamplesSource(Samples(noise, Microphone.RATE)))) },
+            "spoken $spokenSeconds s, streamed" to { chat -> listen(chat, noise) },
         )
     }
 
@@ -117,10 +118,10 @@ class ReplyBench(
         val recording = engine.recording(Microphone.RATE)
         val parts = listOf(recording.part)
         chat.readAhead(emptyList(), more = false, speech = engine.info.speaks)
-        for (second in 1..SPOKEN_SECONDS) {
+        for (second in 1..spokenSeconds) {
             TimeUnit.SECONDS.sleep(1)
             recording.push(samples.copyOfRange((second - 1) * Microphone.RATE, second * Microphone.RATE))
-            if (second < SPOKEN_SECONDS) chat.readAhead(parts, more = true, speech = engine.info.speaks)
+            if (second < spokenSeconds) chat.readAhead(parts, more = true, speech = engine.info.speaks)
         }
         recording.finish()
         return parts
@@ -129,12 +130,11 @@ class ReplyBench(
     /** Return noise: the time does not depend on its content. */
     private fun noise(): FloatArray {
         val random = Random(0)
-        return FloatArray(SPOKEN_SECONDS * Microphone.RATE) { (random.nextGaussian() * 0.1).toFloat() }
+        return FloatArray(spokenSeconds * Microphone.RATE) { (random.nextGaussian() * 0.1).toFloat() }
     }
 
     private companion object {
         const val QUESTION = "Hello! Who are you, and what can you do?"
-        const val SPOKEN_SECONDS = 4
         const val MAX_TOKENS = 48
 
         /** Seconds. */
@@ -176,7 +176,10 @@ class BenchPresenter(
         }
     }
 
-    /** End after the reply that is being made. */
+    /** The notice was read. */
+    fun dismissNotice() = update { it.copy(notice = null) }
+
+    /** End soon, with the rows so far. */
     fun cancel() {
         cancelled = true
     }

@@ -32,9 +32,11 @@ class BenchReport(
 
     /** Return the report as `omni bench -o json` prints it. */
     fun json(): String {
-        val lines = setting.map { (name, value) -> "  ${quote(name)}: ${quote(value)}" } +
-            "  \"rows\": " + list(rows.map { json(it) }) +
-            ("  \"left_out\": " + record(leftOut.map { (name, why) -> "${quote(name)}: ${quote(why)}" }, "    ", "  "))
+        val reasons = leftOut.map { (name, why) -> "${quote(name)}: ${quote(why)}" }
+        val lines = setting.map { (name, value) -> "  ${quote(name)}: ${quote(value)}" } + listOf(
+            "  \"rows\": ${list(rows.map { json(it) })}",
+            "  \"left_out\": ${record(reasons, "    ", "  ")}",
+        )
         return "{\n" + lines.joinToString(",\n") + "\n}\n"
     }
 

@@ -40,24 +40,26 @@ class BundleServices(
     val settings: Settings,
     val memory: () -> PhoneMemory,
     val freeBytes: () -> Long,
-    /** Opens a bundle. Blocks. */
-    val open: (File) -> ChatEngine,
+    /** Opens a bundle; the flag is whether its encoders stay open. Blocks. */
+    val open: (File, Boolean) -> ChatEngine,
     /** The bundle inside the app. */
     val builtIn: BundleSource,
 )
 
-/**
- * The presenter of bundles. [loaded] gets the engine that is used from now on; null before the old one is closed, so
- * that two models never are in memory.
- */
-class BundlePresenter(private val services: BundleServices, private val loaded: (ChatEngine?) -> Unit) :
+/** Uses an engine from now on, or none, and calls `done` when the one before is not used any more. */
+fun interface EngineUser {
+    fun use(engine: ChatEngine?, done: () -> Unit)
+}
+
+/** The presenter of bundles. It closes a model before it opens another one, so only one is in memory. */
+class BundlePresenter(private val services: BundleServices, private val user: EngineUser) :
     Presenter<BundleState>(BundleState()) {
     private val ui = services.ui
 
     // belongs to the worker
     private var engine: ChatEngine? = null
 
-    private var current: File? = null
+    @Volatile private var current: File? = null
     private var running: BundleImport? = null
 
     @Volatile private var checkCancelled = false
@@ -80,12 +82,12 @@ class BundlePresenter(private val services: BundleServices, private val loaded: 
     /** Read the folders again. */
     fun refresh() = work { show() }
 
-    /** Copy a bundle into the app. */
-    fun import(source: BundleSource) {
+    /** Copy a bundle into the app. [open] is called by the worker. */
+    fun import(open: () -> BundleSource) {
         if (state.progress != null) return
-        update { it.copy(progress = Progress(source.name, 0, 0), notice = null) }
+        update { it.copy(progress = Progress("", 0, 0), notice = null) }
         work(after = { update { it.copy(progress = null) } }) {
-            copy(source)
+            copy(open())
             show()
         }
     }
@@ -102,6 +104,7 @@ class BundlePresenter(private val services: BundleServices, private val loaded: 
                 !checkCancelled
             }
             if (damaged.isNotEmpty()) throw NoticeException(NoticeKey.FILE_DAMAGED, damaged.first())
+            if (!checkCancelled) ui.post { update { it.copy(notice = Notice.of(NoticeKey.VERIFIED)) } }
         }
     }
 
@@ -130,20 +133,23 @@ class BundlePresenter(private val services: BundleServices, private val loaded: 
         }
         if (line.fit == Fit.LOW && !anyway) return update { it.copy(confirm = line) }
         update { it.copy(loading = folder.name, confirm = null, notice = null) }
-        loaded(null)
-        work(after = { update { it.copy(loading = null) } }) {
-            engine?.close()
-            engine = null
-            val opened = services.open(folder)
-            engine = opened
-            ui.post {
-                current = folder
-                services.settings[Setting.BUNDLE] = folder.path
-                loaded(opened)
-            }
-            opened.warmUp(opened.info.speaks)
-            show()
+        current = null
+        user.use(null) { replace(line) }
+    }
+
+    private fun replace(line: BundleLine) = work(after = { update { it.copy(loading = null) } }) {
+        engine?.close()
+        engine = null
+        val folder = line.folder
+        val opened = services.open(folder, roomy(line.needed, services.memory()))
+        engine = opened
+        current = folder
+        ui.post {
+            services.settings[Setting.BUNDLE] = folder.path
+            user.use(opened) {}
         }
+        opened.warmUp(opened.info.speaks)
+        show()
     }
 
     /** The user does not want to load the bundle. */

@@ -53,9 +53,17 @@ class BundleLibrary(private val own: File, private val shared: List<File>) {
         own.listFiles().orEmpty().filter { it.name.startsWith(PARTIAL) }.forEach { it.deleteRecursively() }
     }
 
-    /** Return an import of [source] into the app's own folder. [free] are the bytes that may be written there. */
-    fun import(source: BundleSource, free: () -> Long): BundleImport =
-        BundleImport(source, folder(source.name), File(own, PARTIAL + source.name), free)
+    /**
+     * Return an import of [source] into the app's own folder, under a name that no bundle has: one that is loaded must
+     * not be replaced. [free] are the bytes that may be written there.
+     */
+    fun import(source: BundleSource, free: () -> Long): BundleImport {
+        val name = source.name
+        val target = (sequenceOf(name) + generateSequence(2) { it + 1 }.map { "$name-$it" })
+            .map { folder(it) }
+            .first { !File(it, BundleInfo.MANIFEST).exists() }
+        return BundleImport(source, target, File(own, PARTIAL + name), free)
+    }
 
     private companion object {
         const val PARTIAL = ".partial-"
@@ -170,3 +178,6 @@ fun fit(needed: Long, memory: PhoneMemory): Fit = when {
     needed > memory.available -> Fit.LOW
     else -> Fit.GOOD
 }
+
+/** Whether there is room to keep the encoders of sound and pictures open, and not only one at a time. */
+fun roomy(needed: Long, memory: PhoneMemory): Boolean = 2 * needed <= memory.available

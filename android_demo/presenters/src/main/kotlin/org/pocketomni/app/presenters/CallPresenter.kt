@@ -55,15 +55,19 @@ class CallPresenter(private val services: CallServices, private val chat: ChatPr
 
     @Volatile private var session: Session? = null
 
+    /** Called on the thread that draws when the call has ended. */
+    var onEnd: () -> Unit = {}
+
     /** Begin the call. [fullDuplex] is false where the microphone hears the loudspeaker. */
     fun start(fullDuplex: Boolean) {
         if (state.active) return
         chat.stop()
         if (!services.focus.request { change -> ui.post { focusChanged(change) } }) {
-            return update { it.copy(notice = Notice.of(NoticeKey.CALL_INTERRUPTED)) }
+            refuse(Notice.of(NoticeKey.CALL_INTERRUPTED))
+            return onEnd()
         }
         update { CallState(active = true) }
-        val options = chat.options()
+        val options = chat.options(spoken = true)
         services.chat.worker.run {
             try {
                 val (conversation, log) = chat.conversation() ?: throw NoticeException(NoticeKey.NO_BUNDLE)
@@ -87,9 +91,16 @@ class CallPresenter(private val services: CallServices, private val chat: ChatPr
             services.microphone.stop()
             session?.close()
             session = null
+            chat.refresh()
         }
-        chat.refresh()
+        onEnd()
     }
+
+    /** The call cannot begin. */
+    fun refuse(notice: Notice) = update { it.copy(notice = notice) }
+
+    /** The notice was read. */
+    fun dismissNotice() = update { it.copy(notice = null) }
 
     /** Stop the reply. */
     fun interrupt() = services.chat.worker.run { session?.call?.interrupt() }
@@ -146,15 +157,24 @@ class CallPresenter(private val services: CallServices, private val chat: ChatPr
 
         @Volatile private var player: SpeechPlayer = newPlayer()
 
+        /** Whether the speech of the present reply has begun, and was not cut. */
+        @Volatile private var playing = false
+
         // of the present turn, in samples of the microphone
         private var voiceStart = 0L
         private var voiceEnd = 0L
-        private var reply = StringBuilder()
+
+        /** Whether the log has the present turn. Belongs to the worker. */
+        private var logged = false
+
+        /** Whether a turn was just taken back, and when that was. If the voice goes on then, so does the turn. */
+        private var retracting = false
+        private var retracted = NEVER
 
         fun hear(samples: FloatArray) {
             heard.add(samples)
             call.hear(samples)
-            if (player.started) call.played(player.heardSeconds)
+            if (playing) call.played(player.heardSeconds)
             val level = level(samples)
             ui.post { update { it.copy(level = level) } }
         }
@@ -162,20 +182,19 @@ class CallPresenter(private val services: CallServices, private val chat: ChatPr
         override fun onEvent(event: VoiceEvent) {
             when (event) {
                 is VoiceEvent.StateChanged -> entered(event)
-                is VoiceEvent.Caption -> {
-                    reply.append(event.text)
-                    ui.post { caption(event.text) }
-                }
+                is VoiceEvent.Caption -> ui.post { caption(event.text) }
 
                 is VoiceEvent.Speech -> {
                     if (event.firstSample == 0) player = newPlayer()
                     player.add(event.samples, event.rate)
+                    playing = true
                 }
 
                 is VoiceEvent.Interrupted -> {
-                    player.stop()
-                    keep(Answer(event.heard, cut = true))
-                    ui.post { interrupted(event) }
+                    if (playing) keep(Answer(event.heard, cut = true)) else retract()
+                    val heard = playing
+                    ui.post { if (heard) interrupted(event) else removeTurn() }
+                    silence()
                 }
 
                 is VoiceEvent.TurnFigures -> {
@@ -186,45 +205,76 @@ class CallPresenter(private val services: CallServices, private val chat: ChatPr
                 }
 
                 is VoiceEvent.ReplyFailed -> {
-                    player.stop()
-                    ui.post { update { it.copy(notice = Notice.of(event.error)) } }
+                    silence()
+                    remove()
+                    ui.post {
+                        removeTurn()
+                        update { it.copy(notice = Notice.of(event.error)) }
+                    }
                 }
             }
         }
 
         fun close() {
-            player.stop()
+            call.interrupt() // the conversation keeps what was heard
+            silence()
             call.close()
+        }
+
+        private fun silence() {
+            playing = false
+            player.stop()
         }
 
         private fun entered(event: VoiceEvent.StateChanged) {
             val sample = (event.at * Microphone.RATE).toLong()
             when (event.state) {
-                VoiceState.HEARING -> voiceStart = sample
+                VoiceState.HEARING -> {
+                    if (sample != retracted) voiceStart = maxOf(0L, sample - (PRE_ROLL * Microphone.RATE).toLong())
+                    retracted = NEVER
+                }
+
                 VoiceState.THINKING -> {
+                    playing = false
                     voiceEnd = sample
-                    reply = StringBuilder()
                     ask()
                 }
 
-                else -> Unit
+                VoiceState.LISTENING -> {
+                    if (retracting) retracted = sample
+                    retracting = false
+                }
+
+                VoiceState.SPEAKING -> Unit
             }
             ui.post { update { it.copy(voice = event.state) } }
         }
 
+        /** The turn left no trace in the conversation. */
+        private fun retract() {
+            retracting = true
+            remove()
+        }
+
+        private fun remove() = store {
+            if (logged) log.removeLast()
+            logged = false
+        }
+
         /** Store the question's sound, so that the conversation can be continued after the process ends. */
         private fun ask() {
-            val before = (PRE_ROLL * Microphone.RATE).toLong()
-            val samples = heard.range(maxOf(0L, voiceStart - before), voiceEnd)
+            val samples = heard.range(voiceStart, voiceEnd)
             ui.post { update { it.copy(lines = it.lines + CallLine(fromUser = true, text = "")) } }
             store {
+                logged = false
                 val file = log.newFile(".wav")
                 WavFile.write(file, samples, Microphone.RATE)
                 log.ask(Question("", listOf(Attachment(MediaKind.SPEECH, file.name))))
+                logged = true
             }
         }
 
-        private fun keep(answer: Answer) = store { log.answer(answer) }
+        private fun keep(answer: Answer) = store { if (logged) log.answer(answer) }
 
         private fun store(action: () -> Unit) = services.chat.worker.run {
             try {
@@ -236,7 +286,7 @@ class CallPresenter(private val services: CallServices, private val chat: ChatPr
 
         private fun newPlayer() = SpeechPlayer(services.speaker) { error ->
             // the last frames are heard after the engine has made them
-            if (error == null) call.played(player.heardSeconds) else ui.post { end(Notice.of(error)) }
+            if (error != null) ui.post { end(Notice.of(error)) } else if (playing) call.played(player.heardSeconds)
         }
     }
 
@@ -244,6 +294,12 @@ class CallPresenter(private val services: CallServices, private val chat: ChatPr
         val last = state.lines.lastOrNull()
         val line = if (last == null || last.fromUser) CallLine(false, text) else last.copy(text = last.text + text)
         state.copy(lines = (if (last == null || last.fromUser) state.lines else state.lines.dropLast(1)) + line)
+    }
+
+    /** Remove the last question, and what there is of its reply. */
+    private fun removeTurn() = update { state ->
+        val question = state.lines.indexOfLast { it.fromUser }
+        if (question < 0) state else state.copy(lines = state.lines.take(question))
     }
 
     private fun interrupted(event: VoiceEvent.Interrupted) = update { state ->
@@ -256,8 +312,12 @@ class CallPresenter(private val services: CallServices, private val chat: ChatPr
         /** The longest question of which the sound is kept. */
         private const val KEPT_SECONDS = 60
 
-        /** Seconds before the voice that belong to a turn, as in the engine's turn options. */
-        private const val PRE_ROLL = 0.5
+        /**
+         * Seconds of a turn before a voice was recognized: those that belong to a turn, and those that the decision
+         * takes, as in the engine's turn options.
+         */
+        private const val PRE_ROLL = 0.6
+        private const val NEVER = -1L
         private const val FLOOR_DB = -60.0
 
         /** Return the level of samples: 0 for -60 dB or less, 1 for 0 dB. */

@@ -2,6 +2,7 @@
 package org.pocketomni.app.presenters
 
 import org.pocketomni.engine.Chunks
+import org.pocketomni.engine.FinishReason
 import org.pocketomni.engine.Message
 import org.pocketomni.engine.Part
 import org.pocketomni.engine.ReplyEvent
@@ -27,16 +28,17 @@ class ChatServices(
 )
 
 /**
- * The presenter of the chat screen. Its methods are called on the view's thread; blocking work is done by the worker,
+ * The presenter of the chat screen. Its methods are called on the thread that draws; blocking work is done by the worker,
  * one after the other.
  */
 class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(ChatState()) {
     private val settings = services.settings
     private var engine: ChatEngine? = null
 
-    // these belong to the worker
+    // the worker sets these
     private var chat: Chat? = null
-    private var log: ChatLog? = null
+
+    @Volatile private var log: ChatLog? = null
 
     private var run: Run? = null
     private var talk: Talk? = null
@@ -82,12 +84,27 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
         }
     }
 
-    /** Use a model, or none while another one is loaded. The conversation continues with it. */
-    fun use(engine: ChatEngine?) {
+    /** Give the stored conversations to [show], the newest first. */
+    fun list(show: (List<StoredChat>) -> Unit) = work {
+        val chats = services.store.list()
+        services.ui.post { show(chats) }
+    }
+
+    /** Delete conversations. If the present one is among them, another one begins. */
+    fun delete(ids: Set<String>) {
+        if (settings[Setting.CHAT] in ids) openChat(null)
+        work { ids.forEach { services.store.delete(it) } }
+    }
+
+    /**
+     * Use a model, or none while another one is loaded. The conversation continues with it. [done] is called when the
+     * model that was used before is not needed any more.
+     */
+    fun use(engine: ChatEngine?, done: () -> Unit = {}) {
         stop()
         this.engine = engine
         update { it.copy(model = engine?.info) }
-        work {
+        work(done) {
             chat?.close()
             chat = null
             startChat()
@@ -108,6 +125,7 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
         begin(state.turns.dropLast(1), last.question) { run ->
             val current = chat ?: return@begin
             run.messagesBefore = current.messages.size - MESSAGES_PER_TURN
+            run.logged = true
             current.regenerate(options, run::onEvent)
         }
     }
@@ -229,9 +247,9 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
     }
 
     /** The options of a reply in this chat. */
-    internal fun options(): ReplyOptions {
+    internal fun options(spoken: Boolean = state.speak): ReplyOptions {
         val model = engine?.info
-        if (model == null || !model.speaks || !state.speak) return ReplyOptions(speech = null)
+        if (model == null || !model.speaks || !spoken) return ReplyOptions(speech = null)
         // a bundle without the chosen voice speaks with its default
         val voice = state.voice?.takeIf { it in model.voices }
         val preset = state.preset?.takeIf { it in model.presets || it == AUTO }
@@ -243,6 +261,7 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
         begin(state.turns, question) { run ->
             val parts = parts(question, live)
             openLog().ask(question)
+            run.logged = true
             val current = chat ?: startChat() ?: return@begin
             run.messagesBefore = current.messages.size
             current.send(parts, options, run::onEvent)
@@ -253,7 +272,7 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
     /** Show the question, and start its reply on the worker. */
     private fun begin(before: List<TurnLine>, question: Question, start: (Run) -> Unit) {
         if (state.speaking) stop()
-        val begun = Run(question)
+        val begun = Run(question, before.size)
         run = begun
         update {
             it.copy(turns = before + TurnLine(question, "", running = true), replying = true, notice = null)
@@ -326,22 +345,28 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
         }
     }
 
-    /** One reply, from its question to the end of its speech. */
-    private inner class Run(private val question: Question) {
-        private val player = SpeechPlayer(services.speaker) { error -> services.ui.post { silent(error) } }
+    /** One reply, from its question to the end of its speech. It is turn number [index] of the chat. */
+    private inner class Run(private val question: Question, private val index: Int) {
+        private val player = SpeechPlayer(services.speaker) { error -> services.ui.post { playbackEnded(error) } }
         private var stopped = false
         private var done = false
 
-        /** Messages of the engine's conversation without this turn. Set by the worker. */
-        @Volatile var messagesBefore = 0
+        /** Playback has ended, maybe with an error. */
+        private var silent = false
+
+        /** Messages of the conversation without this turn, and whether the log has it. The worker sets both before it asks. */
+        @Volatile var messagesBefore = Int.MAX_VALUE
+
+        @Volatile var logged = false
 
         /** Called on the engine's thread. */
         fun onEvent(event: ReplyEvent) {
             when (event) {
                 is ReplyEvent.TextDelta -> services.ui.post { line { it.copy(answer = it.answer + event.text) } }
                 is ReplyEvent.AudioDelta -> {
+                    // before the samples: playback may end at once
+                    services.ui.post { if (current && !stopped && !silent) update { it.copy(speaking = true) } }
                     player.add(event.samples, event.rate)
-                    services.ui.post { if (current && !stopped) update { it.copy(speaking = true) } }
                 }
 
                 is ReplyEvent.Done -> {
@@ -349,31 +374,33 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
                     services.ui.post { if (!stopped) end(event) }
                 }
 
-                is ReplyEvent.Failed -> services.ui.post { if (!stopped) failed(event.error) }
-                else -> Unit
+                is ReplyEvent.Failed -> fail(event.error)
+                is ReplyEvent.PlaybackUnderrun -> warn(Notice.of(NoticeKey.SPEECH_SLOW, event.realtime))
+                is ReplyEvent.PresetChosen -> Unit
             }
         }
 
-        fun fail(error: Throwable) = services.ui.post { failed(error) }
+        private fun warn(notice: Notice) = services.ui.post { if (current && !stopped) update { it.copy(notice = notice) } }
+
+        fun fail(error: Throwable) = services.ui.post { if (!stopped) failed(error) }
 
         /** Stop, and cut the reply to what was heard. */
         fun stop() {
             if (stopped || (done && !state.speaking)) return
             stopped = true
             val heard = player.stop()
-            work(after = { if (current) update { it.copy(replying = false, speaking = false) } }) {
+            work(after = ::rest) {
                 if (player.started) chat?.interrupt(heard) else chat?.cancel()
-                // the engine knows whether the reply had begun
-                val kept = chat?.messages.orEmpty().drop(messagesBefore).lastOrNull()?.text
-                services.ui.post { cut(kept) }
+                val kept = kept()
+                if (kept != null) log?.answer(Answer(kept, cut = true)) else drop()
+                services.ui.post { show(kept, null) }
             }
         }
 
         private val current get() = run === this
 
         private fun line(change: (TurnLine) -> TurnLine) {
-            if (!current) return
-            update { it.copy(turns = it.turns.dropLast(1) + change(it.turns.last())) }
+            update { it.copy(turns = it.turns.mapIndexed { at, turn -> if (at == index) change(turn) else turn }) }
         }
 
         private fun end(event: ReplyEvent.Done) {
@@ -381,38 +408,50 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
             val figures = Figures.of(event, services.peakMemory())
             line { it.copy(answer = event.text, running = false, figures = figures) }
             if (current) update { it.copy(replying = false) }
+            if (event.finishReason == FinishReason.CONTEXT) warn(Notice.of(NoticeKey.CONTEXT_FULL, event.contextLimit))
             work { log?.answer(Answer(event.text, cut = false, figures = figures)) }
-        }
-
-        /** Keep the part of the reply that is left; null if the turn left no trace. */
-        private fun cut(kept: String?) {
-            if (kept == null) return takeBack(null)
-            line { it.copy(answer = kept, running = false, cut = true) }
-            work { log?.answer(Answer(kept, cut = true)) }
         }
 
         private fun failed(error: Throwable) {
             stopped = true
             player.stop()
-            if (current) update { it.copy(replying = false, speaking = false) }
-            takeBack(notice(error))
+            work(after = ::rest) {
+                val kept = kept()
+                if (kept == null) drop()
+                services.ui.post { show(kept, notice(error)) }
+            }
         }
 
-        private fun takeBack(notice: Notice?) {
-            if (current) {
+        /** Return what the engine has of the reply. It knows whether the reply had begun; null if it left no trace. */
+        private fun kept(): String? = chat?.messages.orEmpty().drop(messagesBefore).lastOrNull()?.text
+
+        private fun drop() {
+            if (logged) log?.removeLast()
+        }
+
+        /** Show what is left of the reply. Without any, the question goes back into the field. */
+        private fun show(kept: String?, notice: Notice?) {
+            if (kept != null) {
+                line { it.copy(answer = kept, running = false, cut = notice == null) }
+                update { it.copy(notice = notice ?: it.notice) }
+            } else if (current) {
                 update {
                     it.copy(
-                        turns = it.turns.dropLast(1),
+                        turns = it.turns.take(index),
                         attachments = question.attachments,
                         returnedText = question.text,
                         notice = notice ?: it.notice,
                     )
                 }
             }
-            work { log?.removeLast() }
         }
 
-        private fun silent(error: Throwable?) {
+        private fun rest() {
+            if (current) update { it.copy(replying = false, speaking = false) }
+        }
+
+        private fun playbackEnded(error: Throwable?) {
+            silent = true
             if (!current) return
             update { it.copy(speaking = false, notice = error?.let { found -> Notice.of(found) } ?: it.notice) }
         }

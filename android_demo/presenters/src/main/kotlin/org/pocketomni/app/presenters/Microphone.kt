@@ -65,6 +65,7 @@ class SampleBuffer(private val limit: Int) {
 /** WAV files of 16 bits: how spoken questions are kept. */
 object WavFile {
     private const val HEADER = 44
+    private const val FULL_SCALE = 32768f
 
     /** Write mono samples in -1 .. 1. The file is on the disk before this returns. Throws [IOException]. */
     fun write(file: File, samples: FloatArray, rate: Int) {
@@ -73,7 +74,7 @@ object WavFile {
         out.put("RIFF".toByteArray()).putInt(HEADER - 8 + bytes).put("WAVEfmt ".toByteArray())
         out.putInt(16).putShort(1).putShort(1).putInt(rate).putInt(2 * rate).putShort(2).putShort(16)
         out.put("data".toByteArray()).putInt(bytes)
-        for (sample in samples) out.putShort(Math.round(sample.coerceIn(-1f, 1f) * Short.MAX_VALUE).toShort())
+        for (sample in samples) out.putShort(Math.round(sample * FULL_SCALE).coerceIn(-32768, 32767).toShort())
         FileOutputStream(file).use {
             it.write(out.array())
             it.fd.sync()
@@ -88,7 +89,7 @@ object WavFile {
             val buffer = ByteBuffer.wrap(data).order(ByteOrder.LITTLE_ENDIAN)
             val rate = buffer.getInt(24)
             if (String(data, 0, 4) != "RIFF" || rate <= 0) throw IOException("it is no WAV file")
-            return Samples(FloatArray((data.size - HEADER) / 2) { buffer.getShort(HEADER + 2 * it) / 32768f }, rate)
+            return Samples(FloatArray((data.size - HEADER) / 2) { buffer.getShort(HEADER + 2 * it) / FULL_SCALE }, rate)
         } catch (error: IOException) {
             throw MediaError("${file.name} cannot be read: ${error.message}")
         }

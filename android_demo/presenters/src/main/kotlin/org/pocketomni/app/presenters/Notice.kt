@@ -17,6 +17,9 @@ enum class NoticeKey {
     /** Value: name of a file whose content differs from the manifest, or that is missing. */
     FILE_DAMAGED,
 
+    /** A check found all files intact. */
+    VERIFIED,
+
     /** Value: what the system says. */
     COPY_FAILED,
 
@@ -25,6 +28,12 @@ enum class NoticeKey {
 
     /** Values: bytes that the bundle needs, bytes that are available now. */
     MEMORY_LOW,
+
+    /** No more fits into the conversation. Value: its length in tokens. */
+    CONTEXT_FULL,
+
+    /** Speech is made more slowly than it is played. Value: seconds of speech per second. */
+    SPEECH_SLOW,
 
     /** The conversation cannot be stored. Value: what the system says. */
     STORE_FAILED,

@@ -50,10 +50,10 @@ class SpeechPlayer(private val devices: SpeechDevices, private val finished: (Th
 
     /** Seconds of the reply that were heard. */
     val heardSeconds: Double
-        get() {
-            val playing = device ?: return if (started) written / rate.toDouble() else 0.0
-            return minOf(playing.framesPlayed, written) / rate.toDouble()
-        }
+        get() = heard ?: (device?.let { minOf(it.framesPlayed, written) / rate.toDouble() } ?: 0.0)
+
+    /** What was heard when playback ended. */
+    @Volatile private var heard: Double? = null
 
     /** Append samples at [rate] Hz. */
     @Synchronized
@@ -77,11 +77,12 @@ class SpeechPlayer(private val devices: SpeechDevices, private val finished: (Th
 
     /** Stop at once and return the seconds that were heard. */
     fun stop(): Double {
-        val heard = heardSeconds
+        val now = heardSeconds
+        heard = now
         stopped = true
         device?.stop()
         queue.add(Chunk(END, 0))
-        return heard
+        return now
     }
 
     private fun run() {
@@ -89,7 +90,10 @@ class SpeechPlayer(private val devices: SpeechDevices, private val finished: (Th
         try {
             val opened = devices.open(rate)
             device = opened
-            opened.use { feed(it) }
+            opened.use {
+                feed(it)
+                if (heard == null) heard = written / rate.toDouble()
+            }
         } catch (error: Exception) {
             failure = error
         }

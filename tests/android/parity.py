@@ -187,6 +187,7 @@ def conversations(model: Model, engine: Engine, count: int) -> Comparison:
         found.add(f"conversation {seed}", wanted, answers)
         found.figures["conversations"] += 1
         for reply in wanted:
+            found.figures["turns forgotten"] += reply if isinstance(reply, int) else 0
             if isinstance(reply, dict) and "tokens" in reply:
                 found.figures["replies"] += 1
                 found.figures["stopped"] += reply["finish_reason"] == "interrupted"
@@ -215,18 +216,27 @@ def main() -> int:
         for bundle in options.bundles:
             model, engine = runtime.open_model(bundle), jvm.load(bundle)
             sys.stdout.write(f"{bundle}\n")
-            failed |= _report("strings", strings(model, engine, options.strings))
-            failed |= _report("pictures", pictures(model, engine, options.pictures))
-            heard, noise = sounds(model, engine, options.sounds)
-            failed |= _report("sounds", heard)
-            if noise:
-                worst, middle = min(noise), float(np.median(noise))
-                line = f"  resampled, against soxr: {worst:.0f} dB at worst, median {middle:.0f} dB"
-                sys.stdout.write(line + "\n")
-            talked = conversations(model, engine, options.conversations)
-            failed |= _report("conversations", talked)
+            failed |= _compare(model, engine, options)
             engine.close()
     return int(failed)
+
+
+def _compare(model: Model, engine: Engine, options: argparse.Namespace) -> bool:
+    failed = False
+    if options.strings:
+        failed |= _report("strings", strings(model, engine, options.strings))
+    if options.pictures:
+        failed |= _report("pictures", pictures(model, engine, options.pictures))
+    if options.sounds:
+        heard, noise = sounds(model, engine, options.sounds)
+        failed |= _report("sounds", heard)
+        worst, middle = min(noise), float(np.median(noise))
+        line = f"  resampled, against soxr: {worst:.0f} dB at worst, median {middle:.0f} dB"
+        sys.stdout.write(line + "\n")
+    if options.conversations:
+        talked = conversations(model, engine, options.conversations)
+        failed |= _report("conversations", talked)
+    return failed
 
 
 def _report(name: str, found: Comparison) -> bool:

@@ -87,6 +87,8 @@ class Talk:
                 talk.read_ahead(parts, more=given["more"], speech=given["speech"])
             case "interrupt":
                 return talk.truncate(given["heard"])
+            case "make_room":
+                return talk.make_room(given["tokens"])
             case "retract":
                 if talk.turn_count > self._turns_before:
                     talk.undo()

@@ -105,7 +105,7 @@ class Script:
 
     def after(self) -> str:
         """Return what happens behind a turn."""
-        return str(self._random.choice(["", "", "interrupt", "undo", "regenerate", "fork"]))
+        return str(self._random.choice(["", "", "interrupt", "undo", "regenerate", "fork", "room"]))
 
     def heard(self) -> float:
         return float(self._random.uniform(0, 3))
@@ -136,6 +136,8 @@ def run(script: Script, talk: Any, given: Any, turns: int = 3) -> list[Any]:
             ask("undo")
         elif after == "regenerate":
             ask("regenerate", options=options)
+        elif after == "room":
+            ask("make_room", tokens=said["limit"] - said["used"] + 1)
         elif after == "fork":
             talk = talk.fork()
     talk.ask("close")

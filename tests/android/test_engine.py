@@ -41,10 +41,10 @@ def test_both_runtimes_give_the_same(jvm: Jvm, bundle: Path, tmp_path: Path) -> 
     suite.save(model, tmp_path / "vectors")
     assert list(golden.differences(engine, tmp_path / "vectors")) == []
     for found in (
-        parity.strings(model, engine, 500),
-        parity.pictures(model, engine, 8),
-        parity.sounds(model, engine, 3)[0],
-        parity.conversations(model, engine, 2),
+        parity.strings(model, engine, 300),
+        parity.pictures(model, engine, 4),
+        parity.sounds(model, engine, 2)[0],
+        parity.conversations(model, engine, 1),
     ):
         assert not found.failed and found.worst == 0, found
     engine.close()

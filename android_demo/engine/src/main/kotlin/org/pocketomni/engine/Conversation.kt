@@ -80,6 +80,20 @@ class Conversation internal constructor(internal val engine: Engine, private val
         engine.call { dialogue.undo() }
     }
 
+    /**
+     * Forget the oldest turns until [tokens] more tokens fit, for a talk that is to go on; returns how many turns. The
+     * system prompt and the last turn stay, and nothing is read again. Blocks. Throws [UsageError] during a reply.
+     */
+    fun makeRoom(tokens: Int): Int {
+        requireRest()
+        return engine.call { dialogue.makeRoom(tokens) }
+    }
+
+    /** Like [makeRoom], on the engine's thread behind the reply in progress; [done] gets the number of turns there. */
+    internal fun makeRoomLater(tokens: Int, done: (Int) -> Unit) {
+        engine.submit { done(dialogue.makeRoom(tokens)) }
+    }
+
     /** Return an independent copy that goes on from here. Blocks. Throws [UsageError] during a reply. */
     fun fork(): Conversation {
         requireRest()

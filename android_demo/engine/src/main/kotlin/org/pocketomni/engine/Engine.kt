@@ -56,18 +56,14 @@ class Engine private constructor(bundle: Bundle, options: EngineOptions) : Close
 
     /** Cancel all replies, end the thread and release all memory. */
     override fun close() {
-        val last = synchronized(lock) {
+        synchronized(lock) {
             if (closed) return
             closed = true
-            FutureTask(Callable<Unit> { }).also(work::add)
+            work.add(FutureTask(Callable<Unit> { })) // wakes the thread up
         }
         synchronized(conversations) { conversations.toList() }.forEach { it.stop() }
-        ending = last
         if (Thread.currentThread() !== thread) thread.join()
     }
-
-    @Volatile
-    private var ending: FutureTask<*>? = null
 
     /** Queue work for the engine's thread. Throws [OmniError] when the engine was closed. */
     internal fun <T> submit(task: () -> T): Future<T> {
@@ -101,9 +97,8 @@ class Engine private constructor(bundle: Bundle, options: EngineOptions) : Close
 
     private fun serve() {
         while (true) {
-            val task = work.take()
-            task.run()
-            if (task === ending || synchronized(lock) { closed && work.isEmpty() }) break
+            work.take().run()
+            if (synchronized(lock) { closed && work.isEmpty() }) break
         }
         synchronized(conversations) { conversations.toList() }.forEach { it.release() }
         model.close()

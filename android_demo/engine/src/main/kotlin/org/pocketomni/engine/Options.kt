@@ -1,18 +1,21 @@
 /** Options of an engine and of one reply. */
 package org.pocketomni.engine
 
+import java.io.File
 import java.nio.ByteBuffer
 
 /**
  * How graphs run. [threads] 0 uses one thread per core. [int8Cache] stores the KV cache in 8 bits, a quarter of the
  * memory, where the bundle has such graphs. [keepEncoders] false releases the encoders of sound and pictures after
- * each message: less memory, and the next medium waits until they are open again. [memory] provides the buffers of the
- * KV caches.
+ * each message: less memory, and the next medium waits until they are open again. [kernels] is a library of custom
+ * operators (domain `pocket_omni`), which run instead of the functions in the graphs. [memory] provides the buffers of
+ * the KV caches.
  */
 data class EngineOptions(
     val threads: Int = 0,
     val int8Cache: Boolean = false,
     val keepEncoders: Boolean = true,
+    val kernels: File? = null,
     val memory: BufferAllocator = BufferAllocator.Direct,
 )
 

@@ -29,6 +29,12 @@ sealed class VoiceEvent {
         val voiceToSound: Double?,
     ) : VoiceEvent()
 
+    /** Playback underran and will underrun again: this device is too slow for the preset. */
+    class Underrun(val event: ReplyEvent.PlaybackUnderrun) : VoiceEvent()
+
+    /** The context was nearly full: the oldest [turns] turns were forgotten. */
+    class Forgotten(val turns: Int) : VoiceEvent()
+
     /** The reply could not be made. The conversation is as it was before the turn. */
     class ReplyFailed(val error: Throwable) : VoiceEvent()
 }

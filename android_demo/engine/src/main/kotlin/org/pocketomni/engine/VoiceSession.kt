@@ -61,7 +61,10 @@ class VoiceSession(
     private var prefilled = 0.0
     private var ahead: Future<*>? = null
     private var snapshot: AudioStream? = null
+    private var added: List<Part> = emptyList()
+    private var answered: List<Part> = emptyList() // what was added to the turn of the reply
     private var image: Part.Picture? = null
+    private var deafUntil = 0L
     private var keyDown = false
     private var closed = false
     private var played = 0.0
@@ -89,8 +92,11 @@ class VoiceSession(
         if (answer != null && answer.done && seconds >= answer.samples.toDouble() / answer.rate - END_TOLERANCE) endReply()
     }
 
-    /** Show a camera frame; only the newest one goes into a turn. Null: the camera is off. */
+    /** Show a camera frame; only the newest one goes into the next turn. Null: the camera is off. */
     fun see(image: Part.Picture?) = lock.withLock { this.image = image }
+
+    /** Add parts to the next turn: text, pictures, films. */
+    fun add(vararg parts: Part) = lock.withLock { added = added + parts }
 
     /** Send a typed turn. A reply that is being played is interrupted. */
     fun say(text: String) = lock.withLock {
@@ -98,7 +104,8 @@ class VoiceSession(
         stream = null
         snapshot = null
         detector.reset()
-        respond(listOf(Part.Text(text)), 0.0, 0.0)
+        add(Part.Text(text))
+        respond(parts(null), 0.0, 0.0)
     }
 
     /** Push-to-talk: the turn lasts while the key is down. It interrupts a reply. */
@@ -118,12 +125,23 @@ class VoiceSession(
         answer = null
         var heard = ""
         try {
-            if (cut.firstSound == null) conversation.retract() else heard = conversation.interrupt(played)
+            heard = cut(cut)
         } catch (error: OmniError) {
             emit(VoiceEvent.ReplyFailed(error))
         }
         emit(VoiceEvent.Interrupted(heard, cut.text.toString()))
         enter(VoiceState.LISTENING)
+    }
+
+    /** Keep what was heard of a reply: nothing is left of a turn without an answer. */
+    private fun cut(cut: Answer): String {
+        if (reply.speech == null && cut.text.isNotEmpty()) {
+            conversation.cancel()
+            return cut.text.toString()
+        }
+        if (cut.firstSound != null) return conversation.interrupt(played)
+        conversation.retract()
+        return ""
     }
 
     /** Stop everything. The conversation stays open; it keeps what was said of a reply. */
@@ -142,7 +160,7 @@ class VoiceSession(
         samples += Vad.FRAME
         val joined = history + frame
         history = joined.copyOfRange(max(0, joined.size - HISTORY), joined.size)
-        val deaf = muted || (state == VoiceState.SPEAKING && !fullDuplex)
+        val deaf = muted || hearsItself()
         stream?.let {
             if (!deaf) {
                 it.push(frame)
@@ -153,6 +171,13 @@ class VoiceSession(
         if (keyDown || !handsFree) return
         val needed = if (answer != null) turns.interrupt else null
         detector.push(probability, needed).forEach(::turnEvent)
+    }
+
+    /** Half duplex: the reply is being played, or has only just left the room. */
+    private fun hearsItself(): Boolean {
+        if (fullDuplex) return false
+        if (state == VoiceState.SPEAKING) deafUntil = samples + ECHO_TAIL
+        return samples < deafUntil
     }
 
     private fun turnEvent(event: TurnEvent) = when (event) {
@@ -169,6 +194,7 @@ class VoiceSession(
         if (present != null && present.firstSound == null && before != null) {
             interrupt() // nothing was heard of the reply: the user had only paused
             stream = before
+            added = answered
             takeBack()
             enter(VoiceState.HEARING)
             return
@@ -189,7 +215,8 @@ class VoiceSession(
         enter(VoiceState.HEARING)
     }
 
-    private fun parts(sound: AudioStream): List<Part> = listOfNotNull(image, Part.LiveSound(sound))
+    /** The turn: what was added, the newest picture, and what the microphone heard. */
+    private fun parts(sound: AudioStream?): List<Part> = added + listOfNotNull(image, sound?.let(Part::LiveSound))
 
     /** Prefill when another block is final, unless the engine is still busy with the last. */
     private fun prefillBlocks(stream: AudioStream) {
@@ -226,6 +253,9 @@ class VoiceSession(
         val begun = Answer(silence, voice)
         answer = begun
         played = 0.0
+        answered = parts(null)
+        added = emptyList()
+        image = null
         conversation.send(parts, reply) { event -> whileCurrent(begun) { replyEvent(begun, event) } }
         enter(VoiceState.THINKING)
     }
@@ -265,6 +295,7 @@ class VoiceSession(
                 mine.done = true
                 val sound = mine.firstSound
                 emit(VoiceEvent.TurnFigures(event, mine.heardSeconds, sound, sound?.plus(mine.voiceToDecided)))
+                keepRoom(event)
                 if (mine.samples == 0) endReply()
             }
             is ReplyEvent.Failed -> {
@@ -273,7 +304,16 @@ class VoiceSession(
                 emit(VoiceEvent.ReplyFailed(event.error))
                 enter(VoiceState.LISTENING)
             }
-            is ReplyEvent.PresetChosen, is ReplyEvent.PlaybackUnderrun -> Unit
+            is ReplyEvent.PlaybackUnderrun -> emit(VoiceEvent.Underrun(event))
+            is ReplyEvent.PresetChosen -> Unit
+        }
+    }
+
+    /** Forget the oldest turns while the reply is being played, so that the talk can go on. */
+    private fun keepRoom(done: ReplyEvent.Done) {
+        if (done.contextLimit - done.contextUsed >= done.contextLimit * FULL) return
+        conversation.makeRoomLater(round(done.contextLimit * (1 - KEPT)).toInt()) { turns ->
+            if (turns > 0) emit(VoiceEvent.Forgotten(turns))
         }
     }
 
@@ -307,5 +347,12 @@ class VoiceSession(
         /** Seconds before the end of a reply at which it counts as played. */
         const val END_TOLERANCE = 0.02
         const val LOCK_MILLISECONDS = 10L
+
+        /** Samples after a reply in which a room still echoes it: latency of devices, and reverberation. */
+        const val ECHO_TAIL = Vad.SAMPLE_RATE / 2
+
+        /** With less room than [FULL] of the context, old turns are forgotten until [KEPT] is in use. */
+        const val FULL = 0.25
+        const val KEPT = 0.5
     }
 }

@@ -34,6 +34,7 @@ import java.nio.FloatBuffer
 
 internal class Cases(private val model: Model) {
     private val config = model.config
+    private val bench by lazy { Bench(model) }
 
     fun answer(name: String, given: Map<*, *>): Any? = when (name) {
         "tokenize" -> (given["texts"] as List<*>).map { model.tokenizer.encode(it as String) }
@@ -57,6 +58,7 @@ internal class Cases(private val model: Model) {
         "vocoder" -> vocoder(given)
         "sampling" -> samplingLinks(given)
         "draws" -> draws(given)
+        "bench" -> bench.seconds(given["what"] as String, (given["count"] as Long).toInt())
         else -> error("there is no case $name")
     }
 

@@ -42,8 +42,13 @@ private fun answer(given: Map<*, *>, engines: HashMap<String, Served>): Any? {
     val name = given["do"] as String
     val engine = given["engine"] as String? ?: ""
     return when (name) {
+        "memory" -> memory()
+        "cache" -> cacheCost(given)
         "load" -> {
-            val options = EngineOptions((given["threads"] as Long).toInt(), given["int8_cache"] == true, given["keep_encoders"] != false)
+            val options = EngineOptions(
+                (given["threads"] as Long).toInt(), given["int8_cache"] == true, given["keep_encoders"] != false,
+                (given["kernels"] as String?)?.let(::File),
+            )
             engines[engine] = Served(Engine.open(File(given["bundle"] as String), options))
             null
         }
@@ -55,4 +60,10 @@ private fun answer(given: Map<*, *>, engines: HashMap<String, Served>): Any? {
             else served.engine.call { served.cases.answer(name, given) }
         }
     }
+}
+
+/** Peak and present resident memory of this process, in bytes. */
+private fun memory(): List<Long> = listOf("VmHWM", "VmRSS").map { name ->
+    val line = File("/proc/self/status").readLines().first { it.startsWith(name) }
+    line.filter(Char::isDigit).toLong() * 1024
 }

@@ -30,6 +30,7 @@ internal class Talks(private val engine: Engine) {
             }
             "interrupt" -> talk.interrupt((given["heard"] as Number).toDouble())
             "undo" -> talk.undo()
+            "make_room" -> talk.makeRoom((given["tokens"] as Long).toInt())
             "retract" -> talk.retract()
             "fork" -> talks[given["copy"] as Long] = talk.fork()
             "messages" -> talk.messages.map { listOf(it.role.name.lowercase(), it.text) }

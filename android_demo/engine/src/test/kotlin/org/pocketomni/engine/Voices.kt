@@ -87,6 +87,8 @@ internal class Voice(conversation: Conversation, given: Map<*, *>) {
                         "cached_tokens" to timings.cachedTokens,
                     )
                 }
+                is VoiceEvent.Underrun -> mapOf("underrun" to event.event.realtime)
+                is VoiceEvent.Forgotten -> mapOf("forgotten" to event.turns)
                 is VoiceEvent.ReplyFailed -> mapOf("failed" to event.error.toString()).also { done = true }
             },
         )

@@ -70,8 +70,12 @@ internal class RunControl {
     }
 }
 
-/** An open graph. */
-internal class Graph(val session: OrtSession, private val control: RunControl) : Closeable {
+/** An open graph. Its [options] stay open as long: closing them unloads the library of custom operators. */
+internal class Graph(
+    private val session: OrtSession,
+    private val options: OrtSession.SessionOptions,
+    private val control: RunControl,
+) : Closeable {
     /**
      * Run it; the caller closes the result. [outputs] come back in it, [pinned] ones are written into these tensors.
      *
@@ -87,10 +91,10 @@ internal class Graph(val session: OrtSession, private val control: RunControl) :
         }
     }
 
-    /** Stop between two graphs of a reply that was cancelled. */
-    fun checkCancelled() = control.check()
-
-    override fun close() = session.close()
+    override fun close() {
+        session.close()
+        options.close()
+    }
 }
 
 /** ONNX Runtime's environment, of which a process has one. */
@@ -99,17 +103,25 @@ internal val environment: OrtEnvironment by lazy {
 }
 
 /** Opens graphs with the same options. */
-internal class GraphLoader(private val threads: Int, private val control: RunControl) {
+internal class GraphLoader(private val threads: Int, private val kernels: File?, private val control: RunControl) {
     /** Open a graph and check it against its contract. Throws [BundleError]. */
     fun open(file: File, contract: GraphContract): Graph {
+        val options = options()
         val session = try {
-            options().use { environment.createSession(file.path, it) }
+            environment.createSession(file.path, options)
         } catch (error: OrtException) {
+            options.close()
             throw BundleError("$file cannot be loaded: ${error.message?.lineSequence()?.first()}")
         }
-        check(file, "input", session.inputInfo, contract.inputs)
-        check(file, "output", session.outputInfo, contract.outputs)
-        return Graph(session, control)
+        val graph = Graph(session, options, control)
+        try {
+            check(file, "input", session.inputInfo, contract.inputs)
+            check(file, "output", session.outputInfo, contract.outputs)
+        } catch (error: BundleError) {
+            graph.close()
+            throw error
+        }
+        return graph
     }
 
     private fun options() = OrtSession.SessionOptions().apply {
@@ -121,6 +133,7 @@ internal class GraphLoader(private val threads: Int, private val control: RunCon
         addConfigEntry("session.force_spinning_stop", "1")
         addConfigEntry("session.use_device_allocator_for_initializers", "1")
         addConfigEntry("session.set_denormal_as_zero", "1")
+        kernels?.let { registerCustomOpLibrary(it.path) }
     }
 
     private fun check(file: File, kind: String, found: Map<String, NodeInfo>, wanted: List<TensorSpec>) {

@@ -94,6 +94,13 @@ internal class KvCache(
         this.length = length
     }
 
+    /** Replace the first [stop] tokens by those of [start], which are not more. */
+    fun replaceStart(stop: Int, start: KvCache) {
+        buffers.move(stop, start.length, length - stop)
+        buffers.copyFrom(start.buffers, start.length)
+        length -= stop - start.length
+    }
+
     /** Return an independent copy. */
     fun fork(limit: Int = this.limit): KvCache {
         val copy = KvCache(config, type, memory, limit)
@@ -165,6 +172,18 @@ private class Buffers(config: DecoderConfig, type: String, val capacity: Int, pr
             }
         }
         tables.zip(other.tables).forEach { (mine, theirs) -> copy(theirs, 0, mine, 0, length * half * Float.SIZE_BYTES) }
+    }
+
+    /** Move [count] slots, which may overlap their new place. */
+    fun move(from: Int, to: Int, count: Int) {
+        for (state in states) {
+            for (head in 0 until heads) {
+                val first = head * capacity
+                copy(state, (first + from) * rowBytes, state, (first + to) * rowBytes, count * rowBytes)
+            }
+        }
+        val row = half * Float.SIZE_BYTES
+        for (table in tables) copy(table, from * row, table, to * row, count * row)
     }
 
     override fun close() {

@@ -45,6 +45,13 @@ internal class TalkerRows(private val width: Int) {
         set(rows.copyOf(count * width), positions.range(0, count))
     }
 
+    /** Replace the first [stop] rows by those of [start]. */
+    fun replaceStart(stop: Int, start: TalkerRows) {
+        val (rows, positions) = joined()
+        val (head, where) = start.joined()
+        set(head + rows.copyOfRange(stop * width, rows.size), where + positions.range(stop, positions.size))
+    }
+
     fun fork(): TalkerRows {
         val copy = TalkerRows(width)
         val (rows, positions) = joined()
@@ -115,6 +122,31 @@ internal class Context private constructor(
         val output = model.thinker.step(thinker, tokens.last(), position - 1)
         addRows(output.talkerRows, Positions.shared(position - 1, 1))
         return output
+    }
+
+    /** Let the Thinker read the pending token, if there is one. */
+    fun readPending() {
+        if (thinker.length < length) forward()
+    }
+
+    /**
+     * Replace the first [stop] tokens by those of [start], which are not more. What follows keeps its positions and
+     * its cached states, which were computed while the replaced tokens were there.
+     */
+    fun replaceStart(stop: Int, start: Context) {
+        val speaking = talker
+        if (speaking != null) { // either the cache or the unread rows hold all tokens
+            readUnread()
+            start.readUnread()
+            speaking.replaceStart(stop, start.talkerCache())
+        } else if (speaks) {
+            unread.replaceStart(stop, start.unread)
+        }
+        thinker.replaceStart(stop, start.thinker)
+        val rest = tokens.drop(stop)
+        tokens.clear()
+        tokens.addAll(start.tokens)
+        tokens.addAll(rest)
     }
 
     /** Read the last token once more, for its logits. */

@@ -16,7 +16,10 @@ import org.pocketomni.engine.inputs.Prompt
 import java.io.Closeable
 
 /** A place between two turns: how many messages come before it, and where the context stood. */
-private class Mark(val messages: Int, val context: ContextMark)
+private class Mark(val messages: Int, val context: ContextMark) {
+    /** This place after as many messages and tokens before it were removed. */
+    fun earlier(count: Int, tokens: Int) = Mark(messages - count, ContextMark(context.length - tokens, context.position))
+}
 
 /** Where a turn began, and where its prompt ended and its reply began. */
 private class Turn(val start: Mark, val asked: Mark)
@@ -153,6 +156,18 @@ internal class Dialogue private constructor(private val model: Model, messages: 
         return spoken!!.text
     }
 
+    /**
+     * Forget the oldest turns until [tokens] more tokens fit; returns how many turns. The system prompt and the last
+     * turn stay. No turn that stays is read again, and positions go on.
+     */
+    fun makeRoom(tokens: Int): Int {
+        requireOpen()
+        forgetAhead()
+        val excess = end.length + tokens - context.limit
+        val count = turns.indexOfFirst { it.start.context.length >= excess }.let { if (it < 0) turns.size - 1 else it }
+        return if (count > 0 && forgetTurns(count)) count else 0
+    }
+
     fun fork(): Dialogue {
         requireOpen()
         val copy = Dialogue(model, messages, context.fork(context.limit, end))
@@ -245,6 +260,25 @@ internal class Dialogue private constructor(private val model: Model, messages: 
         context.truncate(end)
         messages[messages.size - 1] = Message(Role.ASSISTANT, listOf(Part.Text(spoken!!.text)))
         publish()
+    }
+
+    /** Replace everything before turn [count] by the system prompt, if it ends like a turn. */
+    private fun forgetTurns(count: Int): Boolean {
+        val first = turns[count].start
+        context.readPending()
+        val stop = first.context.length
+        val head = contextBefore(model, messages[0], context.ids.drop(stop), first.context.position) ?: return false
+        head.use { context.replaceStart(stop, it) }
+        val removed = stop - head.length
+        messages.subList(1, first.messages).clear()
+        val kept = turns.drop(count).map {
+            Turn(it.start.earlier(first.messages - 1, removed), it.asked.earlier(first.messages - 1, removed))
+        }
+        turns.clear()
+        turns.addAll(kept)
+        end = ContextMark(end.length - removed, end.position)
+        publish()
+        return true
     }
 
     // The context

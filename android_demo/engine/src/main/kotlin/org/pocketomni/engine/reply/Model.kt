@@ -31,7 +31,7 @@ internal class Model(val bundle: Bundle, private val options: EngineOptions) : C
     val control = RunControl()
     private val cacheType = if (options.int8Cache) INT8 else FLOAT
     private val contracts = contracts(config, cacheType)
-    private val loader = GraphLoader(options.threads, control)
+    private val loader = GraphLoader(options.threads, options.kernels, control)
     private val open = ArrayList<Closeable>()
     private val dits = HashMap<String, Dit>()
     private val tables = HashMap<String, Table>()

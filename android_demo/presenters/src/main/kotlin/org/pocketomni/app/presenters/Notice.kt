@@ -26,9 +26,6 @@ enum class NoticeKey {
     /** Values: bytes that the bundle needs, bytes of memory of this phone. */
     MEMORY_TOO_SMALL,
 
-    /** Values: bytes that the bundle needs, bytes that are available now. */
-    MEMORY_LOW,
-
     /** No more fits into the conversation. Value: its length in tokens. */
     CONTEXT_FULL,
 

@@ -69,8 +69,8 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
             val unanswered = log?.turns?.lastOrNull()?.takeIf { it.answer == null }
             if (unanswered != null) log?.removeLast()
             val lines = log?.turns.orEmpty().map { it.line() }
+            settings[Setting.CHAT] = id
             services.ui.post {
-                settings[Setting.CHAT] = id
                 update {
                     it.copy(
                         turns = lines,
@@ -215,19 +215,19 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
 
     /** Whether replies are spoken. */
     fun setSpeak(speak: Boolean) {
-        settings[Setting.SPEAK] = speak.toString()
+        work { settings[Setting.SPEAK] = speak.toString() }
         update { it.copy(speak = speak) }
     }
 
     /** Choose a voice; null is the bundle's default. */
     fun setVoice(voice: String?) {
-        settings[Setting.VOICE] = voice
+        work { settings[Setting.VOICE] = voice }
         update { it.copy(voice = voice) }
     }
 
     /** Choose a preset of the speech; null is the bundle's default. */
     fun setPreset(preset: String?) {
-        settings[Setting.PRESET] = preset
+        work { settings[Setting.PRESET] = preset }
         update { it.copy(preset = preset) }
     }
 
@@ -315,7 +315,7 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
 
     private fun openLog(): ChatLog = log ?: services.store.create().also {
         log = it
-        services.ui.post { settings[Setting.CHAT] = it.folder.name }
+        settings[Setting.CHAT] = it.folder.name
     }
 
     /** Do blocking work; an error becomes the notice. */

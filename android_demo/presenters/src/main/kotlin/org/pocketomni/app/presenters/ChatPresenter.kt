@@ -303,9 +303,9 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
 
     private fun question(attachments: List<Attachment>): () -> List<Part> = { parts(Question("", attachments), emptyList()) }
 
-    /** Open the engine's conversation, with the stored turns as its history. */
+    /** Open the engine's conversation. Its history are the last stored turns, which the next reply reads again. */
     private fun startChat(): Chat? {
-        val history = log?.turns.orEmpty().filter { it.answer != null }.flatMap {
+        val history = log?.turns.orEmpty().filter { it.answer != null }.takeLast(HISTORY_TURNS).flatMap {
             val answer = Part.Text(it.answer?.text.orEmpty())
             listOf(Message(Role.USER, parts(it.question, emptyList())), Message(Role.ASSISTANT, listOf(answer)))
         }
@@ -462,6 +462,9 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
     private companion object {
         const val AUTO = "auto"
         const val MESSAGES_PER_TURN = 2
+
+        /** To read more turns again would take long on a phone. */
+        const val HISTORY_TURNS = 10
 
         /** Seconds. A shorter press is a mistake. */
         const val SHORTEST = 0.3

@@ -29,6 +29,9 @@ enum class NoticeKey {
     /** No more fits into the conversation. Value: its length in tokens. */
     CONTEXT_FULL,
 
+    /** A long call goes on without its oldest turns. Value: how many were forgotten. */
+    TURNS_FORGOTTEN,
+
     /** Speech is made more slowly than it is played. Value: seconds of speech per second. */
     SPEECH_SLOW,
 

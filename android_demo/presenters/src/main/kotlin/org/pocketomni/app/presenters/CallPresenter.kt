@@ -1,6 +1,7 @@
 /** A hands-free call: the microphone is always open, and speech interrupts speech. */
 package org.pocketomni.app.presenters
 
+import org.pocketomni.engine.OmniError
 import org.pocketomni.engine.Part
 import org.pocketomni.engine.VoiceEvent
 import org.pocketomni.engine.VoiceListener
@@ -173,8 +174,12 @@ class CallPresenter(private val services: CallServices, private val chat: ChatPr
 
         fun hear(samples: FloatArray) {
             heard.add(samples)
-            call.hear(samples)
-            if (playing) call.played(player.heardSeconds)
+            try {
+                call.hear(samples)
+                if (playing) call.played(player.heardSeconds)
+            } catch (error: OmniError) {
+                ui.post { end(Notice.of(error)) }
+            }
             val level = level(samples)
             ui.post { update { it.copy(level = level) } }
         }

@@ -341,7 +341,7 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
             recording.push(heard)
             if (samples.total - announced < Microphone.RATE) return
             announced = samples.total
-            services.worker.run { chat?.readAhead(before() + recording.part, more = true, speech = state.speak) }
+            work { chat?.readAhead(before() + recording.part, more = true, speech = state.speak) }
         }
     }
 

@@ -108,9 +108,10 @@ class CallPresenterTest {
     fun anInterruptedReplyShowsAndKeepsWhatWasHeard() {
         start()
         ask("One two three.")
+        steps.until { phone.speaker.devices.isNotEmpty() }
         happen(VoiceEvent.Interrupted("One ", "One two three."))
         assertEquals(CallLine(false, "One ", "two three."), state.lines.last())
-        assertTrue(phone.speaker.devices.last().stopped)
+        steps.until { phone.speaker.devices.last().run { stopped || closed } }
         presenter.end()
         steps.settle()
         assertEquals("One ", phone.chat.state.turns.single().answer)

@@ -128,6 +128,29 @@ def test_voice_activity(jvm: Jvm) -> None:
     ]
 
 
+def test_stopping_at_any_moment(jvm: Jvm, trained: Path) -> None:
+    """In the middle of a graph or between two: what was said is kept, and nothing else."""
+    engine = jvm.load(trained)
+    story = {"parts": [{"text": "Count from one to ten."}], "options": OPTIONS}
+    follow = {"parts": [{"text": "What is seven plus five?"}], "options": OPTIONS}
+    whole = engine.talk().ask("send", **story)
+    kept: set[int] = set()
+    for milliseconds in np.linspace(0, 300, 5):
+        talk, again = engine.talk(), engine.talk()
+        cut = talk.ask("send", stop_after=float(milliseconds), **story)
+        kept.add(len(cut["tokens"]))
+        assert cut["tokens"] == whole["tokens"][: len(cut["tokens"])]
+        if cut["texts"]:  # the same cut, made at a known place
+            at = {"event": "text", "count": len(cut["texts"])}
+            same = again.ask("send", cancel_after=at, **story)
+            assert same["tokens"] == cut["tokens"]
+        found, wanted = (one.ask("send", **follow) for one in (talk, again))
+        assert found["tokens"] == wanted["tokens"] and found["codes"] == wanted["codes"]
+        assert found["used"] == wanted["used"]
+    assert len(kept) > 1
+    engine.close()
+
+
 def test_int8_cache(jvm: Jvm, trained: Path) -> None:
     """The cache takes a quarter of the memory, and answers stay those of the Python runtime."""
     model, engine = runtime.open_model(trained, kv_cache="int8"), jvm.load(trained, int8_cache=True)

@@ -1,6 +1,7 @@
 package org.pocketomni.engine
 
 import java.util.concurrent.LinkedBlockingQueue
+import java.util.concurrent.TimeUnit
 
 /** Conversations by number: each request is one operation, and a reply's events come back together. */
 internal class Talks(private val engine: Engine) {
@@ -49,7 +50,10 @@ internal class Talks(private val engine: Engine) {
         return parts(given["parts"]) + live
     }
 
-    /** Collect a reply; `cancel_after` stops it at that event of that kind. */
+    /**
+     * Collect a reply; `cancel_after` stops it at that event of that kind, `stop_after` after so many milliseconds from
+     * another thread.
+     */
     private fun reply(talk: Conversation, given: Map<*, *>, start: (ReplyListener) -> Unit): Map<String, Any?> {
         val cancel = given["cancel_after"] as Map<*, *>?
         val kind = cancel?.get("event")
@@ -68,6 +72,12 @@ internal class Talks(private val engine: Engine) {
             if (seen == kind && --left == 0L) talk.stop()
             if (event is ReplyEvent.Failed) over.add(mapOf("error" to (event.error as? OmniError)?.code, "message" to event.error.toString()))
             if (event is ReplyEvent.Done) over.add(done(talk, event) + mapOf("texts" to texts, "audio" to audio))
+        }
+        val milliseconds = given["stop_after"] as Number?
+        if (milliseconds != null) {
+            val early = over.poll((milliseconds.toDouble() * 1e6).toLong(), TimeUnit.NANOSECONDS)
+            if (early != null) return early
+            talk.stop()
         }
         return over.take()
     }

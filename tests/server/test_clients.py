@@ -78,7 +78,7 @@ def test_pipecat(server: Running, recording: Callable) -> None:
             if isinstance(frame, kinds.ErrorFrame):
                 found["errors"].append(frame.error)  # type: ignore[union-attr]
                 done.set()
-            if isinstance(frame, kinds.LLMFullResponseEndFrame):
+            if isinstance(frame, kinds.TTSStoppedFrame):
                 done.set()
             await self.push_frame(frame, direction)
 

@@ -50,7 +50,7 @@ RUNTIME_LAYERS = [
 MAX_FILE, MAX_FUNCTION = 500, 80
 SOURCES = sorted(
     path
-    for folder in ("runtime", "quantize", "export", "tests", "tiny")
+    for folder in ("runtime", "quantize", "export", "android_demo", "tests", "tiny")
     for path in (ROOT / folder).rglob("*.py")
     if "work" not in path.relative_to(ROOT).parts
 )

@@ -47,7 +47,8 @@ class Bundle:
 def rotary(decoder: dict[str, Any], positions: Array) -> tuple[Array, Array]:
     dim = decoder["head_dim"]
     exponents = np.arange(0, dim, 2, dtype=np.float32) / single(dim)
-    inverse = (single(1) / single(decoder["rope_theta"]) ** exponents).astype(np.float32)
+    powers = np.float64(decoder["rope_theta"]) ** exponents.astype(np.float64)
+    inverse = single(1) / powers.astype(np.float32)
     axis = [i for i, count in enumerate(decoder["mrope_section"]) for _ in range(count)]
     angles = positions[axis].T.astype(np.float32) * inverse
     return np.cos(angles), np.sin(angles)

@@ -208,9 +208,9 @@ def windows(grid: list[int], config: dict[str, Any]) -> dict[str, Any]:
                 order += one
                 lengths.append(len(one) * merge**2)
     places = [token * merge**2 + one for token in order for one in range(merge**2)]
-    frequency = (1 / single(config["rope_theta"]) ** (np.arange(0, half, 2) / half)).astype(
-        np.float32
-    )
+    exponents = (np.arange(0, half, 2) / half).astype(np.float32).astype(np.float64)
+    frequency = single(1) / (config["rope_theta"] ** exponents).astype(np.float32)
+    frequency = frequency.astype(np.float64)
     angles: list[Array] = []
     for token in order:
         row, column = divmod(token % (h * w), w)
@@ -229,8 +229,8 @@ def windows(grid: list[int], config: dict[str, Any]) -> dict[str, Any]:
         "window_lengths": lengths,
         "window_slots": slots,
         "unpad": [i * widest + k for i, n in enumerate(lengths) for k in range(n)],
-        "cos": np.cos(angles),
-        "sin": np.sin(angles),
+        "cos": np.cos(np.array(angles, np.float32)),
+        "sin": np.sin(np.array(angles, np.float32)),
     }
 
 

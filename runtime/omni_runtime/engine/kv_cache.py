@@ -16,6 +16,7 @@ from omni_runtime.arrays import FloatArray, IntArray
 from omni_runtime.bundle.config import DecoderConfig
 from omni_runtime.bundle.contracts import CacheType
 from omni_runtime.errors import ContextFullError, OmniError
+from omni_runtime.inputs.pixels import inverse_frequencies
 
 FIRST_CAPACITY = 512
 FORMAT = 1
@@ -29,8 +30,7 @@ class RotaryTable:
     """
 
     def __init__(self, config: DecoderConfig) -> None:
-        exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
-        self._inverse = (1.0 / np.float32(config.rope_theta) ** exponents).astype(np.float32)
+        self._inverse = inverse_frequencies(config.head_dim, config.rope_theta)
         self._axis = np.repeat([0, 1, 2], config.mrope_section)
 
     def rows(self, positions: IntArray) -> tuple[FloatArray, FloatArray]:

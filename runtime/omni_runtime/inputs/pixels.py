@@ -190,11 +190,20 @@ def _windows(t: int, rows: int, columns: int, config: VisionConfig) -> tuple[Int
     return windows[inside], inside.sum(axis=1)
 
 
+def inverse_frequencies(dimension: int, theta: float) -> FloatArray:
+    """Return 1 / theta ** (2 i / dimension), float32 (dimension // 2,), as torch computes it.
+
+    The power is rounded once, from float64: numpy's float32 power depends on the processor.
+    """
+    exponents = np.arange(0, dimension, 2, dtype=np.float32) / np.float32(dimension)
+    powers = np.float64(np.float32(theta)) ** exponents.astype(np.float64)
+    return np.float32(1) / powers.astype(np.float32)
+
+
 def _rotary_angles(h: int, w: int, config: VisionConfig) -> FloatArray:
     """Return rotary angles of one frame, float32 (h * w, head_dim // 2), in patch order."""
     merge, half = config.merge_size, config.head_dim // 2
-    exponents = np.arange(0, half, 2, dtype=np.float32) / np.float32(half)
-    frequencies = np.float32(1) / np.float32(config.rope_theta) ** exponents
+    frequencies = inverse_frequencies(half, config.rope_theta)
     coordinates = np.stack(list(np.indices((h, w))), axis=-1)
     blocks = coordinates.reshape(h // merge, merge, w // merge, merge, 2).transpose(0, 2, 1, 3, 4)
     angles = blocks.reshape(h * w, 2, 1) * frequencies.astype(np.float64)

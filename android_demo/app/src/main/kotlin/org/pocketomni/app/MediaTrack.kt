@@ -1,0 +1,111 @@
+/** One track of a file, decoded from its beginning with MediaExtractor and MediaCodec. */
+package org.pocketomni.app
+
+import android.media.MediaCodec
+import android.media.MediaExtractor
+import android.media.MediaFormat
+import org.pocketomni.engine.MediaError
+import java.io.Closeable
+import java.io.File
+import java.io.IOException
+
+/** Gets decoded data. Return false to end. */
+internal interface TrackSink {
+    fun format(format: MediaFormat)
+
+    /** Take output buffer [index] of [codec], which is released afterwards. */
+    fun output(codec: MediaCodec, index: Int, info: MediaCodec.BufferInfo): Boolean
+}
+
+/** Track of [kind], `audio/` or `video/`, of a file. */
+internal class MediaTrack private constructor(private val file: File, private val extractor: MediaExtractor, val format: MediaFormat) :
+    Closeable {
+    /** Return the presentation times of all samples in microseconds, sorted. */
+    fun times(): LongArray {
+        val times = mutableListOf<Long>()
+        while (extractor.sampleTime >= 0) {
+            times.add(extractor.sampleTime)
+            extractor.advance()
+        }
+        extractor.seekTo(0, MediaExtractor.SEEK_TO_PREVIOUS_SYNC)
+        return times.sorted().toLongArray()
+    }
+
+    /** Decode the track. [prepare] may change the format before the decoder gets it. Throws [MediaError]. */
+    fun decode(sink: TrackSink, prepare: (MediaFormat) -> Unit = {}) {
+        extractor.seekTo(0, MediaExtractor.SEEK_TO_PREVIOUS_SYNC)
+        prepare(format)
+        var codec: MediaCodec? = null
+        try {
+            codec = MediaCodec.createDecoderByType(format.getString(MediaFormat.KEY_MIME).orEmpty())
+            codec.configure(format, null, null, 0)
+            codec.start()
+            drive(codec, sink)
+        } catch (error: IOException) {
+            throw unreadable(error)
+        } catch (error: IllegalStateException) { // also MediaCodec.CodecException
+            throw unreadable(error)
+        } catch (error: IllegalArgumentException) {
+            throw unreadable(error)
+        } finally {
+            codec?.release()
+        }
+    }
+
+    private fun drive(codec: MediaCodec, sink: TrackSink) {
+        val info = MediaCodec.BufferInfo()
+        var fed = false
+        while (true) {
+            if (!fed) fed = feed(codec)
+            val index = codec.dequeueOutputBuffer(info, TIMEOUT_MICROSECONDS)
+            if (index == MediaCodec.INFO_OUTPUT_FORMAT_CHANGED) sink.format(codec.outputFormat)
+            if (index < 0) continue
+            val more = info.size == 0 || sink.output(codec, index, info)
+            codec.releaseOutputBuffer(index, false)
+            if (!more || info.flags and MediaCodec.BUFFER_FLAG_END_OF_STREAM != 0) return
+        }
+    }
+
+    /** Hand a sample to the decoder, if it takes one. Return whether that was the last. */
+    private fun feed(codec: MediaCodec): Boolean {
+        val index = codec.dequeueInputBuffer(0)
+        if (index < 0) return false
+        val buffer = codec.getInputBuffer(index) ?: return false
+        val size = extractor.readSampleData(buffer, 0)
+        if (size < 0) {
+            codec.queueInputBuffer(index, 0, 0, 0, MediaCodec.BUFFER_FLAG_END_OF_STREAM)
+            return true
+        }
+        codec.queueInputBuffer(index, 0, size, extractor.sampleTime, 0)
+        extractor.advance()
+        return false
+    }
+
+    private fun unreadable(error: Exception) = MediaError("${file.name} cannot be decoded: ${error.message ?: error}")
+
+    override fun close() = extractor.release()
+
+    companion object {
+        private const val TIMEOUT_MICROSECONDS = 10_000L
+
+        /** Open the first track of a kind; null if there is none. Throws [MediaError]. */
+        fun open(file: File, kind: String): MediaTrack? {
+            val extractor = MediaExtractor()
+            try {
+                extractor.setDataSource(file.path)
+            } catch (error: IOException) {
+                extractor.release()
+                throw MediaError("${file.name} is not a film or a sound: ${error.message ?: error}")
+            }
+            for (number in 0 until extractor.trackCount) {
+                val format = extractor.getTrackFormat(number)
+                if (format.getString(MediaFormat.KEY_MIME).orEmpty().startsWith(kind)) {
+                    extractor.selectTrack(number)
+                    return MediaTrack(file, extractor, format)
+                }
+            }
+            extractor.release()
+            return null
+        }
+    }
+}

@@ -1,0 +1,88 @@
+/** Messages of a conversation: text, sound, pictures and films. Plain records; nothing is decoded here. */
+package org.pocketomni.engine
+
+import java.io.Closeable
+
+enum class Role { SYSTEM, USER, ASSISTANT }
+
+/** One turn of a conversation. */
+data class Message(val role: Role, val parts: List<Part>) {
+    /** The texts of the message, joined. */
+    val text: String
+        get() = parts.filterIsInstance<Part.Text>().joinToString("") { it.text }
+}
+
+/** A part of a message. */
+sealed class Part {
+    /** Text. Special tokens in it are encoded as ordinary text. */
+    data class Text(val text: String) : Part()
+
+    /** A complete sound. */
+    class Sound(val source: SoundSource) : Part()
+
+    /** A sound that is still being recorded; it must be finished before its message is sent. */
+    class LiveSound(val stream: AudioStream) : Part()
+
+    /** A picture, upright. */
+    class Picture(val source: PictureSource) : Part()
+
+    /** A film. [useSound] adds its sound track, if it has one and the model hears. */
+    class Film(val source: FilmSource, val useSound: Boolean = true) : Part()
+}
+
+/** Mono [samples] in -1 .. 1 at [rate] Hz. */
+class Samples(val samples: FloatArray, val rate: Int)
+
+/** An image: [rgb] has [height] rows of [width] pixels of three bytes. */
+class RgbImage(val width: Int, val height: Int, val rgb: ByteArray) {
+    init {
+        require(rgb.size == width * height * 3) { "$width x $height pixels need ${width * height * 3} bytes" }
+    }
+}
+
+/** Decodes a sound; called on the engine's thread. Throws [MediaError]. */
+fun interface SoundSource {
+    /** Return all samples, channels averaged. A sound longer than [maxSeconds] is refused with a [MediaError]. */
+    fun decode(maxSeconds: Double): Samples
+}
+
+/** Decodes a picture; called on the engine's thread. Throws [MediaError]. */
+fun interface PictureSource {
+    /** Return the picture turned upright. It may have been scaled down, but to no less than [maxPixels] pixels. */
+    fun decode(maxPixels: Int): RgbImage
+}
+
+/** Decodes a film; called on the engine's thread. Every method throws [MediaError]. */
+interface FilmSource {
+    /** Open the film for one pass. */
+    fun open(): OpenFilm
+}
+
+/** A film that is being read. */
+interface OpenFilm : Closeable {
+    /** Frames of the film. */
+    val frames: Int
+
+    /** Frames per second, on average. */
+    val rate: Double
+
+    /** Size of an upright frame in pixels. */
+    val width: Int
+    val height: Int
+
+    /** Decode the frames with these ascending numbers (from 0) and hand each to [sink], turned upright. */
+    fun read(numbers: IntArray, sink: (RgbImage) -> Unit)
+
+    /** Decode the sound track; null if there is none. */
+    fun sound(maxSeconds: Double): Samples?
+}
+
+/** A sound in memory. */
+class SamplesSource(private val samples: Samples) : SoundSource {
+    override fun decode(maxSeconds: Double): Samples = samples
+}
+
+/** A picture in memory. */
+class ImageSource(private val image: RgbImage) : PictureSource {
+    override fun decode(maxPixels: Int): RgbImage = image
+}

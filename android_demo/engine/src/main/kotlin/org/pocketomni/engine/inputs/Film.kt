@@ -1,0 +1,55 @@
+/** Frames of a film: which ones are taken, and their patches (docs/bundle.md, section 10). */
+package org.pocketomni.engine.inputs
+
+import org.pocketomni.engine.MediaError
+import org.pocketomni.engine.OpenFilm
+import org.pocketomni.engine.RgbImage
+import org.pocketomni.engine.bundle.VisionConfig
+import kotlin.math.ceil
+import kotlin.math.floor
+import kotlin.math.max
+import kotlin.math.min
+
+/** Numbers of the sampled frames, and their rate in frames per second. */
+internal class SampledFrames(val numbers: IntArray, val rate: Double)
+
+/** Sample the frames of a film of [total] frames at [rate] frames per second. */
+internal fun sampleFrames(total: Int, rate: Double, config: VisionConfig): SampledFrames {
+    val depth = config.temporalPatchSize
+    val limit = min(config.videoMaxFrames, total) / depth * depth
+    val wanted = total / rate * config.videoFps
+    var count = min(max(wanted, config.videoMinFrames.toDouble()), limit.toDouble()).toInt() / depth * depth
+    count = max(count, min(depth, total))
+    val step = total.toDouble() / count
+    val numbers = (0 until ceil(total / step).toInt()).map { (it * step).toFloat().toInt() }.filter { it < total }
+    val thinned = floor(wanted / depth) * depth > count
+    return SampledFrames(numbers.toIntArray(), if (thinned) count / (total / rate) else config.videoFps)
+}
+
+/** The patches of a film, the seconds from one step of its grid to the next, and its sound, if it has one. */
+internal class LoadedFilm(val patches: Patches, val seconds: Double, val sound: FloatArray?)
+
+/** Read a film. Throws [MediaError] when it is cut, needs more than [maxTokens], or its sound is too long. */
+internal fun loadFilm(
+    film: OpenFilm,
+    config: VisionConfig,
+    sampleRate: Int?,
+    maxTokens: Int,
+    maxSeconds: Double,
+): LoadedFilm {
+    if (film.frames <= 0 || !(film.rate > 0)) throw MediaError("the film has no frames", "convert it to mp4")
+    val sampled = sampleFrames(film.frames, film.rate, config)
+    val size = filmSize(film.height, film.width, config)
+    val steps = (sampled.numbers.size + config.temporalPatchSize - 1) / config.temporalPatchSize
+    val tokens = steps.toLong() * (size.height / config.factor) * (size.width / config.factor)
+    if (tokens > maxTokens) {
+        throw MediaError("the film needs $tokens tokens; the model's context holds $maxTokens", "use a shorter clip")
+    }
+    val frames = ArrayList<RgbImage>()
+    film.read(sampled.numbers) { frames.add(resize(it, size)) }
+    if (frames.isEmpty() || frames.size < 0.9 * sampled.numbers.size) {
+        throw MediaError("the film is cut: it has ${frames.size} of ${sampled.numbers.size} sampled frames", "copy it again")
+    }
+    val sound = if (sampleRate == null) null else film.sound(maxSeconds)?.let { loadSound(it, sampleRate, maxSeconds) }
+    return LoadedFilm(patches(frames, config), config.temporalPatchSize / sampled.rate, sound)
+}

@@ -1,0 +1,141 @@
+package org.pocketomni.app.presenters
+
+import org.junit.AfterClass
+import org.junit.Assert.assertEquals
+import org.junit.Assert.assertFalse
+import org.junit.Assert.assertNull
+import org.junit.Assert.assertTrue
+import org.junit.BeforeClass
+import org.junit.Test
+import org.pocketomni.engine.Engine
+import org.pocketomni.engine.EngineOptions
+import org.pocketomni.engine.VoiceState
+import java.io.File
+
+/** The chat with the engine itself and a bundle; only the loudspeaker and the microphone are not real. */
+class RealEngineTest {
+    private val steps = Steps()
+    private val speaker = FakeSpeaker()
+    private val microphone = FakeMicrophone()
+    private val folder = temporaryFolder()
+
+    private val settings = Settings(File(folder, "settings"))
+    private val store = ChatStore(File(folder, "chats"))
+    private val services = ChatServices(steps.ui, steps.worker, store, settings, FakeMedia, microphone, speaker)
+
+    private fun chat() = ChatPresenter(services).apply {
+        restore()
+        use(engine)
+        steps.settle()
+    }
+
+    private fun ChatPresenter.ask(text: String) {
+        send(text)
+        steps.until { state.turns.isNotEmpty() && !state.stoppable }
+    }
+
+    @Test
+    fun aReplyIsWrittenAndSpoken() {
+        val chat = chat()
+        chat.ask(QUESTION)
+        val turn = chat.state.turns.single()
+        assertNull(chat.state.notice)
+        assertEquals("Seven plus five is twelve.", turn.answer)
+        val played = speaker.devices.single()
+        assertEquals(24_000, played.rate)
+        assertTrue("${played.written} samples", played.written > 12_000)
+        assertTrue(turn.figures!!.values.getValue(Figure.REALTIME) > 0)
+    }
+
+    @Test
+    fun aStopKeepsWhatWasHeardAndTheNextTurnWorks() {
+        speaker.playable = 12_000
+        val chat = chat()
+        chat.send(QUESTION)
+        steps.until { speaker.devices.any { it.written >= 12_000 } }
+        chat.stop()
+        steps.until { !chat.state.stoppable }
+        val cut = chat.state.turns.single()
+        assertTrue(cut.cut)
+        assertTrue(cut.answer, cut.answer.length < 26 && "Seven plus five is twelve.".startsWith(cut.answer))
+        speaker.playable = Long.MAX_VALUE
+        chat.ask("How much is two plus two?")
+        assertNull(chat.state.notice)
+        assertEquals(2, chat.state.turns.size)
+        val again = chat()
+        assertEquals(chat.state.turns, again.state.turns)
+        again.ask(QUESTION)
+        assertNull(again.state.notice)
+        assertEquals(3, again.state.turns.size)
+    }
+
+    @Test
+    fun aSpokenQuestionIsHeardWhileItIsRecorded() {
+        val chat = chat()
+        chat.startTalking()
+        repeat(20) { microphone.hear(FloatArray(1600) { number -> (0.1 * Math.sin(number * 0.2)).toFloat() }) }
+        chat.stopTalking()
+        steps.until { chat.state.turns.isNotEmpty() && !chat.state.stoppable }
+        assertNull(chat.state.notice)
+        assertEquals(MediaKind.SPEECH, chat.state.turns.single().question.attachments.single().kind)
+        assertFalse(chat.state.turns.single().running)
+    }
+
+    @Test
+    fun aCallHearsASpokenQuestionAnswersAndKeepsBoth() {
+        val chat = chat()
+        val focus = object : SoundFocus {
+            override fun request(changed: (FocusChange) -> Unit) = true
+            override fun release() = Unit
+        }
+        val vad = File(System.getProperty("vad")).readBytes()
+        val call = CallPresenter(CallServices(services, microphone, speaker, focus) { vad }, chat)
+        call.start(fullDuplex = true)
+        steps.until { microphone.open }
+        val question = WavFile.read(File(System.getProperty("question"))).samples
+        val sound = FloatArray(8000) + question + FloatArray(16_000)
+        for (start in 0 until sound.size step 512) microphone.hear(sound.copyOfRange(start, minOf(start + 512, sound.size)))
+        steps.until { call.state.figures != null }
+        steps.until {
+            microphone.hear(FloatArray(512))
+            call.state.voice == VoiceState.LISTENING
+        }
+        assertNull(call.state.notice)
+        call.end()
+        steps.settle()
+        val turn = chat.state.turns.single()
+        assertEquals("Seven plus five is twelve.", turn.answer)
+        assertEquals(turn.answer, call.state.lines.last().text)
+        assertFalse(turn.cut)
+        val kept = WavFile.read(chat.file(turn.question.attachments.single())!!).samples
+        assertTrue("${kept.size} samples", kept.size in question.size - 16_000..question.size + 16_000)
+        val again = chat()
+        again.ask(QUESTION)
+        assertEquals("the sound is read again as history", listOf(turn.answer, turn.answer), again.state.turns.map { it.answer })
+    }
+
+    @Test
+    fun theBenchmarkMeasuresRealReplies() {
+        val report = ReplyBench(engine, 1, { false }, spokenSeconds = 2) {}.run(emptyMap()) { 1 shl 20 }.markdown()
+        for (test in listOf("typed", "spoken 2 s", "spoken 2 s, streamed")) {
+            assertTrue(report, report.contains("| first audio, $test"))
+        }
+    }
+
+    companion object {
+        private const val QUESTION = "What is seven plus five?"
+        private lateinit var engine: ChatEngine
+
+        @JvmStatic
+        @BeforeClass
+        fun open() {
+            val shims = System.getProperty("onnxruntime.native.path")
+            for (name in listOf("libc.so", "libm.so", "libdl.so", "libonnxruntime.so")) System.load("$shims/$name")
+            engine = RealEngine(Engine.open(BUNDLE, EngineOptions(threads = 1)))
+        }
+
+        @JvmStatic
+        @AfterClass
+        fun close() = engine.close()
+    }
+}

@@ -1,0 +1,1 @@
+"""Build the Android demo without Gradle and without the Android SDK."""

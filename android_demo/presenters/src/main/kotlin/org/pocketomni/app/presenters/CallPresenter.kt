@@ -204,13 +204,13 @@ class CallPresenter(private val services: CallServices, private val chat: ChatPr
                     ui.post { update { it.copy(figures = figures) } }
                 }
 
+                is VoiceEvent.Underrun -> say(Notice.of(NoticeKey.SPEECH_SLOW, event.event.realtime))
+                is VoiceEvent.Forgotten -> say(Notice.of(NoticeKey.TURNS_FORGOTTEN, event.turns))
                 is VoiceEvent.ReplyFailed -> {
                     silence()
                     remove()
-                    ui.post {
-                        removeTurn()
-                        update { it.copy(notice = Notice.of(event.error)) }
-                    }
+                    ui.post { removeTurn() }
+                    say(Notice.of(event.error))
                 }
             }
         }
@@ -280,9 +280,11 @@ class CallPresenter(private val services: CallServices, private val chat: ChatPr
             try {
                 action()
             } catch (error: IOException) {
-                ui.post { update { it.copy(notice = Notice.of(NoticeKey.STORE_FAILED, error.message ?: "")) } }
+                say(Notice.of(NoticeKey.STORE_FAILED, error.message ?: ""))
             }
         }
+
+        private fun say(notice: Notice) = ui.post { update { it.copy(notice = notice) } }
 
         private fun newPlayer() = SpeechPlayer(services.speaker) { error ->
             // the last frames are heard after the engine has made them

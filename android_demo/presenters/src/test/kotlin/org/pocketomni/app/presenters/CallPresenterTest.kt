@@ -7,6 +7,7 @@ import org.junit.Assert.assertTrue
 import org.junit.Test
 import org.pocketomni.engine.ImageSource
 import org.pocketomni.engine.Part
+import org.pocketomni.engine.ReplyEvent
 import org.pocketomni.engine.RgbImage
 import org.pocketomni.engine.VoiceEvent
 import org.pocketomni.engine.VoiceState
@@ -198,6 +199,16 @@ class CallPresenterTest {
         presenter.cameraFailed("error 4")
         assertNull(call.picture)
         assertEquals(Notice.of(NoticeKey.CAMERA_FAILED, "error 4"), state.notice)
+    }
+
+    @Test
+    fun slowSpeechAndForgottenTurnsAreSaid() {
+        start()
+        happen(VoiceEvent.Underrun(ReplyEvent.PlaybackUnderrun(0.5, 2.0, "fast", emptyList(), 1.0)))
+        assertEquals(Notice.of(NoticeKey.SPEECH_SLOW, 0.5), state.notice)
+        happen(VoiceEvent.Forgotten(3))
+        assertEquals(Notice.of(NoticeKey.TURNS_FORGOTTEN, 3), state.notice)
+        assertTrue(state.active)
     }
 
     @Test

@@ -38,7 +38,11 @@ def build(arguments: dict[str, str]) -> Any:
         health_check_period_s=5,
         ray_actor_options={"num_cpus": given.threads},
     )
-    return deployment(serve.ingress(given.app)(_Replica)).bind()
+
+    def make_app() -> Starlette:  # Ray calls it in each replica
+        return given.app()
+
+    return deployment(serve.ingress(make_app)(_Replica)).bind()
 
 
 class _Replica:

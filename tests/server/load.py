@@ -63,7 +63,7 @@ class Load:
     async def caller(self, number: int, end: float) -> None:
         """Ask and listen until `end`."""
         r = random.Random(number)
-        async with connect(self.address, max_size=None) as socket:
+        async with connect(self.address, max_size=None, open_timeout=STUCK) as socket:
             while time.monotonic() < end:
                 await self.turn(socket, r)
         self.counts["callers that ended"] += 1
@@ -87,7 +87,7 @@ class Load:
                 self.counts[f"error {event['error']['code']}"] += 1
             elif kind == "response.done":
                 self.counts[f"response {event['response']['status']}"] += 1
-                if asked.done() and event["response"]["status"] == "completed":
+                if event["response"]["status"] == "completed":
                     break
         await asked
         await asyncio.sleep(min(heard, 6.0))  # listen to it
@@ -102,7 +102,7 @@ class Load:
         """Connect and leave at a random point."""
         r = random.Random(number)
         try:
-            socket = await connect(self.address, max_size=None)
+            socket = await connect(self.address, max_size=None, open_timeout=STUCK)
         except Exception:
             self.counts["refused"] += 1
             return

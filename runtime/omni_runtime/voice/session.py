@@ -331,8 +331,6 @@ class VoiceSession:
         self._prefilled = 0.0
         self._snapshot = None
         self._submit(Compose(self._conversation.id, self._parts(self._stream)))
-        if self._read_ahead:  # what comes before the sound: the start of the turn, a picture
-            self._submit(ReadAhead(self._conversation.id, speech=self._speaks))
         self._enter(State.HEARING)
 
     def _parts(self, *sound: AudioStream) -> list[ContentPart]:

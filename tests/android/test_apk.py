@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.android import golden, parity, runtime
 from tests.android.engine import Jvm
-from tests.android.samples import write_question
+from tests.android.samples import needs, write_question
 
 from omni_runtime.golden import suite
 from toolchain.apk import build_apk, check_apk
@@ -31,6 +31,7 @@ PERMISSIONS = {
 }
 
 
+@needs("javac", "npm", "aapt2", "apksigner", "enjarify", "zipalign", "cc", jvm_engine=True)
 @pytest.mark.timeout(1200)
 def test_apk(tmp_path: Path, trained: Path) -> None:
     apk, again = tmp_path / "app.apk", tmp_path / "again.apk"

@@ -5,6 +5,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+from tests.android.samples import needs
+
 BUILD = Path(__file__).parent.parent.parent / "android_demo" / "build.py"
 
 
@@ -13,6 +15,7 @@ def build(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@needs("java", "npm")
 def test_the_engine_is_built_as_jars(tmp_path: Path) -> None:
     done = build("--jvm", "-o", tmp_path)
     assert done.returncode == 0, done.stderr

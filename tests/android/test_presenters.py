@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.android.samples import write_question
+from tests.android.samples import needs, write_question
 
 from omni_runtime.bench.rows import Quantity, Row
 from omni_runtime.cli.bench_report import ROW_HEADER, of_row, render
@@ -14,6 +14,7 @@ from toolchain import junit
 from toolchain.process import run
 
 
+@needs("javac", "npm", "cc", jvm_engine=True)
 @pytest.mark.timeout(600)
 def test_presenters(tmp_path: Path, trained: Path) -> None:
     """JUnit's tests pass, those with the real engine too."""
@@ -23,6 +24,7 @@ def test_presenters(tmp_path: Path, trained: Path) -> None:
     assert passed and int(passed[1]) == written
 
 
+@needs("java", "npm")
 def test_benchmark_reports_look_like_those_of_omni_bench() -> None:
     quantities = [
         Quantity("first text, typed", "s", False, "at most 48 tokens"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from tests.android.samples import needs
 
 from omni_runtime.errors import OmniError
 from toolchain import parts, versions
@@ -20,6 +21,7 @@ from toolchain.dexcheck import unknown_references
 from toolchain.dexing import dex
 from toolchain.kotlin import compile_kotlin, standard_library
 from toolchain.process import find, run
+from toolchain.resources import build_resources, set_microphone
 
 CONTENT = {"package/a.txt": b"a", "package/inner.zip": b""}
 
@@ -156,6 +158,7 @@ package a.b {
         read_api("package a {\n  public class B {\n    method public broken\n")
 
 
+@needs("javac", "npm", "apt-get")
 def test_android_jar_has_the_api(tmp_path: Path) -> None:
     """javap, the JDK's own reader, shows what the API file says."""
     jar, _ = android_jar()
@@ -172,6 +175,7 @@ def test_android_jar_has_the_api(tmp_path: Path) -> None:
         assert line in run(["javap", "-constants", "-cp", jar, name]), name
 
 
+@needs("javac", "npm", "apt-get")
 def test_what_a_phone_lacks_is_found(tmp_path: Path) -> None:
     """`readAllBytes` came with API 33, `ProcessHandle` never: a desktop compiler takes both."""
     (tmp_path / "Missing.kt").write_text(
@@ -191,10 +195,20 @@ def test_what_a_phone_lacks_is_found(tmp_path: Path) -> None:
         dex(jars)
 
 
+@needs("javac", "npm", "apt-get")
 def test_a_wrong_program_is_the_compiler_s_error(tmp_path: Path) -> None:
     (tmp_path / "Wrong.kt").write_text('fun f(): Int = "text"')
     with pytest.raises(OmniError, match=r"Wrong.kt:1:16: error: return type mismatch"):
         compile_kotlin("wrong", [tmp_path])
+
+
+@needs("javac", "npm", "aapt2")
+def test_the_service_type_is_set_once(tmp_path: Path) -> None:
+    resources, _ = build_resources(tmp_path)
+    with zipfile.ZipFile(resources) as apk:
+        manifest = set_microphone(apk.read("AndroidManifest.xml"))
+    with pytest.raises(OmniError, match="has 0 foreground services"):
+        set_microphone(manifest)
 
 
 def test_versions_are_in_one_place() -> None:

@@ -233,9 +233,9 @@ def test_session_updates(client: Client) -> None:
 
 def test_errors_name_the_event(client: Client) -> None:
     connection = client.connection
-    connection.send({"type": "response.create", "event_id": "mine"})
+    connection.send({"type": "response.destroy", "event_id": "mine"})
     found = client.until("error")[-1].error
-    assert found.code == "nothing_to_respond_to" and found.event_id == "mine"
+    assert found.code == "unknown_event" and found.event_id == "mine"
     connection.conversation.item.retrieve(item_id="item_x")
     assert client.until("error")[-1].error.code == "item_retrieve_invalid_item_id"
     client.say("Who are you?")
@@ -262,3 +262,27 @@ def test_connections_that_drop_leave_nothing(server: Running, recording: Callabl
             break
         time.sleep(0.05)
     assert len(server.engine._entries) <= before and not server.engine._active
+
+
+def test_history_and_instructions_as_items(client: Client) -> None:
+    """Clients that reconnect replay the conversation; frameworks ask for a response at once."""
+    client.connection.response.create()
+    empty = client.until("response.done")[-1].response
+    assert empty.status == "completed" and not empty.output
+
+    def add(role: str, kind: str, text: str) -> None:
+        part = {"type": kind, "text": text}
+        item = {"type": "message", "role": role, "content": [part]}
+        client.connection.conversation.item.create(item=item)  # type: ignore[arg-type]
+
+    for role, kind, text in (
+        ("user", "input_text", "What is seven plus five?"),
+        ("assistant", "output_text", "Seven plus five is twelve."),
+        ("system", "input_text", "Please:"),
+    ):
+        add(role, kind, text)
+        client.until("conversation.item.done")
+    client.say("And plus three?")
+    assert "fifteen" in transcript(client.until("response.done")).lower()
+    add("assistant", "output_text", "x")
+    assert client.until("error")[-1].error.code == "unsupported"

@@ -12,6 +12,7 @@ COMMANDS = {
     "talk": "hold a spoken conversation with microphone and loudspeaker",
     "serve": "serve OpenAI's API (chat, speech, realtime) and a page to talk with",
     "show": "print the graphs, sizes, quantization errors, voices and licence of a bundle",
+    "push": "copy a bundle to a phone with adb, and check it on arrival",
     "verify": "verify the SHA-256 checksum of every file of a bundle",
     "doctor": "check this machine, and whether a bundle loads and fits in memory",
     "bench": "benchmark a bundle on this machine",
@@ -57,6 +58,11 @@ def parser() -> argparse.ArgumentParser:
     parsers["show"].add_argument(
         "--json", action="store_true", help="print the complete manifest as JSON"
     )
+    parsers["show"].add_argument(
+        "--phone", action="store_true", help="what phones of 6, 8 and 12 GB can hold"
+    )
+    parsers["push"].add_argument("bundle", help="bundle folder")
+    parsers["push"].add_argument("--serial", metavar="ID", help="phone, if there are several")
     parsers["doctor"].add_argument("bundle", nargs="?", help="bundle folder to check as well")
     _memory_flag(parsers["doctor"])
     _bench_flags(parsers["bench"])

@@ -7,15 +7,17 @@ import msgspec
 
 from omni_runtime.bundle.manifest import Manifest, Quality, QuantizationError
 from omni_runtime.bundle.store import Bundle
-from omni_runtime.cli import ui
+from omni_runtime.cli import phones, ui
 from omni_runtime.cli.common import format_size
 from omni_runtime.engine.solver import evaluations, nfe
 
 
 def main(options: argparse.Namespace) -> int:
-    """Print a summary of the manifest, or all of it as JSON."""
+    """Print a summary of the manifest, all of it as JSON, or what phones can hold of it."""
     manifest = Bundle(options.bundle).manifest
-    if options.json:
+    if options.phone:
+        text = phones.table(manifest)
+    elif options.json:
         text = msgspec.json.format(msgspec.json.encode(manifest), indent=2).decode()
     else:
         text = describe(manifest)

@@ -20,13 +20,14 @@ class AntiAliasedSnake {
 
   void run(const ort::Context& context) const {
     const auto shape = context.shape(0);
+    ort::require(shape.size() == 3 && shape[0] == 1, "x must be (1, channels, time)");
     const auto channels = static_cast<size_t>(shape[1]);
     const int64_t time = shape[2];
     const float* x = context.input<float>(0);
-    const float* alpha = context.input<float>(1);
-    const float* beta = context.input<float>(2);
-    const float* up = context.input<float>(3);
-    const float* down = context.input<float>(4);
+    const float* alpha = context.input<float>(1, shape[1], "alpha must have one value a channel");
+    const float* beta = context.input<float>(2, shape[1], "beta must have one value a channel");
+    const float* up = context.input<float>(3, 2 * kTaps, "the filters must have 2 x 7 taps");
+    const float* down = context.input<float>(4, 2 * kTaps, "the filters must have 2 x 7 taps");
     float* y = context.output<float>(0, shape);
     context.parallel(channels, [=](size_t c) {
       for (int64_t start = 0; start < time; start += kTile) {

@@ -21,18 +21,28 @@ class BlockMatMul {
   static constexpr ort::ElementType kInputs[] = {ort::kFloat, ort::kUint8, ort::kFloat16};
 
   explicit BlockMatMul(const void* info)
-      : inner_(static_cast<int>(ort::attribute(info, "K"))),
-        outer_(static_cast<size_t>(ort::attribute(info, "N"))),
-        bits_(static_cast<int>(ort::attribute(info, "bits"))),
-        block_(static_cast<int>(ort::attribute(info, "block_size"))) {}
+      : inner_(static_cast<int>(ort::attribute(info, "K", 1, kMost))),
+        outer_(static_cast<size_t>(ort::attribute(info, "N", 1, kMost))),
+        bits_(static_cast<int>(ort::attribute(info, "bits", 4, 8))),
+        block_(static_cast<int>(ort::attribute(info, "block_size", 32, 256))) {
+    ort::require(bits_ == 4 || bits_ == 8, "bits must be 4 or 8");
+    ort::require((block_ & (block_ - 1)) == 0, "block_size must be 32, 64, 128 or 256");
+    ort::require(inner_ % block_ == 0, "K must be a multiple of block_size");
+  }
 
   void run(const ort::Context& context) const {
     auto shape = context.shape(0);
-    shape.back() = static_cast<int64_t>(outer_);
-    size_t rows = 1;
-    for (size_t i = 0; i + 1 < shape.size(); i++) rows *= static_cast<size_t>(shape[i]);
-    const Work work{context.input<float>(0), context.input<uint8_t>(1), context.input<uint16_t>(2),
-                    context.output<float>(0, shape), rows};
+    ort::require(!shape.empty() && shape.back() == inner_, "the rows must have K values");
+    const auto outer = static_cast<int64_t>(outer_);
+    const size_t rows = static_cast<size_t>(ort::elements(shape) / inner_);
+    shape.back() = outer;
+    const int64_t blocks = inner_ / block_;
+    const Work work{
+        context.input<float>(0),
+        context.input<uint8_t>(1, outer * inner_ * bits_ / 8, "the packed weights must be N x K"),
+        context.input<uint16_t>(2, outer * blocks, "there must be N scales for each block"),
+        context.output<float>(0, shape), rows};
+    if (rows == 0) return;
     switch (block_) {
       case 32: return multiply<32>(context, work);
       case 64: return multiply<64>(context, work);
@@ -42,6 +52,7 @@ class BlockMatMul {
   }
 
  private:
+  static constexpr int64_t kMost = 1 << 24;   // rows and columns of a matrix
   static constexpr size_t kShare = 48;        // columns per task of a thread
   static constexpr size_t kHeld = 512 << 10;  // bytes of rows that fit in a core's L2 cache
   static constexpr int kPart = 256;           // values per part, a multiple of the block size

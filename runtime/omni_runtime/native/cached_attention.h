@@ -198,11 +198,14 @@ template <class Element>
 class AttentionOver {
  public:
   explicit AttentionOver(const void* info)
-      : heads_(static_cast<size_t>(ort::attribute(info, "num_heads"))),
-        kv_heads_(static_cast<size_t>(ort::attribute(info, "kv_num_heads"))) {}
+      : heads_(static_cast<size_t>(ort::attribute(info, "num_heads", 1, kMostHeads))),
+        kv_heads_(static_cast<size_t>(ort::attribute(info, "kv_num_heads", 1, kMostHeads))) {
+    ort::require(heads_ % kv_heads_ == 0, "num_heads must be a multiple of kv_num_heads");
+  }
 
   void run(const ort::Context& context) const {
     const auto packed = context.shape(0), past = context.shape(1);
+    check(context, packed, past);
     Step step;
     step.rows = static_cast<size_t>(packed[1]);
     step.capacity = static_cast<size_t>(past[2]);
@@ -228,6 +231,38 @@ class AttentionOver {
 
  private:
   static constexpr bool kScaled = std::is_same_v<Element, int8_t>;
+  static constexpr int64_t kMostHeads = 1024, kMostWidth = 4096;
+
+  // Throws unless all shapes fit each other and the new rows fit into the cache.
+  void check(const ort::Context& context, const std::vector<int64_t>& packed,
+             const std::vector<int64_t>& past) const {
+    using ort::elements;
+    using ort::require;
+    const auto heads = static_cast<int64_t>(heads_), kv_heads = static_cast<int64_t>(kv_heads_);
+    require(past.size() == 4 && past[0] == 1 && past[1] == kv_heads,
+            "the cache must be (1, kv_num_heads, capacity, head_dim)");
+    const int64_t capacity = past[2], width = past[3];
+    require(width > 0 && width % 2 == 0 && width <= kMostWidth,
+            "head_dim must be even");
+    require(context.shape(2) == past, "keys and values must have one shape");
+    require(packed.size() == 3 && packed[0] == 1 && packed[2] == (heads + 2 * kv_heads) * width,
+            "packed rows must be (1, rows, (num_heads + 2 kv_num_heads) * head_dim)");
+    const int64_t total = *context.input<int32_t>(4, 1, "total_length must be one number");
+    const int64_t last = *context.input<int32_t>(3, 1, "last_position must be one number");
+    require(0 < packed[1] && packed[1] <= total && total <= capacity && last == total - 1,
+            "the rows do not fit into the cache");
+    for (const size_t index : {5, 6}) {
+      const auto table = context.shape(index);
+      require(table.size() == 2 && table[0] >= total && table[1] == width / 2,
+              "cos and sin must be (capacity, head_dim / 2)");
+    }
+    if constexpr (kScaled) {
+      for (const size_t index : {7, 8}) {
+        require(elements(context.shape(index)) == kv_heads * width,
+                "there must be a scale for each channel of each head");
+      }
+    }
+  }
 
   struct Step {
     size_t rows, capacity, width, total;

@@ -239,18 +239,24 @@ class IntegerMatMul {
     using namespace integer_matmul;
     thread_local Scratch scratch;
     auto shape = context.shape(0);
-    const auto matrix = context.shape(1);
+    const auto matrix = context.shape(1), scale = context.shape(2);
+    ort::require(matrix.size() == 2 && matrix[0] > 0 && matrix[0] <= kMost && matrix[1] > 0,
+                 "the weights must be a matrix");
+    ort::require(!shape.empty() && shape.back() == matrix[0], "rows and weights do not fit");
+    ort::require(ort::elements(scale) == (scale.empty() ? 1 : matrix[1]),
+                 "there must be one scale, or one a column");
+    if (biased_) context.input<float>(4, matrix[1], "there must be one bias a column");
+    const auto rows = static_cast<size_t>(ort::elements(shape) / matrix[0]);
     shape.back() = matrix[1];
     Work work;
     work.inner = static_cast<int>(matrix[0]);
     work.outer = static_cast<size_t>(matrix[1]);
     work.blocks = (work.inner + kBlock - 1) / kBlock;
-    work.rows = 1;
-    for (size_t i = 0; i + 1 < shape.size(); i++) work.rows *= static_cast<size_t>(shape[i]);
+    work.rows = rows;
     work.x = context.input<float>(0);
     work.weights = context.input<int8_t>(1);
     work.scale = context.input<float>(2);
-    work.scales = context.shape(2).empty() ? 0 : 1;
+    work.scales = scale.empty() ? 0 : 1;
     work.bias = biased_ ? context.input<float>(4) : nullptr;
     work.y = context.output<float>(0, shape);
     if (work.rows == 0) return;
@@ -274,6 +280,8 @@ class IntegerMatMul {
   }
 
  private:
+  static constexpr int64_t kMost = 1 << 24;  // rows of the weights
+
   struct Work {
     const float* x;
     const int8_t* weights;

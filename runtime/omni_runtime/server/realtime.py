@@ -19,7 +19,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from omni_runtime.arrays import FloatArray
 from omni_runtime.errors import OmniError
-from omni_runtime.inputs.messages import Image
+from omni_runtime.inputs.messages import ContentPart, Image, Message, Text
 from omni_runtime.server import errors
 from omni_runtime.server.content import PCM_RATE, decode_base64, parts_of, pcm16_samples
 from omni_runtime.server.errors import ApiError, busy
@@ -90,6 +90,8 @@ class Connection:
         self._response: ResponseRecord | None = None
         self._metadata: object = None
         self._first_sound = 0.0
+        self._history: list[Message] = []
+        self._answered = False
         self._turn_item = ""  # the user item whose sound is being heard
         self._cancelled_by = "turn_detected"
 
@@ -114,7 +116,10 @@ class Connection:
         """Open a conversation with the present instructions."""
         engine, config = self._state.engine, self._config
         conversation: EngineConversation = await asyncio.to_thread(
-            engine.open, system=config.instructions, context=self._state.settings.context
+            engine.open,
+            system=config.instructions,
+            context=self._state.settings.context,
+            history=[*self._history],
         )
         self._session = VoiceSession(
             conversation,
@@ -226,21 +231,35 @@ class Connection:
         item = given.get("item")
         if not isinstance(item, Mapping) or item.get("type") != "message":
             raise ApiError("only items of type message are supported", param="item")
-        role = item.get("role")
-        if role != "user":
-            raise ApiError("only user items can be added", param="item.role", code="unsupported")
         content = item.get("content")
         parts = parts_of([*map(_chat_part, content or ())], self._state.settings)
         if not parts:
             raise ApiError("the item has no content", param="item.content")
-        if len(parts) == 1 and isinstance(parts[0], Image):
-            self.session.see(parts[0])  # a camera: the newest picture of a turn counts
-        else:
-            self.session.add(*parts)
-        record = message("user", [_without_data(part) for part in content or ()])
+        role = item.get("role")
+        match role:
+            case "user" if len(parts) == 1 and isinstance(parts[0], Image):
+                self.session.see(parts[0])  # a camera: the newest picture of a turn counts
+            case (
+                "user" | "system" | "developer"
+            ):  # the template has one system prompt, at the start
+                self.session.add(*parts)
+            case "assistant":
+                await self._replay(parts)
+            case _:
+                raise ApiError(f"unknown role {role!r}", param="item.role")
+        record = message(role, [_without_data(part) for part in content or ()])
         if isinstance(item.get("id"), str):
             record["id"] = item["id"]
         await self._added(record)
+
+    async def _replay(self, parts: list[ContentPart]) -> None:
+        """A reply of an earlier session: it and what was added before become history."""
+        if self._answered:
+            raise ApiError("replies can be added before the first one", code="unsupported")
+        asked = self.session.take_added() or [Text("...")]
+        self._history += [Message("user", asked), Message("assistant", parts)]
+        await asyncio.to_thread(self.session.close)
+        await self._start()
 
     async def _added(self, record: Record) -> None:
         previous = self._items.add(record)
@@ -302,7 +321,14 @@ class Connection:
             self.session.reply_options = self._config.reply()
         self._metadata = wanted.get("metadata")
         if not await asyncio.to_thread(self.session.respond):
-            raise ApiError("there is nothing to respond to", code="nothing_to_respond_to")
+            await self._nothing()
+
+    async def _nothing(self) -> None:
+        """Answer a request to respond to nothing: clients send one when they connect."""
+        response = ResponseRecord(self._config.record, self._metadata, speaks=self._config.speaks)
+        self._metadata = None
+        for record in [*response.created(), response.empty()]:
+            await self._send(record)
 
     async def _cancel(self, _given: Mapping[str, Any]) -> None:
         if self._response is None or not self._response.open:
@@ -380,7 +406,7 @@ class Connection:
 
     async def _response_started(self) -> None:
         response = ResponseRecord(self._config.record, self._metadata, speaks=self._config.speaks)
-        self._response, self._metadata = response, None
+        self._response, self._metadata, self._answered = response, None, True
         self._cancelled_by = "turn_detected"
         for record in response.created():
             await self._send(record)

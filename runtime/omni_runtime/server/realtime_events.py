@@ -12,6 +12,18 @@ MAX_ITEMS = 512
 """Items that can be retrieved; a long conversation forgets the oldest."""
 
 
+EMPTY: Record = {
+    "output": [],
+    "usage": {
+        "total_tokens": 0,
+        "input_tokens": 0,
+        "output_tokens": 0,
+        "input_token_details": {"cached_tokens": 0, "text_tokens": 0, "audio_tokens": 0},
+        "output_token_details": {"text_tokens": 0, "audio_tokens": 0},
+    },
+}
+
+
 def identifier(kind: str) -> str:
     """A fresh id, such as item_3f…"""
     return f"{kind}_{secrets.token_hex(10)}"
@@ -106,6 +118,11 @@ class ResponseRecord:
         final.append({"type": "conversation.item.done", "item": self.item})
         ended = self._record(status, reason, turn)
         return [*final, {"type": "response.done", "response": ended}]
+
+    def empty(self) -> Record:
+        """A response without output: there was nothing to respond to."""
+        self.open = False
+        return {"type": "response.done", "response": self._record("completed", None, None) | EMPTY}
 
     def failed(self, what: Record) -> Record:
         """A response that could not be made."""

@@ -1,5 +1,6 @@
 """The microphone's samples in whole frames, and the last seconds of them."""
 
+from collections import deque
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,7 +18,8 @@ class Capture:
     def __init__(self) -> None:
         self.samples = 0
         self._rest = np.zeros(0, np.float32)  # samples short of a frame
-        self._history = np.zeros(0, np.float32)
+        kept = round(HISTORY_SECONDS * SAMPLE_RATE / FRAME)
+        self._history: deque[FloatArray] = deque(maxlen=kept)
 
     @property
     def seconds(self) -> float:
@@ -32,11 +34,11 @@ class Capture:
         for start in range(0, whole, FRAME):
             frame = joined[start : start + FRAME]
             self.samples += FRAME
-            keep = round(HISTORY_SECONDS * SAMPLE_RATE)
-            self._history = np.concatenate([self._history, frame])[-keep:]
+            self._history.append(frame)
             yield frame
 
     def since(self, start: int) -> tuple[int, FloatArray]:
         """The samples from `start` on, as far as they are kept, and where they really start."""
-        first = min(max(start, self.samples - len(self._history)), self.samples)
-        return first, self._history[len(self._history) - (self.samples - first) :]
+        kept = np.concatenate([np.zeros(0, np.float32), *self._history])
+        first = min(max(start, self.samples - len(kept)), self.samples)
+        return first, kept[len(kept) - (self.samples - first) :]

@@ -175,6 +175,12 @@ class VoiceSession:
         with self._lock:
             self._added += parts
 
+    def take_added(self) -> list[ContentPart]:
+        """Take back what was added to the next turn."""
+        with self._lock:
+            added, self._added = self._added, []
+            return added
+
     def say(self, text: str) -> None:
         """Send a typed turn. A reply that is being played is interrupted."""
         with self._lock:
@@ -325,6 +331,8 @@ class VoiceSession:
         self._prefilled = 0.0
         self._snapshot = None
         self._submit(Compose(self._conversation.id, self._parts(self._stream)))
+        if self._read_ahead:  # what comes before the sound: the start of the turn, a picture
+            self._submit(ReadAhead(self._conversation.id, speech=self._speaks))
         self._enter(State.HEARING)
 
     def _parts(self, *sound: AudioStream) -> list[ContentPart]:

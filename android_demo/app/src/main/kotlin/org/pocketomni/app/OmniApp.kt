@@ -89,7 +89,10 @@ class OmniApp : Application() {
         memory = ::memory,
         freeBytes = { filesDir.usableSpace },
         open = { folder, keepEncoders ->
-            RealEngine(Engine.open(folder, EngineOptions(keepEncoders = keepEncoders, memory = SharedBuffers)))
+            // build.py --library puts it into the APK
+            val kernels = File(applicationInfo.nativeLibraryDir, KERNELS).takeIf { it.exists() }
+            val options = EngineOptions(keepEncoders = keepEncoders, kernels = kernels, memory = SharedBuffers)
+            RealEngine(Engine.open(folder, options))
         },
         builtIn = AssetBundle(assets),
     )
@@ -124,6 +127,7 @@ class OmniApp : Application() {
     }
 
     private companion object {
+        const val KERNELS = "libpocket_omni.so"
         const val VOICE_ACTIVITY = "silero_vad_16k_sequence.onnx"
     }
 }

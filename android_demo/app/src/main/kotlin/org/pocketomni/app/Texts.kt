@@ -31,8 +31,8 @@ private fun resource(key: NoticeKey): Int = when (key) {
     NoticeKey.VERIFIED -> R.string.notice_verified
     NoticeKey.COPY_FAILED -> R.string.notice_copy_failed
     NoticeKey.MEMORY_TOO_SMALL -> R.string.notice_memory_too_small
-    NoticeKey.MEMORY_LOW -> R.string.notice_memory_low
     NoticeKey.CONTEXT_FULL -> R.string.notice_context_full
+    NoticeKey.TURNS_FORGOTTEN -> R.string.notice_turns_forgotten
     NoticeKey.SPEECH_SLOW -> R.string.notice_speech_slow
     NoticeKey.STORE_FAILED -> R.string.notice_store_failed
     NoticeKey.NO_MICROPHONE -> R.string.notice_no_microphone

@@ -144,10 +144,8 @@ class BundlePresenter(private val services: BundleServices, private val user: En
         val opened = services.open(folder, roomy(line.needed, services.memory()))
         engine = opened
         current = folder
-        ui.post {
-            services.settings[Setting.BUNDLE] = folder.path
-            user.use(opened) {}
-        }
+        ui.post { user.use(opened) {} }
+        services.settings[Setting.BUNDLE] = folder.path
         opened.warmUp(opened.info.speaks)
         show()
     }

@@ -1,6 +1,7 @@
 /** A hands-free call: the microphone is always open, and speech interrupts speech. */
 package org.pocketomni.app.presenters
 
+import org.pocketomni.engine.OmniError
 import org.pocketomni.engine.Part
 import org.pocketomni.engine.VoiceEvent
 import org.pocketomni.engine.VoiceListener
@@ -173,8 +174,12 @@ class CallPresenter(private val services: CallServices, private val chat: ChatPr
 
         fun hear(samples: FloatArray) {
             heard.add(samples)
-            call.hear(samples)
-            if (playing) call.played(player.heardSeconds)
+            try {
+                call.hear(samples)
+                if (playing) call.played(player.heardSeconds)
+            } catch (error: OmniError) {
+                ui.post { end(Notice.of(error)) }
+            }
             val level = level(samples)
             ui.post { update { it.copy(level = level) } }
         }
@@ -204,13 +209,13 @@ class CallPresenter(private val services: CallServices, private val chat: ChatPr
                     ui.post { update { it.copy(figures = figures) } }
                 }
 
+                is VoiceEvent.Underrun -> say(Notice.of(NoticeKey.SPEECH_SLOW, event.event.realtime))
+                is VoiceEvent.Forgotten -> say(Notice.of(NoticeKey.TURNS_FORGOTTEN, event.turns))
                 is VoiceEvent.ReplyFailed -> {
                     silence()
                     remove()
-                    ui.post {
-                        removeTurn()
-                        update { it.copy(notice = Notice.of(event.error)) }
-                    }
+                    ui.post { removeTurn() }
+                    say(Notice.of(event.error))
                 }
             }
         }
@@ -280,9 +285,11 @@ class CallPresenter(private val services: CallServices, private val chat: ChatPr
             try {
                 action()
             } catch (error: IOException) {
-                ui.post { update { it.copy(notice = Notice.of(NoticeKey.STORE_FAILED, error.message ?: "")) } }
+                say(Notice.of(NoticeKey.STORE_FAILED, error.message ?: ""))
             }
         }
+
+        private fun say(notice: Notice) = ui.post { update { it.copy(notice = notice) } }
 
         private fun newPlayer() = SpeechPlayer(services.speaker) { error ->
             // the last frames are heard after the engine has made them

@@ -69,8 +69,8 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
             val unanswered = log?.turns?.lastOrNull()?.takeIf { it.answer == null }
             if (unanswered != null) log?.removeLast()
             val lines = log?.turns.orEmpty().map { it.line() }
+            settings[Setting.CHAT] = id
             services.ui.post {
-                settings[Setting.CHAT] = id
                 update {
                     it.copy(
                         turns = lines,
@@ -215,19 +215,19 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
 
     /** Whether replies are spoken. */
     fun setSpeak(speak: Boolean) {
-        settings[Setting.SPEAK] = speak.toString()
+        work { settings[Setting.SPEAK] = speak.toString() }
         update { it.copy(speak = speak) }
     }
 
     /** Choose a voice; null is the bundle's default. */
     fun setVoice(voice: String?) {
-        settings[Setting.VOICE] = voice
+        work { settings[Setting.VOICE] = voice }
         update { it.copy(voice = voice) }
     }
 
     /** Choose a preset of the speech; null is the bundle's default. */
     fun setPreset(preset: String?) {
-        settings[Setting.PRESET] = preset
+        work { settings[Setting.PRESET] = preset }
         update { it.copy(preset = preset) }
     }
 
@@ -303,9 +303,9 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
 
     private fun question(attachments: List<Attachment>): () -> List<Part> = { parts(Question("", attachments), emptyList()) }
 
-    /** Open the engine's conversation, with the stored turns as its history. */
+    /** Open the engine's conversation. Its history are the last stored turns, which the next reply reads again. */
     private fun startChat(): Chat? {
-        val history = log?.turns.orEmpty().filter { it.answer != null }.flatMap {
+        val history = log?.turns.orEmpty().filter { it.answer != null }.takeLast(HISTORY_TURNS).flatMap {
             val answer = Part.Text(it.answer?.text.orEmpty())
             listOf(Message(Role.USER, parts(it.question, emptyList())), Message(Role.ASSISTANT, listOf(answer)))
         }
@@ -315,7 +315,7 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
 
     private fun openLog(): ChatLog = log ?: services.store.create().also {
         log = it
-        services.ui.post { settings[Setting.CHAT] = it.folder.name }
+        settings[Setting.CHAT] = it.folder.name
     }
 
     /** Do blocking work; an error becomes the notice. */
@@ -341,7 +341,7 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
             recording.push(heard)
             if (samples.total - announced < Microphone.RATE) return
             announced = samples.total
-            services.worker.run { chat?.readAhead(before() + recording.part, more = true, speech = state.speak) }
+            work { chat?.readAhead(before() + recording.part, more = true, speech = state.speak) }
         }
     }
 
@@ -462,6 +462,9 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
     private companion object {
         const val AUTO = "auto"
         const val MESSAGES_PER_TURN = 2
+
+        /** To read more turns again would take long on a phone. */
+        const val HISTORY_TURNS = 10
 
         /** Seconds. A shorter press is a mistake. */
         const val SHORTEST = 0.3

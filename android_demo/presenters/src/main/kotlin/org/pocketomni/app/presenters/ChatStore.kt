@@ -36,7 +36,7 @@ class ChatStore(private val folder: File) {
     private fun ids(): List<String> = folder.list().orEmpty().filter { it.toIntOrNull() != null }
 }
 
-/** Settings that survive the process. Each change is written at once. */
+/** Settings that survive the process. Each change is written at once, which takes a while. Thread-safe. */
 class Settings(private val file: File) {
     private val values = Properties()
 
@@ -47,7 +47,9 @@ class Settings(private val file: File) {
     operator fun get(name: Setting): String? = values.getProperty(name.name)
 
     /** Store a setting; null removes it. Throws [IOException]. */
+    @Synchronized
     operator fun set(name: Setting, value: String?) {
+        if (value == this[name]) return
         if (value == null) values.remove(name.name) else values.setProperty(name.name, value)
         // a rename replaces the file at once, so a crash leaves the old or the new settings
         val partial = File(file.path + ".partial")

@@ -26,11 +26,11 @@ enum class NoticeKey {
     /** Values: bytes that the bundle needs, bytes of memory of this phone. */
     MEMORY_TOO_SMALL,
 
-    /** Values: bytes that the bundle needs, bytes that are available now. */
-    MEMORY_LOW,
-
     /** No more fits into the conversation. Value: its length in tokens. */
     CONTEXT_FULL,
+
+    /** A long call goes on without its oldest turns. Value: how many were forgotten. */
+    TURNS_FORGOTTEN,
 
     /** Speech is made more slowly than it is played. Value: seconds of speech per second. */
     SPEECH_SLOW,

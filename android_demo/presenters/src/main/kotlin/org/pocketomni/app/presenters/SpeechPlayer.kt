@@ -88,6 +88,7 @@ class SpeechPlayer(private val devices: SpeechDevices, private val finished: (Th
     private fun run() {
         var failure: Throwable? = null
         try {
+            if (stopped) return finished(null)
             val opened = devices.open(rate)
             device = opened
             opened.use {
@@ -95,7 +96,7 @@ class SpeechPlayer(private val devices: SpeechDevices, private val finished: (Th
                 if (heard == null) heard = written / rate.toDouble()
             }
         } catch (error: Exception) {
-            failure = error
+            if (!stopped) failure = error // a device that was stopped may refuse to go on
         }
         finished(failure)
     }

@@ -7,6 +7,7 @@ import org.junit.Assert.assertTrue
 import org.junit.Test
 import org.pocketomni.engine.ImageSource
 import org.pocketomni.engine.Part
+import org.pocketomni.engine.ReplyEvent
 import org.pocketomni.engine.RgbImage
 import org.pocketomni.engine.VoiceEvent
 import org.pocketomni.engine.VoiceState
@@ -107,9 +108,10 @@ class CallPresenterTest {
     fun anInterruptedReplyShowsAndKeepsWhatWasHeard() {
         start()
         ask("One two three.")
+        steps.until { phone.speaker.devices.isNotEmpty() }
         happen(VoiceEvent.Interrupted("One ", "One two three."))
         assertEquals(CallLine(false, "One ", "two three."), state.lines.last())
-        assertTrue(phone.speaker.devices.last().stopped)
+        steps.until { phone.speaker.devices.last().run { stopped || closed } }
         presenter.end()
         steps.settle()
         assertEquals("One ", phone.chat.state.turns.single().answer)
@@ -198,6 +200,16 @@ class CallPresenterTest {
         presenter.cameraFailed("error 4")
         assertNull(call.picture)
         assertEquals(Notice.of(NoticeKey.CAMERA_FAILED, "error 4"), state.notice)
+    }
+
+    @Test
+    fun slowSpeechAndForgottenTurnsAreSaid() {
+        start()
+        happen(VoiceEvent.Underrun(ReplyEvent.PlaybackUnderrun(0.5, 2.0, "fast", emptyList(), 1.0)))
+        assertEquals(Notice.of(NoticeKey.SPEECH_SLOW, 0.5), state.notice)
+        happen(VoiceEvent.Forgotten(3))
+        assertEquals(Notice.of(NoticeKey.TURNS_FORGOTTEN, 3), state.notice)
+        assertTrue(state.active)
     }
 
     @Test

@@ -20,7 +20,7 @@ MAY_IMPORT = {
 HEAVY = {"torch", "transformers", "onnx", "onnx_ir", "onnxscript", "optimum", "safetensors"}
 
 RUNTIME_LAYERS = [
-    {"arrays", "errors"},
+    {"arrays", "errors", "rotary"},
     {
         "atomic_file",
         "atomic_folder",

@@ -8,7 +8,6 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from tests.android import runtime
 from tests.android.engine import Jvm
 
 from conftest import Twin, export_to
@@ -18,18 +17,11 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="session")
 def jvm() -> Generator[Jvm]:
-    """One JVM for all tests; numpy's cosine is exact meanwhile (`runtime.exact_trigonometry`)."""
+    """One JVM for all tests."""
     if sys.platform != "linux" or not shutil.which("java") or not shutil.which("cc"):
         pytest.skip("needs Linux, a JDK and a C compiler")
     with Jvm() as machine:
         yield machine
-
-
-@pytest.fixture
-def exact() -> Generator[None]:
-    """Let both sides compute the same cosines."""
-    with runtime.exact_trigonometry():
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -22,8 +22,6 @@ sys.path[:0] = [str(ROOT / "android_demo"), str(ROOT / "runtime")]
 from tests.android import golden, runtime, talks  # noqa: E402
 from tests.android.engine import Engine, Jvm  # noqa: E402
 
-from omni_runtime.golden import vectors  # noqa: E402
-from omni_runtime.golden.vectors import Case  # noqa: E402
 from omni_runtime.inputs.media import load_audio  # noqa: E402
 from omni_runtime.inputs.mel_features import log_mel  # noqa: E402
 from omni_runtime.inputs.pixels import patches, resize, smart_resize  # noqa: E402
@@ -197,13 +195,6 @@ def conversations(model: Model, engine: Engine, count: int) -> Comparison:
     return found
 
 
-def vectors_of(folder: Path, *names: str) -> Iterator[tuple[str, Case]]:
-    """Yield the golden vectors of these cases."""
-    for name, case in vectors.read(folder).items():
-        if name in names:
-            yield name, case
-
-
 def main() -> int:
     """Run the comparisons and print their figures."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -212,7 +203,7 @@ def main() -> int:
         parser.add_argument(f"--{name}", type=int, default=0)
     options = parser.parse_args()
     failed = False
-    with Jvm() as jvm, runtime.exact_trigonometry():
+    with Jvm() as jvm:
         for bundle in options.bundles:
             model, engine = runtime.open_model(bundle), jvm.load(bundle)
             sys.stdout.write(f"{bundle}\n")

@@ -1,19 +1,13 @@
 """The Python runtime as the counterpart of the Kotlin engine: the same requests, the same answers.
 
-Graphs run with ONNX Runtime's own operators on one thread, as in the engine. Two things are taken
-out of the comparison. numpy's float32 cosine depends on the processor; `exact_trigonometry`
-replaces it by the rounded float64 one, which Kotlin computes. And a system prompt that was read
-once is not shared between conversations, which the engine does not do: its graphs would run over
-other numbers of rows.
+Graphs run with ONNX Runtime's own operators on one thread, as in the engine. A system prompt that
+was read once is not shared between conversations, which the engine does not do: its graphs would
+run over other numbers of rows.
 """
 
-from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
-
-import numpy as np
 
 from omni_runtime import system_prefix
 from omni_runtime.conversation import Conversation
@@ -28,23 +22,6 @@ from omni_runtime.inputs.messages import Audio, Text
 from omni_runtime.model import Model
 from omni_runtime.options import ReplyOptions, SpeechOptions
 from omni_runtime.response import Response
-
-
-@contextmanager
-def exact_trigonometry() -> Generator[None]:
-    """Let numpy's float32 cosine and sine be those of float64, rounded."""
-    with ExitStack() as stack:
-        for name in ("cos", "sin"):
-            stack.enter_context(patch.object(np, name, _rounded(getattr(np, name))))
-        yield
-
-
-def _rounded(function: Any) -> Any:
-    def exact(values: Any) -> Any:
-        array = np.asarray(values)
-        return function(array.astype(np.float64)).astype(np.result_type(array, np.float32))
-
-    return exact
 
 
 def open_model(bundle: Path, **options: Any) -> Model:

@@ -35,7 +35,6 @@ def silence(seconds: float) -> np.ndarray:
     return (noise * 1e-4).astype(np.float32)
 
 
-@pytest.mark.usefixtures("exact")
 def test_both_runtimes_give_the_same(jvm: Jvm, bundle: Path, tmp_path: Path) -> None:
     model, engine = runtime.open_model(bundle), jvm.load(bundle)
     suite.save(model, tmp_path / "vectors")
@@ -50,22 +49,6 @@ def test_both_runtimes_give_the_same(jvm: Jvm, bundle: Path, tmp_path: Path) -> 
     engine.close()
 
 
-def test_the_difference_of_the_cosines_is_small(jvm: Jvm, make_twin, tmp_path: Path) -> None:
-    """Without `exact_trigonometry` hidden states differ by rounding alone."""
-    bundle = make_twin("wide").bundle
-    model, engine = runtime.open_model(bundle), jvm.load(bundle)
-    vectors = tmp_path / "vectors"
-    suite.save(model, vectors)
-    for name, case in parity.vectors_of(vectors, "thinker", "talker", "vision_encoder"):
-        found = golden.computed(engine, name, case)
-        for key, tensor in case.outputs.items():
-            if hasattr(tensor, "values") and hasattr(tensor, "tolerance"):
-                worst = np.abs(found[key] - tensor.values).max() / np.abs(tensor.values).max()
-                assert worst <= 1e-6, (name, key, worst)
-    engine.close()
-
-
-@pytest.mark.usefixtures("exact")
 def test_reading_a_recording_ahead(jvm: Jvm, trained: Path) -> None:
     """A live sound is prefilled block by block, and the reply is that of the whole sound."""
     model, engine = runtime.open_model(trained), jvm.load(trained)
@@ -155,9 +138,8 @@ def test_int8_cache(jvm: Jvm, trained: Path) -> None:
     """The cache takes a quarter of the memory, and answers stay those of the Python runtime."""
     model, engine = runtime.open_model(trained, kv_cache="int8"), jvm.load(trained, int8_cache=True)
     request = {"parts": [{"text": "What is seven plus five?"}], "options": OPTIONS}
-    with runtime.exact_trigonometry():
-        wanted = runtime.Talk(model).ask("send", **request)
-        found = engine.talk().ask("send", **request)
+    wanted = runtime.Talk(model).ask("send", **request)
+    found = engine.talk().ask("send", **request)
     assert wanted["text"] == found["text"] and wanted["codes"] == found["codes"]
     assert wanted["cache_bytes"] == found["cache_bytes"]
     engine.close()

@@ -19,6 +19,7 @@ from omni_runtime.bundle.contracts import MODULATION_ROWS
 from omni_runtime.bundle.tables import Table
 from omni_runtime.engine.session import Graph
 from omni_runtime.engine.solver import branches, evaluation_times, integrate
+from omni_runtime.rotary import cos_sin
 
 Noise = Callable[[int, int], FloatArray]
 """(first block, number of blocks) -> float32 (blocks * block_frames, mel_dim)."""
@@ -92,7 +93,7 @@ class Dit:
         """Return cos and sin, (frames, head_dim // 2) each, of absolute frame positions."""
         positions = np.arange(first, first + frames, dtype=np.float32)
         angles = positions[:, None] * self._frequencies
-        return np.cos(angles), np.sin(angles)
+        return cos_sin(angles)
 
 
 class MelStream:

@@ -7,6 +7,7 @@ from omni_runtime.bundle.config import AudioConfig, VisionConfig
 from omni_runtime.engine.session import Graph
 from omni_runtime.inputs.mel_features import MelFeatures
 from omni_runtime.inputs.pixels import Patches, vision_geometry
+from omni_runtime.rotary import cos_sin
 
 BLOCKS_AT_ONCE = 8
 """16 s of sound: bounds the memory of activations."""
@@ -43,11 +44,12 @@ class VisionEncoder:
     def encode(self, patches: Patches) -> FloatArray:
         """Patches to rows (tokens, hidden), in the order of the prompt."""
         where = vision_geometry([patches.grid], self._config)
+        cos, sin = cos_sin(where.angles)
         outputs = self._graph.run(
             {
                 "patches": patches.values[where.patch_index],
-                "cos": np.cos(where.angles),
-                "sin": np.sin(where.angles),
+                "cos": cos,
+                "sin": sin,
                 "window_slots": where.window_slots,
                 "window_lengths": where.window_lengths.astype(np.int32),
                 "unpad": where.unpad,

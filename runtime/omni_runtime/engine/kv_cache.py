@@ -16,7 +16,7 @@ from omni_runtime.arrays import FloatArray, IntArray
 from omni_runtime.bundle.config import DecoderConfig
 from omni_runtime.bundle.contracts import CacheType
 from omni_runtime.errors import ContextFullError, OmniError
-from omni_runtime.inputs.pixels import inverse_frequencies
+from omni_runtime.rotary import cos_sin, inverse_frequencies
 
 FIRST_CAPACITY = 512
 FORMAT = 1
@@ -36,7 +36,7 @@ class RotaryTable:
     def rows(self, positions: IntArray) -> tuple[FloatArray, FloatArray]:
         """Return cos and sin, float32 (n, head_dim // 2) each, of positions int64 (3, n)."""
         angles = positions[self._axis].T.astype(np.float32) * self._inverse
-        return np.cos(angles), np.sin(angles)
+        return cos_sin(angles)
 
 
 class KVCache:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from omni_runtime.bundle.config import SolverPreset
+from omni_runtime.rotary import cos_sin
 
 Array = npt.NDArray[Any]
 """float32 throughout; numpy's annotations lose it in mixed arithmetic."""
@@ -27,7 +28,7 @@ def time_grid(preset: SolverPreset) -> Array:
     Sway sampling (F5-TTS, arXiv 2410.06885): t + sway (cos(pi t / 2) - 1 + t).
     """
     even = np.linspace(0, 1, preset.steps + 1, dtype=np.float32)
-    swayed = np.cos(np.float32(np.pi / 2) * even) - np.float32(1) + even
+    swayed = cos_sin(np.float32(np.pi / 2) * even)[0] - np.float32(1) + even
     return even + np.float32(preset.sway) * swayed
 
 

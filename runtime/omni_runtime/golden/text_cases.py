@@ -22,6 +22,7 @@ from omni_runtime.inputs.prompt import Prompt
 from omni_runtime.inputs.tokenizer import StreamDecoder
 from omni_runtime.inputs.video import sample_frames
 from omni_runtime.model import Model
+from omni_runtime.rotary import cos_sin
 
 Cases = dict[str, Case]
 """Cases computed so far; later cases use their inputs and outputs."""
@@ -183,5 +184,5 @@ def windows(model: Model, inputs: Values) -> Values:
     names = ("window_index", "reverse_index", "patch_index", "window_lengths")
     lists: dict[str, Any] = {name: getattr(geometry, name).tolist() for name in names}
     lists |= {"window_slots": geometry.window_slots.tolist(), "unpad": geometry.unpad.tolist()}
-    cos, sin = np.cos(geometry.angles), np.sin(geometry.angles)
+    cos, sin = cos_sin(geometry.angles)
     return {**lists, "cos": Tensor(cos, 1e-5), "sin": Tensor(sin, 1e-5)}

@@ -18,6 +18,7 @@ from PIL import Image
 from omni_runtime.arrays import FloatArray, IntArray
 from omni_runtime.bundle.config import VisionConfig
 from omni_runtime.errors import MediaError
+from omni_runtime.rotary import inverse_frequencies
 
 Grid = tuple[int, int, int]
 """Number of patches in time, height and width, before the encoder merges them in space."""
@@ -188,16 +189,6 @@ def _windows(t: int, rows: int, columns: int, config: VisionConfig) -> tuple[Int
     windows = windows.reshape(-1, side * side)
     inside = windows >= 0
     return windows[inside], inside.sum(axis=1)
-
-
-def inverse_frequencies(dimension: int, theta: float) -> FloatArray:
-    """Return 1 / theta ** (2 i / dimension), float32 (dimension // 2,), as torch computes it.
-
-    The power is rounded once, from float64: numpy's float32 power depends on the processor.
-    """
-    exponents = np.arange(0, dimension, 2, dtype=np.float32) / np.float32(dimension)
-    powers = np.float64(np.float32(theta)) ** exponents.astype(np.float64)
-    return np.float32(1) / powers.astype(np.float32)
 
 
 def _rotary_angles(h: int, w: int, config: VisionConfig) -> FloatArray:

@@ -138,7 +138,9 @@ internal data class ModelConfig(
 )
 
 internal fun modelConfig(fields: Fields): ModelConfig {
-    val thinker = fields.record("thinker") { Triple(it.record("decoder", ::decoder), it.record("tokens", ::tokens), it.record("positions", ::positions)) }
+    val thinker = fields.record("thinker") {
+        Triple(it.record("decoder", ::decoder), it.record("tokens", ::tokens), it.record("positions", ::positions))
+    }
     return ModelConfig(
         thinker.first,
         thinker.second,

@@ -11,7 +11,12 @@ import java.nio.MappedByteBuffer
 import java.nio.channels.FileChannel
 
 /** A memory-mapped .npy file of rows: [shape] and [type] as numpy writes them; only what is read takes memory. */
-internal class Npy private constructor(val shape: List<Int>, val type: String, private val parts: List<MappedByteBuffer>, private val rowsPerPart: Int) {
+internal class Npy private constructor(
+    val shape: List<Int>,
+    val type: String,
+    private val parts: List<MappedByteBuffer>,
+    private val rowsPerPart: Int,
+) {
     /** Bytes of one row: of all axes but the first. */
     val rowBytes: Int = shape.drop(1).fold(SIZES.getValue(type)) { bytes, size -> bytes * size }
 
@@ -63,7 +68,9 @@ internal class Npy private constructor(val shape: List<Int>, val type: String, p
             val (type, sizes) = match.destructured
             val shape = sizes.split(',').map { it.trim() }.filter { it.isNotEmpty() }.map { it.toInt() }
             val row = shape.drop(1).fold((SIZES[type] ?: throw IOException("its type is $type")).toLong()) { a, b -> a * b }
-            if (shape.isEmpty() || row > MAX_PART || offset + row * shape[0] != source.length()) throw IOException("its size is wrong")
+            if (shape.isEmpty() || row > MAX_PART || offset + row * shape[0] != source.length()) {
+                throw IOException("its size is wrong")
+            }
             val perPart = minOf(MAX_PART / maxOf(row, 1), maxOf(shape[0], 1).toLong()).toInt()
             val parts = (0 until shape[0] step perPart).map { first ->
                 val rows = minOf(perPart, shape[0] - first)

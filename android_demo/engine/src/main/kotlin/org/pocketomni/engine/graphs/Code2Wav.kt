@@ -3,7 +3,13 @@ package org.pocketomni.engine.graphs
 import java.io.Closeable
 
 /** Synthesizes one utterance: codes to samples through the DiT and the vocoder, in chunks of a [scheduler]. */
-internal class Code2Wav(dit: Dit, vocoder: Vocoder, voice: FloatArray, noise: Noise, private val scheduler: ChunkScheduler) : Closeable {
+internal class Code2Wav(
+    dit: Dit,
+    vocoder: Vocoder,
+    voice: FloatArray,
+    noise: Noise,
+    private val scheduler: ChunkScheduler,
+) : Closeable {
     private val mel = MelStream(dit, voice, noise)
     private val wave = WaveStream(vocoder, dit.config.melDim)
     private val rate = vocoder.config.sampleRate

@@ -5,6 +5,7 @@ import org.pocketomni.engine.bundle.DitConfig
 import org.pocketomni.engine.bundle.FINAL_MODULATION_ROWS
 import org.pocketomni.engine.bundle.MODULATION_ROWS
 import org.pocketomni.engine.bundle.Npy
+import org.pocketomni.engine.bundle.Solver
 import org.pocketomni.engine.bundle.SolverPreset
 import org.pocketomni.engine.bundle.Table
 import java.io.Closeable
@@ -40,7 +41,7 @@ internal class Dit(
 
     /** The same graph with a single guided evaluation, for timing; it takes the modulation of another preset. */
     fun single(): Dit {
-        val one = SolverPreset(org.pocketomni.engine.bundle.Solver.EULER, 1, 0.0, 1.0, 1, "one evaluation")
+        val one = SolverPreset(Solver.EULER, 1, 0.0, 1.0, 1, "one evaluation")
         return Dit(graph, config, one, codeTable) { _ -> rows }
     }
 

@@ -10,7 +10,11 @@ import org.pocketomni.engine.inputs.audioTokens
 import java.io.Closeable
 
 /** Encodes log-mel; blocks are independent, so any batch gives the same rows of [width] floats. */
-internal class AudioEncoder(private val graph: Graph, private val config: AudioConfig, private val width: Int) : Closeable by graph {
+internal class AudioEncoder(
+    private val graph: Graph,
+    private val config: AudioConfig,
+    private val width: Int,
+) : Closeable by graph {
     /** Encode a clip of at least one block: (tokens, width). */
     fun encode(features: MelFeatures): FloatArray {
         val out = FloatArray((0 until features.blocks).sumOf { audioTokens(features.blockLength(it)) } * width)
@@ -47,7 +51,11 @@ internal class AudioEncoder(private val graph: Graph, private val config: AudioC
 }
 
 /** Encodes the patches of one picture or film into rows of [width] floats. */
-internal class VisionEncoder(private val graph: Graph, private val config: VisionConfig, private val width: Int) : Closeable by graph {
+internal class VisionEncoder(
+    private val graph: Graph,
+    private val config: VisionConfig,
+    private val width: Int,
+) : Closeable by graph {
     /** Rows (tokens, width) in the order of the prompt. */
     fun encode(patches: Patches): FloatArray {
         val where = VisionGeometry(patches.grid, config)

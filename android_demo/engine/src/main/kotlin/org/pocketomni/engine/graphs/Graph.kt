@@ -26,7 +26,8 @@ internal class CancelledException : RuntimeException(null, null, false, false)
 
 /** The cancellation flag of one reply; [cancel] may be called from any thread. */
 internal class CancelToken : Closeable {
-    private var options: OrtSession.RunOptions? = OrtSession.RunOptions().apply { setLogLevel(OrtLoggingLevel.ORT_LOGGING_LEVEL_FATAL) }
+    private var options: OrtSession.RunOptions? =
+        OrtSession.RunOptions().apply { setLogLevel(OrtLoggingLevel.ORT_LOGGING_LEVEL_FATAL) }
 
     @Volatile
     var cancelled = false

@@ -3,6 +3,7 @@ package org.pocketomni.engine.inputs
 import org.pocketomni.engine.BundleError
 import org.pocketomni.engine.Message
 import org.pocketomni.engine.Part
+import org.pocketomni.engine.Role
 import org.pocketomni.engine.UsageError
 
 /** A piece of a rendered conversation. */
@@ -57,7 +58,7 @@ internal class ChatTemplate(source: String) {
             var count = 0
             for (message in messages) {
                 for (part in message.parts) {
-                    if (message.role == org.pocketomni.engine.Role.ASSISTANT && part is Part.Text) last = count
+                    if (message.role == Role.ASSISTANT && part is Part.Text) last = count
                     count++
                 }
             }

@@ -36,7 +36,9 @@ internal class Tokenizer(content: String, controls: SpecialTokens) {
             throw BundleError("tokenizer.json is not a tokenizer: ${error.message}")
         }
         normalize = file.normalizes
-        val added = file.added.map { (id, text, flags) -> Added(id, text, "special" in flags || id in controls.all, "normalized" in flags) }
+        val added = file.added.map { (id, text, flags) ->
+            Added(id, text, "special" in flags || id in controls.all, "normalized" in flags)
+        }
         special = added.filter { it.special }.associate { it.content to it.id }
         specialIds = special.values.toSet()
         (controls.all - specialIds).firstOrNull()?.let {

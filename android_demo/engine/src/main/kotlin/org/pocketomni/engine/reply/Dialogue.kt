@@ -40,7 +40,11 @@ private class Progress {
  * that fails, or is stopped before its reply begins, leaves no trace. Undo, regenerate and cuts are truncations.
  * [readAhead] prefills the start of a message that is still being made; every other operation discards that first.
  */
-internal class Dialogue private constructor(private val model: Model, messages: List<Message>, private var context: Context) : Closeable {
+internal class Dialogue private constructor(
+    private val model: Model,
+    messages: List<Message>,
+    private var context: Context,
+) : Closeable {
     private val messages = ArrayList(messages)
     private val turns = ArrayList<Turn>()
     private val speeds = HashMap<String, List<Double>>() // of the latest complete replies, by voice

@@ -60,6 +60,7 @@ class Recorder:
             self.codes.append(code)
             return push(code2wav, code)
 
+        Conversation(twin.model).read_ahead()  # builds two prompts to find what all share
         monkeypatch.setattr(twin.model.prompts, "build", record)
         monkeypatch.setattr(Code2Wav, "push", note)
         self.noise = np.random.default_rng(5).standard_normal((1, 30000, 80)).astype(np.float32)

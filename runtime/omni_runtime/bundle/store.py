@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from omni_runtime.arrays import FloatArray
+from omni_runtime.bundle import manifest_checks
 from omni_runtime.bundle.config import SolverPreset
 from omni_runtime.bundle.contracts import CacheType
 from omni_runtime.bundle.manifest import EXPORT_AGAIN, Manifest, read_manifest
@@ -35,6 +36,7 @@ class Bundle:
         """Read the manifest. Raises BundleError for a missing file or one of the wrong size."""
         self.folder = Path(folder)
         self.manifest: Manifest = read_manifest(self.folder)
+        manifest_checks.check(self.manifest, self.folder)
         self.config = self.manifest.model
         for name, entry in self.manifest.files.items():
             path = self.folder / name

@@ -13,7 +13,9 @@ from omni_runtime.errors import OmniError
 ROOT = Path(__file__).parent.parent
 RUNTIME = ROOT / "runtime" / "omni_runtime"
 LIBRARY = sorted(
-    path for path in RUNTIME.rglob("*.py") if path.relative_to(RUNTIME).parts[0] != "cli"
+    path
+    for path in RUNTIME.rglob("*.py")
+    if path.relative_to(RUNTIME).parts[0] not in ("cli", "server")  # its codes are those of an API
 )
 SYSTEM_COMMANDS = {"xcode-select --install", "--no-deps", "--dest", "pip download --no-deps "}
 FLAG = re.compile(

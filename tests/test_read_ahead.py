@@ -128,7 +128,7 @@ def test_work_per_second_is_constant(twin: Twin, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(owner, name, count)
 
     counted(soxr.ResampleStream, "resample_chunk", "samples", lambda _, chunk, *__: len(chunk))
-    counted(mel, "_log_power", "frames", lambda windows, _: len(windows))
+    counted(mel, "log_power", "frames", lambda windows, **_: len(windows))
     counted(AudioEncoder, "_encode_blocks", "blocks", lambda _, __, frames: len(frames))
     sound = np.random.default_rng(0).normal(0, 0.1, 60 * RATE).astype(np.float32)
     sound[:4000] *= 3  # the loudest moment comes first: no block is revised

@@ -18,7 +18,7 @@ from omni_export.baselines import gguf_file, llama_cpp
 from omni_runtime.bench import cold_start, components, plan, probes, replies, rows
 from omni_runtime.bench.spans import Chunk, Timeline
 from omni_runtime.bundle.manifest import read_manifest, write_manifest
-from omni_runtime.cli import bench, main
+from omni_runtime.cli import bench, flags
 from omni_runtime.engine.kernels import build
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.errors import OmniError
@@ -200,7 +200,7 @@ def test_a_failing_child_process_is_one_line(default_twin: Twin, monkeypatch) ->
 
 
 def test_the_help_lists_all_benchmarks() -> None:
-    text = Path(main.__file__).read_text("utf-8")
+    text = Path(flags.__file__).read_text("utf-8")
     (listed,) = re.findall(r'help="of ([\w,]+);', text)
     assert listed.split(",") == list(plan.BENCHMARKS)
 

@@ -120,8 +120,7 @@ def test_a_key_is_asked_for(run_server: Callable[..., Running]) -> None:
         expect(page.locator("#captions .reply")).not_to_be_empty(timeout=20_000)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1000, 360])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1000), ("dark", 360)])
 def test_accessible_in_each_scheme_and_width(server: Running, scheme: str, width: int) -> None:
     from axe_playwright_python.sync_playwright import Axe  # noqa: PLC0415
 

@@ -77,7 +77,7 @@ def test_a_monologue_is_not_interrupted_by_its_echo(trained: Model, cancel_echo:
     """With cancellation, and half duplex without it; from the first reply on."""
     with Engine(trained) as engine:
         talk = Monologue(engine, ["Who are you?"], delay=0.15, cancel_echo=cancel_echo)
-        assert talk.run(20).keys() == {"replies", "ms of speech"}
+        assert talk.run(12).keys() == {"replies", "ms of speech"}
 
 
 @installed

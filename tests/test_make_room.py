@@ -10,7 +10,7 @@ from omni_runtime.inputs.messages import Audio
 from omni_runtime.model import Model
 from omni_runtime.options import ReplyOptions, SpeechOptions
 
-SPOKEN = ReplyOptions(SpeechOptions(), max_tokens=12)
+SPOKEN = ReplyOptions(SpeechOptions(preset="fast", max_codes=24), max_tokens=12)
 SILENT = ReplyOptions(None, max_tokens=12)
 
 

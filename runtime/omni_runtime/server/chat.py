@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
-import msgspec
 import numpy as np
 from msgspec import Struct
 from starlette.requests import Request
@@ -19,7 +18,7 @@ from omni_runtime.events import AudioDelta, Event, FinishReason, TextDelta, Turn
 from omni_runtime.inputs.messages import Message
 from omni_runtime.options import ReplyOptions, SpeechOptions
 from omni_runtime.server.audio_format import AudioEncoder, encoded
-from omni_runtime.server.content import parts_of
+from omni_runtime.server.content import decode, parts_of
 from omni_runtime.server.conversations import Kept, digest
 from omni_runtime.server.errors import ApiError
 from omni_runtime.server.replies import events, unless_disconnected
@@ -218,14 +217,6 @@ class Chat:
         while len(self._spoken) > MAX_SPOKEN:
             del self._spoken[next(iter(self._spoken))]
         return {"id": name, "transcript": text, "expires_at": int(time.time()) + AUDIO_LIFETIME}
-
-
-def decode(body: bytes, kind: type[Struct]) -> Any:
-    """Decode and check a JSON body. Raises ApiError, also for one that is nested too deeply."""
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise ApiError(f"the body is not a valid request: {str(error)[:200]}") from None
 
 
 def _streamed_format(asked: ChatRequest) -> str:

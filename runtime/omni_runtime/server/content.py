@@ -1,4 +1,4 @@
-"""Content of requests as message parts. Data URIs only: no URL is ever fetched."""
+"""Bodies of requests and their content as message parts. Data URIs only: nothing is fetched."""
 
 import base64
 import binascii
@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import msgspec
 import numpy as np
+from msgspec import Struct
 
 from omni_runtime.arrays import FloatArray
 from omni_runtime.inputs.messages import Audio, ContentPart, Image, Text, Video
@@ -19,6 +21,14 @@ PCM_RATE = 24_000
 RAW = ("pcm16", "pcm")
 
 Content = str | Sequence[Mapping[str, Any]]
+
+
+def decode(body: bytes, kind: type[Struct]) -> Any:
+    """Decode and check a JSON body. Raises ApiError, also for one that is nested too deeply."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise ApiError(f"the body is not a valid request: {str(error)[:200]}") from None
 
 
 def pcm16_samples(data: bytes) -> FloatArray:

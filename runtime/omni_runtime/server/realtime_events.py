@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from omni_runtime.events import TurnDone
+from omni_runtime.server.usage import prompt_tokens
 
 Record = dict[str, Any]
 
@@ -166,8 +167,7 @@ def _usage(turn: TurnDone | None) -> Record | None:
     if turn is None:
         return None
     timings = turn.timings
-    prompt = turn.context_used - timings.reply_tokens
-    cached = max(0, prompt - (timings.prompt_tokens - timings.cached_tokens))
+    prompt, cached = prompt_tokens(turn)
     return {
         "total_tokens": turn.context_used,
         "input_tokens": prompt,

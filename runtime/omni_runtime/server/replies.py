@@ -34,6 +34,16 @@ async def opened(engine: Engine, command: Open) -> EngineConversation:
     return EngineConversation(engine, number)
 
 
+@asynccontextmanager
+async def temporary(engine: Engine, context: int | None) -> AsyncGenerator[EngineConversation]:
+    """A conversation for one reply, closed afterwards."""
+    conversation = await opened(engine, Open(context=context))
+    try:
+        yield conversation
+    finally:
+        await call(engine, Close(conversation.id))
+
+
 def _close(engine: Engine, done: Future[int]) -> None:
     if done.exception() is None:
         engine.submit(Close(done.result()))

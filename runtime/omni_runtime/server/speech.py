@@ -7,6 +7,7 @@ reply. A long text is read in pieces of whole sentences, each in a conversation 
 
 import re
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from msgspec import Struct
 from starlette.requests import Request
@@ -16,12 +17,11 @@ from omni_runtime.events import AudioDelta, TurnDone
 from omni_runtime.inputs.messages import Text
 from omni_runtime.options import ReplyOptions, SpeechOptions
 from omni_runtime.server.audio_format import AudioEncoder
-from omni_runtime.server.chat import decode
+from omni_runtime.server.content import decode
 from omni_runtime.server.errors import ApiError
-from omni_runtime.server.replies import call, events, opened
+from omni_runtime.server.replies import events, temporary
 from omni_runtime.server.state import State
 from omni_runtime.server.streams import Stream
-from omni_runtime.serving.commands import Close, Open
 
 INSTRUCTION = "Read this text aloud: {}"
 MAX_INPUT = 4096
@@ -72,21 +72,17 @@ class Speech:
         engine = self._state.engine
         async with self._state.admission.slot():
             for piece in pieces(text):
-                conversation = await opened(engine, Open(context=self._state.settings.context))
-                stream = events(
-                    conversation,
-                    [Text(INSTRUCTION.format(piece))],
-                    ReplyOptions(options, text=piece, max_tokens=10 * PIECE),
-                )
-                try:
-                    async for event in stream:
+                asked = [Text(INSTRUCTION.format(piece))]
+                exact = ReplyOptions(options, text=piece, max_tokens=10 * PIECE)
+                async with (
+                    temporary(engine, self._state.settings.context) as conversation,
+                    aclosing(events(conversation, asked, exact)) as reply,
+                ):
+                    async for event in reply:
                         if isinstance(event, AudioDelta):
                             yield encoder.push(event.samples)
                         elif isinstance(event, TurnDone):
                             self._state.metrics.reply(event)
-                finally:
-                    await stream.aclose()
-                    await call(engine, Close(conversation.id))
         yield encoder.finish()
 
 

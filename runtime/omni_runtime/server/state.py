@@ -11,6 +11,7 @@ from omni_runtime.server.errors import ApiError
 from omni_runtime.server.metrics import Metrics
 from omni_runtime.server.replies import Admission
 from omni_runtime.server.settings import Settings
+from omni_runtime.server.usage import prompt_tokens
 from omni_runtime.serving.engine import Engine
 
 log = logging.getLogger("omni.server")
@@ -81,8 +82,7 @@ def _within(name: str, value: float | None, low: float, high: float) -> None:
 def usage(done: TurnDone) -> dict[str, object]:
     """Tokens of a reply in the form of Chat Completions."""
     timings = done.timings
-    prompt = done.context_used - timings.reply_tokens
-    cached = max(0, prompt - (timings.prompt_tokens - timings.cached_tokens))
+    prompt, cached = prompt_tokens(done)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": timings.reply_tokens,
@@ -94,10 +94,9 @@ def usage(done: TurnDone) -> dict[str, object]:
 
 def summary(done: TurnDone) -> str:
     """Figures of a reply for the request log."""
-    counts = usage(done)
-    cached = counts["prompt_tokens_details"]["cached_tokens"]  # type: ignore[index]
+    prompt, cached = prompt_tokens(done)
     timings = done.timings
-    line = f"{cached} cached + {counts['prompt_tokens'] - cached} new tok"  # type: ignore[operator]
+    line = f"{cached} cached + {prompt - cached} new tok"
     line += f" · {timings.reply_tokens} tok"
     if timings.first_text is not None:
         line += f" · first text {timings.first_text:.2f} s"

@@ -4,6 +4,8 @@ The model has no alignment, so no time stamps are given: `verbose_json` has one 
 the recording, and words are refused.
 """
 
+import asyncio
+from contextlib import aclosing
 from typing import Any
 
 from starlette.datastructures import FormData, UploadFile
@@ -15,9 +17,8 @@ from omni_runtime.inputs.media import load_audio
 from omni_runtime.inputs.messages import Audio, Text
 from omni_runtime.options import ReplyOptions
 from omni_runtime.server.errors import ApiError
-from omni_runtime.server.replies import call, events, opened, unless_disconnected
+from omni_runtime.server.replies import events, temporary, unless_disconnected
 from omni_runtime.server.state import State, summary
-from omni_runtime.serving.commands import Close, Open
 
 INSTRUCTION = "Transcribe the speech{}. Write down only the words that are spoken."
 FORMATS = ("json", "text", "verbose_json")
@@ -53,33 +54,27 @@ class Transcriptions:
         asked = INSTRUCTION.format(f" in the language {language}" if language else "")
         if hint:
             asked += f" Context: {hint}"
-        async with self._state.admission.slot():
-            conversation = await opened(engine, Open(context=self._state.settings.context))
-            stream = events(
-                conversation,
-                [Audio(data), Text(asked)],
-                ReplyOptions(None),
-            )
-            done: TurnDone | None = None
-            try:
-                async for event in stream:
-                    if isinstance(event, TurnDone):
-                        done = event
-            finally:
-                await stream.aclose()
-                await call(engine, Close(conversation.id))
+        done: TurnDone | None = None
+        async with (
+            self._state.admission.slot(),
+            temporary(engine, self._state.settings.context) as conversation,
+            aclosing(events(conversation, [Audio(data), Text(asked)], ReplyOptions(None))) as reply,
+        ):
+            async for event in reply:
+                if isinstance(event, TurnDone):
+                    done = event
         assert done is not None
         self._state.metrics.reply(done)
         request.state.summary = summary(done)
-        return self._response(kind, done.text.strip(), data, language)
+        return await self._response(kind, done.text.strip(), data, language)
 
-    def _response(self, kind: str, text: str, data: bytes, language: str) -> Response:
+    async def _response(self, kind: str, text: str, data: bytes, language: str) -> Response:
         if kind == "text":
             return PlainTextResponse(text + "\n")
         if kind == "json":
             return JSONResponse({"text": text})
         rate = 16_000
-        seconds = len(load_audio(data, rate)) / rate
+        seconds = len(await asyncio.to_thread(load_audio, data, rate)) / rate
         segment: dict[str, Any] = {"id": 0, "start": 0.0, "end": seconds, "text": text}
         return JSONResponse({
             "task": "transcribe",

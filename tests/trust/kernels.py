@@ -152,10 +152,11 @@ def run(call: Call, library: Path) -> str:
 
 
 def compiled_in(vnni: bool) -> tuple[Callable[[random.Random], Call], ...]:
-    """The kernels of a library: where there is VNNI, integers are multiplied by ONNX Runtime."""
-    if "avx2" not in processor_features.detect():
+    """The kernels of a library: only AVX2 without VNNI multiplies integers by a kernel of its own."""
+    features = processor_features.detect()
+    if not features & {"avx2", "asimd"}:
         return (snake,)
-    return (block_matmul, attention, snake) if vnni else KERNELS
+    return KERNELS if "avx2" in features and not vnni else (block_matmul, attention, snake)
 
 
 def hostile(runs: int, seed: int, library: Path, *, vnni: bool) -> Counter[str]:

@@ -12,6 +12,7 @@
 #include "block_products_x86.h"
 #else
 #include "block_products_neon.h"
+#include "row_products_neon.h"
 #endif
 
 #include <algorithm>

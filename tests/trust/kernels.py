@@ -152,7 +152,7 @@ def run(call: Call, library: Path) -> str:
 
 
 def compiled_in(vnni: bool) -> tuple[Callable[[random.Random], Call], ...]:
-    """The kernels of a library: only AVX2 without VNNI multiplies integers by a kernel of its own."""
+    """The kernels of a library: only AVX2 without VNNI has one for integers."""
     features = processor_features.detect()
     if not features & {"avx2", "asimd"}:
         return (snake,)

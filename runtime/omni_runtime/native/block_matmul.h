@@ -89,10 +89,10 @@ class BlockMatMul {
     round_row<block>(work.x + m * inner_, inner_, bits_, row);
     const size_t stride = static_cast<size_t>(inner_) * bits_ / 8;
     shared(context, [&](size_t start, size_t stop) {
-      for (size_t n = start; n < stop; n++) {
-        const auto product = bits_ == 4 ? column<4, block> : column<8, block>;
-        work.y[m * outer_ + n] =
-            product(work.packed + n * stride, work.scales + n * blocks, row, blocks);
+      for (size_t n = start; n < stop; n += kTogether) {
+        const auto product = bits_ == 4 ? few_columns<4, block> : few_columns<8, block>;
+        product(work.packed + n * stride, work.scales + n * blocks, row, blocks,
+                std::min(kTogether, stop - n), work.y + m * outer_ + n);
       }
     });
   }

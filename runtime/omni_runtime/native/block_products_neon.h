@@ -94,8 +94,8 @@ struct Columns {
         store(vsubq_s8(vreinterpretq_s8_u8(vzip1q_u8(even, odd)), zero));
         store(vsubq_s8(vreinterpretq_s8_u8(vzip2q_u8(even, odd)), zero));
       } else {
-        store(veorq_s8(load_bytes(packed + k), vdupq_n_s8(-128)));
-        store(veorq_s8(load_bytes(packed + k + kVector), vdupq_n_s8(-128)));
+        store(centred(vld1q_u8(packed + k)));
+        store(centred(vld1q_u8(packed + k + kVector)));
       }
     }
   }

@@ -181,6 +181,14 @@ float column(const uint8_t* packed, const uint16_t* scales, const Row& row, int 
   return sum(_mm256_sub_ps(_mm256_add_ps(sums[0], sums[1]), offsets)) - rest;
 }
 
+constexpr size_t kTogether = 1;  // columns that are multiplied with a row at once
+
+template <int bits, int block>
+void few_columns(const uint8_t* packed, const uint16_t* scales, const Row& row, int blocks, size_t,
+                 float* y) {
+  *y = column<bits, block>(packed, scales, row, blocks);
+}
+
 // A group of quantized, interleaved rows: `rows` int8 (inner / 4, kGroup, 4), so that a register
 // holds four values of each row; `scales` and `offset` float32 (blocks, kGroup) as in Row.
 struct Rows {

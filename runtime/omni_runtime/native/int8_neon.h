@@ -33,13 +33,24 @@ inline float32x4_t halves(const uint16_t* from) {
   return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from)));
 }
 
-// Products of armv8.0. Values are within 127, so that two products fit in int16.
+// Weights of 8 bits as integers around zero.
+inline int8x16_t centred(uint8x16_t bytes) {
+  return vreinterpretq_s8_u8(veorq_u8(bytes, vdupq_n_u8(128)));
+}
+
+// Products of armv8.0. Values are within 127, so that two products fit in int16. kDepth: neighbouring
+// values in a product of a tile; kBytesZeroPoint: what `dot_bytes` leaves to subtract.
 struct Neon {
   static constexpr int kDepth = 4;
+  static constexpr int kBytesZeroPoint = 0;
 
   static int32x4_t dot(int32x4_t sums, int8x16_t weights, int8x16_t values) {
     const int16x8_t low = vmull_s8(vget_low_s8(weights), vget_low_s8(values));
     return vpadalq_s16(sums, vpaddq_s16(low, vmull_high_s8(weights, values)));
+  }
+
+  static int32x4_t dot_bytes(int32x4_t sums, uint8x16_t weights, int8x16_t values) {
+    return dot(sums, centred(weights), values);
   }
 
   template <int lane>
@@ -52,12 +63,17 @@ struct Neon {
 // `volatile` keeps the order of the source in tiles, in which neighbours do not wait for each other.
 struct Dot {
   static constexpr int kDepth = 4;
+  static constexpr int kBytesZeroPoint = 0;
 
   static int32x4_t dot(int32x4_t sums, int8x16_t weights, int8x16_t values) {
     asm(POCKET_OMNI_ACCEPT("dotprod") "sdot %0.4s, %1.16b, %2.16b"
         : "+w"(sums)
         : "w"(weights), "w"(values));
     return sums;
+  }
+
+  static int32x4_t dot_bytes(int32x4_t sums, uint8x16_t weights, int8x16_t values) {
+    return dot(sums, centred(weights), values);
   }
 
   template <int lane>
@@ -71,6 +87,15 @@ struct Dot {
 
 struct Matrix : Dot {
   static constexpr int kDepth = 8;
+  static constexpr int kBytesZeroPoint = 128;
+
+  // Bytes are multiplied as they are, by USDOT.
+  static int32x4_t dot_bytes(int32x4_t sums, uint8x16_t weights, int8x16_t values) {
+    asm(POCKET_OMNI_ACCEPT("i8mm") "usdot %0.4s, %1.16b, %2.16b"
+        : "+w"(sums)
+        : "w"(weights), "w"(values));
+    return sums;
+  }
 
   static int32x4_t product(int32x4_t sums, int8x16_t rows, int8x16_t columns) {
     asm volatile(POCKET_OMNI_ACCEPT("i8mm") "smmla %0.4s, %1.16b, %2.16b"

@@ -11,8 +11,12 @@ using namespace block_matmul;
 constexpr int kLanes = 4;  // blocks per step
 constexpr int kRows = 4;   // rows per group
 
-// A quantized row: `values` int8 (inner), one scale per block, and for 4 bits per block `offset`:
-// scale times sum times the zero point of the weights, which is subtracted from the product.
+// Zero point of the weights as they are multiplied.
+template <class Products, int bits>
+constexpr int kZeroPointOf = bits == 4 ? kZeroPoint : Products::kBytesZeroPoint;
+
+// A quantized row: `values` int8 (inner), one scale per block, and per block `offset`: scale times
+// sum times the zero point of the weights, which is subtracted from the product.
 struct Row {
   int8_t* values;
   float* scales;
@@ -23,10 +27,14 @@ struct Row {
 // even value in its low nibble and an odd value in its high nibble.
 template <int block>
 void round_row(const float* x, int inner, int bits, const Row& into) {
+  const int zero_point = with_products([&](auto products) {
+    using Products = decltype(products);
+    return bits == 4 ? kZeroPointOf<Products, 4> : kZeroPointOf<Products, 8>;
+  });
   for (int b = 0; b < inner / block; b++) {
     int total;
     into.scales[b] = round_block(x + b * block, block, into.values + b * block, &total);
-    into.offset[b] = bits == 4 ? kZeroPoint * into.scales[b] * total : 0;
+    into.offset[b] = zero_point * into.scales[b] * total;
   }
   for (int i = 0; bits == 4 && i < inner; i += 2 * kVector) {
     const int8x16x2_t sorted = vld2q_s8(into.values + i);
@@ -35,77 +43,91 @@ void round_row(const float* x, int inner, int bits, const Row& into) {
   }
 }
 
-// Sums of four products of one block of a column and of each row. `values` are those of the block.
-template <class Products, int bits, int block, int rows>
-POCKET_OMNI_INLINE void products(const uint8_t* packed, const int8_t* const* values, size_t first,
-                                 int32x4_t* sums) {
-  std::fill_n(sums, rows, vdupq_n_s32(0));
-  constexpr int step = kVector * 8 / bits;
+// Adds products of one block of each row and each column to `sums` (rows, columns). `first` is the
+// place of the block in `values`; `packed` that of the first column, and `stride` the others' distance.
+template <class Products, int bits, int block, int rows, int columns>
+POCKET_OMNI_INLINE void products(const uint8_t* packed, size_t stride, const int8_t* const* values,
+                                 size_t first, int32x4_t* sums) {
+  constexpr int parts = 8 / bits, step = kVector * parts;
+  std::fill_n(sums, rows * columns, vdupq_n_s32(0));
   POCKET_OMNI_UNROLL
   for (int i = 0; i < block; i += step) {
-    const uint8x16_t bytes = vld1q_u8(packed + i * bits / 8);
-    int8x16_t weights[8 / bits];
-    if constexpr (bits == 4) {
-      weights[0] = vreinterpretq_s8_u8(vandq_u8(bytes, vdupq_n_u8(15)));
-      weights[1] = vreinterpretq_s8_u8(vshrq_n_u8(bytes, 4));
-    } else {
-      weights[0] = vreinterpretq_s8_u8(veorq_u8(bytes, vdupq_n_u8(128)));
-    }
+    int8x16_t row[rows][parts];
     POCKET_OMNI_UNROLL
     for (int r = 0; r < rows; r++) {
       POCKET_OMNI_UNROLL
-      for (int part = 0; part < 8 / bits; part++) {
-        const int8x16_t row = load_bytes(values[r] + first + i + part * kVector);
-        sums[r] = Products::dot(sums[r], weights[part], row);
+      for (int p = 0; p < parts; p++) row[r][p] = load_bytes(values[r] + first + i + p * kVector);
+    }
+    POCKET_OMNI_UNROLL
+    for (int c = 0; c < columns; c++) {
+      const uint8x16_t bytes = vld1q_u8(packed + c * stride + i * bits / 8);
+      POCKET_OMNI_UNROLL
+      for (int r = 0; r < rows; r++) {
+        int32x4_t& sum = sums[r * columns + c];
+        if constexpr (bits == 4) {
+          sum = Products::dot(sum, vreinterpretq_s8_u8(vandq_u8(bytes, vdupq_n_u8(15))), row[r][0]);
+          sum = Products::dot(sum, vreinterpretq_s8_u8(vshrq_n_u8(bytes, 4)), row[r][1]);
+        } else {
+          sum = Products::dot_bytes(sum, bytes, row[r][0]);
+        }
       }
     }
   }
 }
 
-template <class Products, int bits, int block, int rows>
-void column_by(const uint8_t* packed, const uint16_t* scales, const Row* all, int inner,
-               float* const* y) {
+template <class Products, int bits, int block, int rows, int columns>
+void columns_by(const uint8_t* packed, const uint16_t* scales, const Row* all, int inner,
+                float* const* y) {
   constexpr size_t bytes = block * bits / 8;
   const int blocks = inner / block;
+  const size_t stride = bytes * blocks;
   const int8_t* values[rows];
   for (int r = 0; r < rows; r++) values[r] = all[r].values;
-  float32x4_t sums[rows] = {}, offsets[rows] = {};
+  float32x4_t sums[rows * columns] = {}, offsets[rows * columns] = {};
   int b = 0;
   for (; b + kLanes <= blocks; b += kLanes, packed += kLanes * bytes) {
-    int32x4_t found[kLanes][rows];
+    int32x4_t found[kLanes][rows * columns];
     POCKET_OMNI_UNROLL
     for (int j = 0; j < kLanes; j++) {
-      products<Products, bits, block, rows>(packed + j * bytes, values, j * block, found[j]);
+      products<Products, bits, block, rows, columns>(packed + j * bytes, stride, values, j * block,
+                                                     found[j]);
     }
-    const float32x4_t scale = halves(scales + b);
     POCKET_OMNI_UNROLL
     for (int r = 0; r < rows; r++) {
-      const int32x4_t low = vpaddq_s32(found[0][r], found[1][r]);
-      const int32x4_t high = vpaddq_s32(found[2][r], found[3][r]);
-      const float32x4_t each = scale * vld1q_f32(all[r].scales + b);
-      sums[r] = vfmaq_f32(sums[r], vcvtq_f32_s32(vpaddq_s32(low, high)), each);
-      if (bits == 4) offsets[r] = vfmaq_f32(offsets[r], scale, vld1q_f32(all[r].offset + b));
+      const float32x4_t row = vld1q_f32(all[r].scales + b), offset = vld1q_f32(all[r].offset + b);
+      POCKET_OMNI_UNROLL
+      for (int c = 0; c < columns; c++) {
+        const int i = r * columns + c;
+        const int32x4_t low = vpaddq_s32(found[0][i], found[1][i]);
+        const int32x4_t high = vpaddq_s32(found[2][i], found[3][i]);
+        const float32x4_t scale = halves(scales + size_t(c) * blocks + b);
+        sums[i] = vfmaq_f32(sums[i], vcvtq_f32_s32(vpaddq_s32(low, high)), scale * row);
+        if (kZeroPointOf<Products, bits> != 0) offsets[i] = vfmaq_f32(offsets[i], scale, offset);
+      }
       values[r] += kLanes * block;
     }
   }
-  for (int r = 0; r < rows; r++) *y[r] = vaddvq_f32(sums[r] - offsets[r]);
+  for (int i = 0; i < rows * columns; i++) {
+    y[i / columns][i % columns] = vaddvq_f32(sums[i] - offsets[i]);
+  }
   for (; b < blocks; b++, packed += bytes) {
-    int32x4_t found[rows];
-    products<Products, bits, block, rows>(packed, values, 0, found);
-    for (int r = 0; r < rows; r++) {
-      const float sum = all[r].scales[b] * vaddvq_s32(found[r]) - all[r].offset[b];
-      *y[r] += half(scales[b]) * sum;
-      values[r] += block;
+    int32x4_t found[rows * columns];
+    products<Products, bits, block, rows, columns>(packed, stride, values, 0, found);
+    for (int i = 0; i < rows * columns; i++) {
+      const Row& row = all[i / columns];
+      const float scale = half(scales[size_t(i % columns) * blocks + b]);
+      y[i / columns][i % columns] += scale * (row.scales[b] * vaddvq_s32(found[i]) - row.offset[b]);
     }
+    for (int r = 0; r < rows; r++) values[r] += block;
   }
 }
 
-// Multiplies one column with `rows` rows.
-template <int bits, int block, int rows>
-void column(const uint8_t* packed, const uint16_t* scales, const Row* all, int inner,
-            float* const* y) {
+// Multiplies adjacent columns with `rows` rows.
+template <int bits, int block, int rows, int columns>
+void products_of(const uint8_t* packed, const uint16_t* scales, const Row* all, int inner,
+                 float* const* y) {
   with_products([&](auto products) {
-    column_by<decltype(products), bits, block, rows>(packed, scales, all, inner, y);
+    columns_by<decltype(products), bits, block, rows, columns>(packed, scales, all, inner, y);
   });
 }
 
@@ -116,12 +138,18 @@ namespace block_matmul {
 using row_products::round_row;
 using row_products::Row;
 
+constexpr size_t kTogether = 4;
+
 template <int bits, int block>
-float column(const uint8_t* packed, const uint16_t* scales, const Row& row, int blocks) {
-  float y;
-  float* const to = &y;
-  row_products::column<bits, block, 1>(packed, scales, &row, blocks * block, &to);
-  return y;
+void few_columns(const uint8_t* packed, const uint16_t* scales, const Row& row, int blocks,
+                 size_t count, float* y) {
+  if (count == kTogether) {
+    return row_products::products_of<bits, block, 1, kTogether>(packed, scales, &row, blocks * block, &y);
+  }
+  for (size_t n = 0; n < count; n++, y++) {
+    row_products::products_of<bits, block, 1, 1>(packed + n * block * bits / 8 * blocks,
+                                                 scales + n * blocks, &row, blocks * block, &y);
+  }
 }
 
 }  // namespace block_matmul

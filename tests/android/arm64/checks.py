@@ -1,4 +1,4 @@
-"""The tests of the kernels (tests/engine/test_kernels.py) on arm64: the functions run on this machine."""
+"""The tests of tests/engine/test_kernels.py with kernels on arm64 and functions on this machine."""
 
 import itertools
 from collections.abc import Iterator
@@ -58,6 +58,4 @@ def _unit(block: int) -> int:
 
 
 def _kernels_of(guest: Guest, library: Path) -> Any:
-    return patch.object(
-        tests, "by_kernels", lambda model, fed: guest.evaluate(model, fed, library)
-    )
+    return patch.object(tests, "by_kernels", lambda model, fed: guest.evaluate(model, fed, library))

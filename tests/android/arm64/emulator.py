@@ -1,6 +1,6 @@
 """Debian's Python for arm64 with wheels from PyPI, inside qemu's user emulation.
 
-Everything is downloaded by apt-get and pip into the cache of the Android build; nothing is installed.
+apt-get and pip download everything into the cache of the Android build. Nothing is installed.
 """
 
 import os
@@ -21,9 +21,9 @@ from toolchain.process import find, run
 GUEST = Path(__file__).parent / "guest.py"
 QEMU = "qemu-aarch64-static"
 PACKAGES = (
-    "libbz2-1.0", "libc6", "libexpat1", "libffi8", "libgcc-s1", "liblzma5", "libpython3.11-minimal",
-    "libpython3.11-stdlib", "libsqlite3-0", "libssl3", "libstdc++6", "libuuid1", "python3.11-minimal",
-    "zlib1g",
+    "libbz2-1.0", "libc6", "libexpat1", "libffi8", "libgcc-s1", "liblzma5",
+    "libpython3.11-minimal", "libpython3.11-stdlib", "libsqlite3-0", "libssl3", "libstdc++6",
+    "libuuid1", "python3.11-minimal", "zlib1g",
 )  # fmt: skip
 EVALUATION = ("numpy", "onnxruntime")
 RUNTIME = (*EVALUATION, "av", "jinja2", "msgspec", "packaging", "pillow", "platformdirs", "psutil",
@@ -97,8 +97,11 @@ def site(packages: Sequence[str]) -> Path:
     wanted = [f"{name}=={metadata.version(name)}" for name in packages]
 
     def install(new: Path) -> None:
-        tags = [f"manylinux_2_{minor}_aarch64" for minor in (17, 24, 26, 27, 28, 31, 34)]
-        platforms = [word for tag in (*tags, "manylinux2014_aarch64") for word in ("--platform", tag)]
+        tags = [
+            "manylinux2014",
+            *(f"manylinux_2_{minor}" for minor in (17, 24, 26, 27, 28, 31, 34)),
+        ]
+        platforms = [word for tag in tags for word in ("--platform", f"{tag}_aarch64")]
         run([sys.executable, "-m", "pip", "install", "--quiet", "--target", new, *platforms,
              "--python-version", "3.11", "--only-binary=:all:", *wanted])  # fmt: skip
 
@@ -112,7 +115,8 @@ def bionic() -> Path:
     def compile_libraries(new: Path) -> None:
         source = new / "errno.c"
         source.write_text(
-            "extern int *__errno_location(void);\nint *__errno(void) { return __errno_location(); }\n"
+            "extern int *__errno_location(void);\n"
+            "int *__errno(void) { return __errno_location(); }\n"
         )
         for name in ("libc.so", "libdl.so"):
             zig(["cc", "-target", "aarch64-linux-gnu", "-shared", f"-Wl,-soname,{name}", "-o",

@@ -21,7 +21,7 @@ WITHOUT_KLEIDIAI = {"mlas.disable_kleidiai": "1"}
 
 @dataclass
 class Count:
-    """Millions of instructions of one evaluation: ours, ONNX Runtime's with and without KleidiAI."""
+    """Millions of instructions of one evaluation; ONNX Runtime's with and without KleidiAI."""
 
     name: str
     ours: float

@@ -1,5 +1,6 @@
-"""The Python runtime on arm64 against this machine: golden vectors and the exam of the default model."""
+"""The Python runtime on arm64 against this machine: golden vectors, and the exam of tiny/."""
 
+import os
 import pickle
 import subprocess
 import sys
@@ -10,35 +11,30 @@ from pathlib import Path
 from tests.android.arm64 import ROOT
 from tests.android.arm64.emulator import RUNTIME, command
 from tiny import compare, exam
-from toolchain.parts import CACHE, part
 
 from omni_runtime.golden import suite
 from omni_runtime.inputs.messages import ContentPart, Message, Text
+from toolchain.parts import CACHE, part
 
 HOW = ("ours", "kleidiai", "mlas")
 Question = tuple[list[Message], list[ContentPart]]
 
 
-def differing_vectors(cpu: str, bundle: Path) -> list[str]:
+def differing_vectors(cpu: str, bundle: Path, how: str) -> list[str]:
     """Record golden vectors here and check them there. Returns a line for each that differs."""
     with tempfile.TemporaryDirectory() as folder:
         vectors = Path(folder) / "vectors"
         suite.save(suite.open_model(bundle), vectors)
-        code = (
-            "import sys; from pathlib import Path; from omni_runtime.golden import suite;"
-            "model = suite.open_model(Path(sys.argv[1]));"
-            "print(*suite.check(model, Path(sys.argv[2])), sep='\\n')"
-        )
-        words = [*command(cpu, RUNTIME, path=[ROOT / "runtime"]), "-c", code, bundle, vectors]
-        done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
-    return done.stdout.strip().splitlines()
+        return _inside(cpu, "vectors.py", vectors, bundle, how).splitlines()
 
 
 def draw(counts: Mapping[str, int]) -> tuple[list[Question], list[str]]:
     """Return questions of the exam and their right answers."""
     asked: list[Question] = []
     right: list[str] = []
+    wanted = 0
     for kind, count in counts.items():
+        wanted += count
         for item in exam.items(kind):
             turns = item.asked.turns[:1] if kind == "spoken" else item.asked.turns
             before: list[Message] = []
@@ -49,30 +45,37 @@ def draw(counts: Mapping[str, int]) -> tuple[list[Question], list[str]]:
                 asked.append((list(before), parts))
                 right.append(turn.answer)
                 before += [Message("user", parts), Message("assistant", [Text(turn.answer)])]
-            if len(asked) >= sum(list(counts.values())[: list(counts).index(kind) + 1]):
+            if len(asked) >= wanted:
                 break
     return asked, right
 
 
 def answers(cpu: str | None, questions: Sequence[Question], bundle: Path, how: str) -> list[str]:
     """Answer inside the emulator, or on this machine without a `cpu`."""
-    script = Path(__file__).parent / "answers.py"
     with tempfile.TemporaryDirectory() as folder:
         asked, told = Path(folder) / "questions", Path(folder) / "answers"
         asked.write_bytes(pickle.dumps(list(questions)))
-        environment = {"PYTHONPATH": str(ROOT / "runtime"), "PATH": "/usr/bin:/bin", "HOME": folder}
-        words = [sys.executable]
-        if cpu is not None:
-            words = command(cpu, RUNTIME, path=[ROOT / "runtime"])
-            zig = part("zig") / "zig"
-            environment["CXX"] = f"{zig} c++ -target aarch64-linux-gnu"
-            environment["ZIG_GLOBAL_CACHE_DIR"] = environment["ZIG_LOCAL_CACHE_DIR"] = str(
-                CACHE / "zig"
-            )
-        subprocess.run(
-            [*words, script, asked, told, bundle, how], env=environment, check=True
-        )
+        _inside(cpu, "answers.py", asked, told, bundle, how)
         return pickle.loads(told.read_bytes())
+
+
+def _inside(cpu: str | None, script: str, *arguments: str | Path) -> str:
+    """Run a script of this folder and return what it prints."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "runtime")}
+    words = [sys.executable]
+    if cpu is not None:
+        words = command(cpu, RUNTIME, path=[ROOT / "runtime"])
+        folder = str(CACHE / "zig")
+        environment |= {
+            "CXX": f"{part('zig') / 'zig'} c++ -target aarch64-linux-gnu",  # runs outside
+            "ZIG_GLOBAL_CACHE_DIR": folder,
+            "ZIG_LOCAL_CACHE_DIR": folder,
+        }
+    done = subprocess.run(
+        [*words, Path(__file__).parent / script, *arguments],
+        env=environment, stdout=subprocess.PIPE, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout.strip()
 
 
 def compared(

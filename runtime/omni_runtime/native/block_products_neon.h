@@ -9,13 +9,13 @@
 
 namespace block_matmul {
 
-using Sums = float32x4_t;     // one lane per row of a group
-constexpr int kGroup = 4;     // rows per register of sums
-constexpr int kColumns = 4;   // columns of a tile; with two groups, its sums fill half of the registers
-constexpr int kFewRows = 3;   // up to this many rows, single rows are faster than a group
+using Sums = float32x4_t;    // one lane per row of a group
+constexpr int kGroup = 4;    // rows per register of sums
+constexpr int kColumns = 4;  // columns of a tile; with two groups, sums fill half of the registers
+constexpr int kFewRows = 3;  // up to this many rows, single rows are faster than a group
 
-// A group of quantized, interleaved rows: `rows` int8 (inner / depth, kGroup, depth), where depth is
-// that of the products; `scales` float32 (blocks, kGroup).
+// A group of quantized, interleaved rows: `rows` int8 (inner / depth, kGroup, depth), with kDepth of
+// the products; `scales` float32 (blocks, kGroup).
 struct Rows {
   int8_t* rows;
   float* scales;
@@ -104,7 +104,8 @@ struct Columns {
 // Products of one block of groups of rows and kColumns columns: one register per group and column,
 // one lane per row. `rows` and `columns` point to the block.
 template <class Products, int block, int groups>
-POCKET_OMNI_INLINE void block_of(const int8_t* const* rows, const int8_t* columns, int inner, int32x4_t* total) {
+POCKET_OMNI_INLINE void block_of(const int8_t* const* rows, const int8_t* columns, int inner,
+                                 int32x4_t* total) {
   std::fill_n(total, groups * kColumns, vdupq_n_s32(0));
   POCKET_OMNI_UNROLL
   for (int k = 0; k < block; k += kVector) {
@@ -131,8 +132,8 @@ POCKET_OMNI_INLINE void block_of(const int8_t* const* rows, const int8_t* column
 
 // The same by products of two rows and two columns, which are then sorted.
 template <int block, int groups>
-POCKET_OMNI_INLINE void block_of_pairs(const int8_t* const* rows, const int8_t* columns, int inner,
-                           int32x4_t* total) {
+POCKET_OMNI_INLINE void block_of_pairs(const int8_t* const* rows, const int8_t* columns,
+                                       int inner, int32x4_t* total) {
   constexpr int pairs = kColumns / 2;
   int32x4_t found[2 * groups][pairs];
   std::fill_n(found[0], 2 * groups * pairs, vdupq_n_s32(0));
@@ -160,8 +161,8 @@ POCKET_OMNI_INLINE void block_of_pairs(const int8_t* const* rows, const int8_t* 
 }
 
 template <class Products, int block, int groups>
-POCKET_OMNI_ALONE void tile_by(const Rows* rows, const int8_t* bytes, const float* scales, int inner,
-                               Sums* sums) {
+POCKET_OMNI_ALONE void tile_by(const Rows* rows, const int8_t* bytes, const float* scales,
+                               int inner, Sums* sums) {
   constexpr int count = groups * kColumns;
   const int blocks = inner / block;
   const int8_t* from[groups];

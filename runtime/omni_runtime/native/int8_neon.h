@@ -1,5 +1,5 @@
-// int8 on arm64: rows are quantized with one scale per block, as in MatMulNBits at accuracy level 4,
-// and multiplied by the instructions of the processor.
+// int8 on arm64: rows are quantized with one scale per block, as in MatMulNBits at accuracy level
+// 4, and multiplied by the instructions of the processor.
 //
 // Products are compiled for each set of instructions, and a call chooses one. The instructions are
 // written in assembly, since everything else must run on every processor.
@@ -38,8 +38,8 @@ inline int8x16_t centred(uint8x16_t bytes) {
   return vreinterpretq_s8_u8(veorq_u8(bytes, vdupq_n_u8(128)));
 }
 
-// Products of armv8.0. Values are within 127, so that two products fit in int16. kDepth: neighbouring
-// values in a product of a tile; kBytesZeroPoint: what `dot_bytes` leaves to subtract.
+// Products of armv8.0. Values are within 127, so that two products fit in int16. kDepth: values of
+// a row per product of a tile; kBytesZeroPoint: zero point of the weights in `dot_bytes`.
 struct Neon {
   static constexpr int kDepth = 4;
   static constexpr int kBytesZeroPoint = 0;
@@ -60,7 +60,7 @@ struct Neon {
   }
 };
 
-// `volatile` keeps the order of the source in tiles, in which neighbours do not wait for each other.
+// `volatile` keeps the order of the source in tiles: neighbours do not wait for each other.
 struct Dot {
   static constexpr int kDepth = 4;
   static constexpr int kBytesZeroPoint = 0;

@@ -43,8 +43,8 @@ void round_row(const float* x, int inner, int bits, const Row& into) {
   }
 }
 
-// Adds products of one block of each row and each column to `sums` (rows, columns). `first` is the
-// place of the block in `values`; `packed` that of the first column, and `stride` the others' distance.
+// Sums of four products of one block of each row and each column: `sums` (rows, columns). The block
+// begins at `values` + first and at `packed`; columns are `stride` bytes apart.
 template <class Products, int bits, int block, int rows, int columns>
 POCKET_OMNI_INLINE void products(const uint8_t* packed, size_t stride, const int8_t* const* values,
                                  size_t first, int32x4_t* sums) {
@@ -144,7 +144,8 @@ template <int bits, int block>
 void few_columns(const uint8_t* packed, const uint16_t* scales, const Row& row, int blocks,
                  size_t count, float* y) {
   if (count == kTogether) {
-    return row_products::products_of<bits, block, 1, kTogether>(packed, scales, &row, blocks * block, &y);
+    return row_products::products_of<bits, block, 1, kTogether>(packed, scales, &row,
+                                                                blocks * block, &y);
   }
   for (size_t n = 0; n < count; n++, y++) {
     row_products::products_of<bits, block, 1, 1>(packed + n * block * bits / 8 * blocks,

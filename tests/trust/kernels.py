@@ -43,7 +43,7 @@ class Call:
 
 def block_matmul(r: random.Random) -> Call:
     bits, block = r.choice((4, 8)), r.choice((32, 64, 128, 256))
-    inner, outer, rows = block * r.randint(1, 4), r.randint(1, 70), r.choice((0, 1, 2, 5, 33))
+    inner, outer, rows = block * r.randint(1, 17), r.randint(1, 70), r.choice((0, 1, 2, 5, 12, 33))
     attributes = {"K": inner, "N": outer, "bits": bits, "block_size": block}
     blocks = inner // block
     packed = [outer, blocks, block * bits // 8]

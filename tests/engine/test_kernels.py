@@ -116,10 +116,28 @@ def by_kernels(model: bytes, fed: dict[str, np.ndarray]) -> list[np.ndarray]:
 @pytest.mark.parametrize(
     ("bits", "block"), [(4, 32), (4, 64), (4, 128), (4, 256), (8, 32), (8, 128)]
 )
-@pytest.mark.parametrize("inner", [512, 768])
+@pytest.mark.parametrize("inner", [512, 768, 2816])
 def test_block_matmul(bits: int, block: int, inner: int) -> None:
-    for outer, rows in ((37, 1), (64, 2), (5, 3), (70, 4), (33, 8), (3, 9), (40, 31), (99, 50)):
+    for outer, rows in (
+        (37, 1),
+        (64, 2),
+        (5, 3),
+        (70, 4),
+        (33, 7),
+        (3, 12),
+        (9, 13),
+        (40, 31),
+        (99, 50),
+    ):
         compare_block_matmul(bits, block, inner, outer, rows)
+
+
+@compiled
+@pytest.mark.usefixtures("instructions")
+@pytest.mark.parametrize(("bits", "block"), [(4, 32), (4, 64), (8, 32), (8, 64)])
+def test_block_matmul_of_half_a_register(bits: int, block: int) -> None:
+    for outer, rows in ((37, 1), (9, 4), (33, 7), (40, 31)):
+        compare_block_matmul(bits, block, 576, outer, rows)
 
 
 @compiled

@@ -43,7 +43,7 @@ class Call:
 
 def block_matmul(r: random.Random) -> Call:
     bits, block = r.choice((4, 8)), r.choice((32, 64, 128, 256))
-    inner, outer, rows = block * r.randint(1, 4), r.randint(1, 70), r.choice((0, 1, 2, 5, 33))
+    inner, outer, rows = block * r.randint(1, 17), r.randint(1, 70), r.choice((0, 1, 2, 5, 12, 33))
     attributes = {"K": inner, "N": outer, "bits": bits, "block_size": block}
     blocks = inner // block
     packed = [outer, blocks, block * bits // 8]
@@ -114,8 +114,18 @@ def spoil(call: Call, r: random.Random) -> None:
             call.inputs[index] = (element, shape)
 
 
-def run(call: Call, library: Path) -> str:
-    """Return "ran" or "refused"."""
+Evaluate = Callable[[bytes, dict[str, np.ndarray], Path], object]
+
+
+def evaluate(model: bytes, fed: dict[str, np.ndarray], library: Path) -> None:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 2, 4
+    options.register_custom_ops_library(str(library))
+    ort.InferenceSession(model, options).run(None, fed)
+
+
+def run(call: Call, library: Path, by: Evaluate = evaluate) -> str:
+    """Return "ran" or "refused". Raises EOFError when the process of `by` ended."""
     names = [f"x{i}" for i in range(len(call.inputs))]
     inputs = [
         helper.make_tensor_value_info(name, element, [None] * len(shape))
@@ -132,9 +142,6 @@ def run(call: Call, library: Path) -> str:
     model = helper.make_model(
         helper.make_graph([node], "one", inputs, outputs), opset_imports=opsets, ir_version=10
     )
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 2, 4
-    options.register_custom_ops_library(str(library))
     rng = np.random.default_rng(0)
     fed = {}
     for index, (name, (element, shape)) in enumerate(zip(names, call.inputs, strict=True)):
@@ -143,7 +150,9 @@ def run(call: Call, library: Path) -> str:
             data = np.full(shape, call.numbers[index])
         fed[name] = np.asarray(data).astype(NUMPY[element])
     try:
-        ort.InferenceSession(model.SerializeToString(), options).run(None, fed)
+        by(model.SerializeToString(), fed, library)
+    except EOFError:
+        raise
     except Exception as error:
         if "std::" in str(error):
             raise
@@ -159,7 +168,9 @@ def compiled_in(vnni: bool) -> tuple[Callable[[random.Random], Call], ...]:
     return KERNELS if "avx2" in features and not vnni else (block_matmul, attention, snake)
 
 
-def hostile(runs: int, seed: int, library: Path, *, vnni: bool) -> Counter[str]:
+def hostile(
+    runs: int, seed: int, library: Path, *, vnni: bool, by: Evaluate = evaluate
+) -> Counter[str]:
     """Run that many calls, a tenth of them valid; the last one is in the file of its recipe."""
     recipe = Path(tempfile.gettempdir()) / f"omni-kernels-{os.getpid()}"
     found: Counter[str] = Counter()
@@ -170,7 +181,7 @@ def hostile(runs: int, seed: int, library: Path, *, vnni: bool) -> Counter[str]:
         if not valid:
             spoil(call, r)
         recipe.write_text(f"--seed {seed + number} --runs 1: {call}")
-        what = run(call, library)
+        what = run(call, library, by)
         found[f"valid, {what}" if valid else what] += 1
     recipe.unlink()
     return found

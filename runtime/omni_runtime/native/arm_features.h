@@ -4,7 +4,7 @@
 #if defined(__APPLE__)
 #include <sys/sysctl.h>
 #elif defined(_WIN32)
-#include <windows.h>
+extern "C" __declspec(dllimport) int __stdcall IsProcessorFeaturePresent(unsigned long);
 #else
 #include <sys/auxv.h>
 #endif
@@ -26,8 +26,8 @@ inline bool has(const char* name) {
 inline bool has_dot() { return has("hw.optional.arm.FEAT_DotProd"); }
 inline bool has_matrix() { return has("hw.optional.arm.FEAT_I8MM"); }
 #elif defined(_WIN32)
-inline bool has_dot() { return IsProcessorFeaturePresent(43); }     // PF_ARM_V82_DP_...
-inline bool has_matrix() { return IsProcessorFeaturePresent(66); }  // PF_ARM_V82_I8MM_...
+inline bool has_dot() { return IsProcessorFeaturePresent(43) != 0; }     // PF_ARM_V82_DP_...
+inline bool has_matrix() { return IsProcessorFeaturePresent(66) != 0; }  // PF_ARM_V82_I8MM_...
 #else
 inline bool has_dot() { return (getauxval(AT_HWCAP) >> 20 & 1) != 0; }      // HWCAP_ASIMDDP
 inline bool has_matrix() { return (getauxval(AT_HWCAP2) >> 13 & 1) != 0; }  // HWCAP2_I8MM

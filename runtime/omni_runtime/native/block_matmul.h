@@ -9,7 +9,7 @@
 #ifdef POCKET_OMNI_SIMD
 
 #ifdef POCKET_OMNI_AVX2
-#include "block_products_x86.h"
+#include "row_products_x86.h"
 #else
 #include "block_products_neon.h"
 #include "row_products_neon.h"
@@ -51,18 +51,22 @@ class BlockMatMul {
         context.output<float>(0, shape), rows};
     if (rows == 0) return;
     switch (block_) {
-      case 32: return multiply<32>(context, work);
-      case 64: return multiply<64>(context, work);
-      case 128: return multiply<128>(context, work);
-      default: return multiply<256>(context, work);
+      case 32:
+        return multiply<32>(context, work);
+      case 64:
+        return multiply<64>(context, work);
+      case 128:
+        return multiply<128>(context, work);
+      default:
+        return multiply<256>(context, work);
     }
   }
 
  private:
-  static constexpr int64_t kMost = 1 << 24;   // rows and columns of a matrix
-  static constexpr size_t kShare = 48;        // columns per task of a thread
-  static constexpr size_t kHeld = 512 << 10;  // bytes of rows that fit in a core's L2 cache
-  static constexpr int kPart = 256;           // values per part, a multiple of the block size
+  static constexpr int64_t kMost = 1 << 24;      // rows and columns of a matrix
+  static constexpr size_t kShare = 48;           // columns per task of a thread
+  static constexpr size_t kHeld = 512 << 10;     // bytes of rows that fit in a core's L2 cache
+  static constexpr int kPart = 256;              // values per part, a multiple of the block size
 
   struct Work {
     const float* x;
@@ -74,27 +78,56 @@ class BlockMatMul {
 
   template <int block>
   void multiply(const ort::Context& context, const Work& work) const {
-    if (work.rows > block_matmul::kFewRows) return many<block>(context, work);
-    for (size_t m = 0; m < work.rows; m++) one<block>(context, work, m);
+    if (work.rows > row_products::kFew) return many<block>(context, work);
+    return bits_ == 4 ? few<4, block>(context, work) : few<8, block>(context, work);
   }
 
-  template <int block>
-  void one(const ort::Context& context, const Work& work, size_t m) const {
-    using namespace block_matmul;
+  template <int bits, int block>
+  void few(const ort::Context& context, const Work& work) const {
+    using namespace row_products;
     thread_local Scratch scratch;
-    const int blocks = inner_ / block;
-    scratch.reserve(Scratch::padded<int8_t>(inner_) + 2 * Scratch::padded<float>(blocks));
-    const Row row{scratch.take<int8_t>(inner_), scratch.take<float>(blocks),
-                  scratch.take<float>(blocks)};
-    round_row<block>(work.x + m * inner_, inner_, bits_, row);
-    const size_t stride = static_cast<size_t>(inner_) * bits_ / 8;
+    const size_t values = padded(inner_, step(bits)), blocks = padded(inner_ / block, kLanes);
+    scratch.reserve(work.rows *
+                    (Scratch::padded<int8_t>(values) + 2 * Scratch::padded<float>(blocks)));
+    Row rows[kFew];
+    for (size_t m = 0; m < work.rows; m++) {
+      rows[m] = {scratch.take<int8_t>(values), scratch.take<float>(blocks),
+                 scratch.take<float>(blocks)};
+      round_row<block>(work.x + m * inner_, inner_, bits, rows[m]);
+    }
+    const size_t stride = static_cast<size_t>(inner_) * bits / 8, scales = inner_ / block;
     shared(context, [&](size_t start, size_t stop) {
-      for (size_t n = start; n < stop; n += kTogether) {
-        const auto product = bits_ == 4 ? few_columns<4, block> : few_columns<8, block>;
-        product(work.packed + n * stride, work.scales + n * blocks, row, blocks,
-                std::min(kTogether, stop - n), work.y + m * outer_ + n);
+      size_t n = start;
+      for (; work.rows == 1 && n + kTogether <= stop; n += kTogether) {
+        columns_of_row<bits, block>(work.packed + n * stride, work.scales + n * scales, rows[0],
+                                    inner_, work.y + n);
+      }
+      for (; n < stop; n++) {
+        for (size_t m = 0; m < work.rows; m += kRows) {
+          group<bits, block>(work.packed + n * stride, work.scales + n * scales, rows + m,
+                             std::min<size_t>(kRows, work.rows - m), work.y + m * outer_ + n);
+        }
       }
     });
+  }
+
+  // Multiplies one column with 1 ... kRows rows.
+  template <int bits, int block>
+  void group(const uint8_t* packed, const uint16_t* scales, const row_products::Row* rows,
+             size_t count, float* y) const {
+    using namespace row_products;
+    static_assert(kRows == 4);
+    float* const each[] = {y, y + outer_, y + 2 * outer_, y + 3 * outer_};
+    switch (count) {
+      case 1:
+        return column<bits, block, 1>(packed, scales, rows, inner_, each);
+      case 2:
+        return column<bits, block, 2>(packed, scales, rows, inner_, each);
+      case 3:
+        return column<bits, block, 3>(packed, scales, rows, inner_, each);
+      default:
+        return column<bits, block, 4>(packed, scales, rows, inner_, each);
+    }
   }
 
   template <int block>
@@ -151,9 +184,8 @@ class BlockMatMul {
     for (size_t j = 0; j < block_matmul::kColumns; j++) {
       const size_t which = std::min(n + j, stop - 1);  // repeats the last column to fill the tile
       into.unpack(j, part, bits_, work.packed + which * stride + size_t(first) * bits_ / 8);
-      std::transform(work.scales + which * blocks + first / block,
-                     work.scales + which * blocks + (first + part) / block,
-                     into.scales + j * (part / block), block_matmul::half);
+      block_matmul::unpack_scales(work.scales + which * blocks + first / block, part / block,
+                                  into.scales + j * (part / block));
     }
   }
 

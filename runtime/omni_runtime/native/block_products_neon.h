@@ -12,10 +12,9 @@ namespace block_matmul {
 using Sums = float32x4_t;    // one lane per row of a group
 constexpr int kGroup = 4;    // rows per register of sums
 constexpr int kColumns = 4;  // columns of a tile; with two groups, sums fill half of the registers
-constexpr int kFewRows = 3;  // up to this many rows, single rows are faster than a group
 
-// A group of quantized, interleaved rows: `rows` int8 (inner / depth, kGroup, depth), with kDepth of
-// the products; `scales` float32 (blocks, kGroup).
+// A group of quantized, interleaved rows: `rows` int8 (inner / depth, kGroup, depth), where depth is
+// kDepth of the products; `scales` float32 (blocks, kGroup).
 struct Rows {
   int8_t* rows;
   float* scales;

@@ -1,4 +1,4 @@
-// Products of BlockMatMul: one row times one column, and groups of rows times a few columns.
+// Products of BlockMatMul for many rows: groups of rows times a few columns.
 //
 // Rows are quantized to int8 with one scale per block, as in MatMulNBits at accuracy level 4.
 #pragma once
@@ -13,28 +13,14 @@
 namespace block_matmul {
 
 constexpr int kVector = 32;                             // int8 values in a register
-constexpr int kStep = 64;                               // values whose nibbles fill a register
-constexpr int kAhead = 3072;                            // prefetch distance in bytes
 using Sums = Floats;                                    // one lane per row of a group
 constexpr int kGroup = sizeof(Sums) / sizeof(float);    // rows per register of sums
 constexpr int kColumns = kDot ? 6 : 3;  // columns of a tile; VNNI has a latency of five products
-constexpr int kFewRows = 3;             // up to this many rows, single rows are faster than a group
 
 // Zero point of the stored weights.
 constexpr int above(int bits) { return kDot && bits == 8 ? 128 : 8; }
 
-// Converts eight float16 to float32.
-inline __m256 halves(const uint16_t* from) {
-  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
-}
-
 inline float half(uint16_t value) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(value))); }
-
-inline float sum(__m256 v) {
-  __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-  four = _mm_add_ps(four, _mm_movehl_ps(four, four));
-  return _mm_cvtss_f32(_mm_add_ss(four, _mm_shuffle_ps(four, four, 1)));
-}
 
 // Quantizes a block to int8. Returns its scale; `total` is set to the sum of the integers.
 inline float round_block(const float* x, int size, int8_t* rounded, int* total) {
@@ -67,130 +53,9 @@ inline float round_block(const float* x, int size, int8_t* rounded, int* total) 
   return reach / 127;
 }
 
-// Reorders a row for the products of one row: the even ones of each 64 values first, since a byte
-// of weights holds an even value in its low nibble and an odd value in its high nibble.
-inline void evens_first(int8_t* values) {
-  const __m256i order = _mm256_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15, 0, 2,
-                                         4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
-  __m256i half[2];
-  for (int i = 0; i < 2; i++) {
-    const __m256i sorted = _mm256_shuffle_epi8(load(values + kVector * i), order);
-    half[i] = _mm256_permute4x64_epi64(sorted, 0xd8);
-  }
-  auto* to = reinterpret_cast<__m256i*>(values);
-  _mm256_storeu_si256(to, _mm256_permute2x128_si256(half[0], half[1], 0x20));
-  _mm256_storeu_si256(to + 1, _mm256_permute2x128_si256(half[0], half[1], 0x31));
-}
-
-// Sums of four products, of one block, or of two blocks of 32, one in each half of the register.
-template <int bits, int block>
-inline __m256i products(const uint8_t* packed, const int8_t* row) {
-  __m256i sums = _mm256_setzero_si256();
-  if constexpr (bits == 4) {
-    const __m256i low = _mm256_set1_epi8(15);
-    for (int i = 0; i < std::max(block, kStep); i += kStep) {  // 16 x 15 x 127 fits: a block of 256
-      const __m256i both = load(packed + i / 2);
-      const __m256i odd = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
-      sums = add_products(sums, _mm256_and_si256(both, low), load(row + i));
-      sums = add_products(sums, odd, load(row + i + kVector));
-    }
-    return fours(sums);
-  }
-  for (int i = 0; i < block; i += kVector) {
-    const __m256i weights = load(packed + i), values = load(row + i);
-    if constexpr (kDot) {
-      sums = add_products(sums, weights, values);
-    } else {
-      const __m256i zero = _mm256_setzero_si256();
-      const __m256i centred = _mm256_xor_si256(weights, _mm256_set1_epi8(-128));
-      sums = _mm256_add_epi32(sums, fours(add_products(zero, _mm256_abs_epi8(centred),
-                                                       _mm256_sign_epi8(values, centred))));
-    }
-  }
-  return sums;
-}
-
-// One quantized row: `row` int8 (inner), one scale per block, and per block `offset`: scale times
-// sum times the zero point of the weights, which is subtracted from the product.
-struct Row {
-  int8_t* row;
-  float* scales;
-  float* offset;
-};
-
-template <int block>
-void round_row(const float* x, int inner, int bits, const Row& into) {
-  const int offset = kDot || bits == 4 ? above(bits) : 0;
-  for (int b = 0; b < inner / block; b++) {
-    int total;
-    into.scales[b] = round_block(x + b * block, block, into.row + b * block, &total);
-    into.offset[b] = offset * into.scales[b] * total;
-  }
-  for (int i = 0; bits == 4 && i < inner; i += kStep) evens_first(into.row + i);
-}
-
-inline void prefetch(const uint8_t* from, int bytes) {
-  for (int i = 0; i < bytes; i += 64) {
-    _mm_prefetch(reinterpret_cast<const char*>(from + kAhead + i), _MM_HINT_T0);
-  }
-}
-
-// Multiplies one row with one column.
-template <int bits, int block>
-float column(const uint8_t* packed, const uint16_t* scales, const Row& row, int blocks) {
-  constexpr int once = bits == 4 && block < kStep ? 2 : 1;  // blocks per step
-  constexpr int bytes = block * bits / 8;
-  __m256 sums[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
-  __m256 offsets = _mm256_setzero_ps();
-  alignas(32) float both[8];
-  const auto step = [&](int b, __m256 scale, __m256 sum) {
-    const auto found = products<bits, block>(packed + size_t{bytes} * b, row.row + block * b);
-    return _mm256_fmadd_ps(_mm256_cvtepi32_ps(found), scale, sum);
-  };
-  int b = 0;
-  for (; b + 8 <= blocks; b += 8) {
-    const __m256 scale = halves(scales + b);
-    const __m256 product = _mm256_mul_ps(scale, _mm256_loadu_ps(row.scales + b));
-    offsets = _mm256_fmadd_ps(scale, _mm256_loadu_ps(row.offset + b), offsets);
-    prefetch(packed + size_t{bytes} * b, 8 * bytes);
-    if constexpr (once == 2) {
-      const __m256i first = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1);
-      const __m256i second = _mm256_setr_epi32(2, 2, 2, 2, 3, 3, 3, 3);
-      const __m256 low = _mm256_permute2f128_ps(product, product, 0x00);
-      const __m256 high = _mm256_permute2f128_ps(product, product, 0x11);
-      sums[0] = step(b, _mm256_permutevar_ps(low, first), sums[0]);
-      sums[1] = step(b + 2, _mm256_permutevar_ps(low, second), sums[1]);
-      sums[0] = step(b + 4, _mm256_permutevar_ps(high, first), sums[0]);
-      sums[1] = step(b + 6, _mm256_permutevar_ps(high, second), sums[1]);
-    } else {
-      _mm256_store_ps(both, product);
-      POCKET_OMNI_UNROLL
-      for (int j = 0; j < 8; j++) {
-        sums[j % 2] = step(b + j, _mm256_broadcast_ss(both + j), sums[j % 2]);
-      }
-    }
-  }
-  float rest = 0;
-  for (; b < blocks; b += once) {
-    const int last = b + once - 1;
-    const __m256 scale = _mm256_set_m128(_mm_set1_ps(half(scales[last]) * row.scales[last]),
-                                         _mm_set1_ps(half(scales[b]) * row.scales[b]));
-    sums[0] = step(b, scale, sums[0]);
-    for (int i = b; i <= last; i++) rest += half(scales[i]) * row.offset[i];
-  }
-  return sum(_mm256_sub_ps(_mm256_add_ps(sums[0], sums[1]), offsets)) - rest;
-}
-
-constexpr size_t kTogether = 1;  // columns that are multiplied with a row at once
-
-template <int bits, int block>
-void few_columns(const uint8_t* packed, const uint16_t* scales, const Row& row, int blocks, size_t,
-                 float* y) {
-  *y = column<bits, block>(packed, scales, row, blocks);
-}
-
 // A group of quantized, interleaved rows: `rows` int8 (inner / 4, kGroup, 4), so that a register
-// holds four values of each row; `scales` and `offset` float32 (blocks, kGroup) as in Row.
+// holds four values of each row; `scales` and `offset` float32 (blocks, kGroup) as in
+// row_products.h.
 struct Rows {
   int8_t* rows;
   float* scales;
@@ -234,16 +99,28 @@ void round_rows(const float* x, int count, int inner, int bits, const Rows& into
   }
 }
 
-// Unpacks a column of 4-bit weights to bytes, in the order of the rows.
+// Unpacks a column of 4-bit weights to bytes, in the order of the rows. Each byte is widened to 16
+// bits, low | high << 4, and becomes low | high << 8.
 inline void unpack4(const uint8_t* packed, int inner, uint8_t* bytes) {
-  const __m128i low = _mm_set1_epi8(15);
-  for (int k = 0; k < inner; k += kVector, packed += 16, bytes += kVector) {
-    const __m128i both = _mm_loadu_si128(reinterpret_cast<const __m128i*>(packed));
-    const __m128i even = _mm_and_si128(both, low);
-    const __m128i odd = _mm_and_si128(_mm_srli_epi16(both, 4), low);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes), _mm_unpacklo_epi8(even, odd));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes + 16), _mm_unpackhi_epi8(even, odd));
+  constexpr int wide = sizeof(Integers);
+  const Integers nibbles = POCKET_OMNI_WIDE(set1_epi16)(0x0f0f);
+  int k = 0;
+  for (; k + wide <= inner; k += wide) {
+    const Integers pairs = widen_bytes(packed + k / 2);
+    store_integers(bytes + k,
+                   bits_and(bits_or(pairs, POCKET_OMNI_WIDE(slli_epi16)(pairs, 4)), nibbles));
   }
+  for (; k < inner; k += 2) {
+    bytes[k] = packed[k / 2] & 15;
+    bytes[k + 1] = packed[k / 2] >> 4;
+  }
+}
+
+// Converts float16 to float32.
+inline void unpack_scales(const uint16_t* from, int count, float* to) {
+  int i = 0;
+  for (; i + 8 <= count; i += 8) _mm256_storeu_ps(to + i, halves(from + i));
+  for (; i < count; i++) to[i] = half(from[i]);
 }
 
 // Splits a column of bytes into two columns of nibbles with zero point 8: a weight is 16 times

@@ -8,8 +8,14 @@ namespace row_products {
 
 using namespace block_matmul;
 
-constexpr int kLanes = 4;  // blocks per step
-constexpr int kRows = 4;   // rows per group
+constexpr int kLanes = 4;        // blocks per step
+constexpr int kRows = 4;         // rows per group
+constexpr size_t kFew = 4;       // up to this many rows, columns are faster than tiles
+constexpr int kTogether = 4;     // columns per product of a single row; they share its registers
+
+// Rows need no padding: blocks are whole steps.
+constexpr int step(int) { return 1; }
+inline size_t padded(size_t size, size_t) { return size; }
 
 // Zero point of the weights as they are multiplied.
 template <class Products, int bits>
@@ -122,35 +128,22 @@ void columns_by(const uint8_t* packed, const uint16_t* scales, const Row* all, i
   }
 }
 
-// Multiplies adjacent columns with `rows` rows.
-template <int bits, int block, int rows, int columns>
-void products_of(const uint8_t* packed, const uint16_t* scales, const Row* all, int inner,
-                 float* const* y) {
+// Multiplies one column with `rows` rows.
+template <int bits, int block, int rows>
+void column(const uint8_t* packed, const uint16_t* scales, const Row* all, int inner,
+            float* const* y) {
   with_products([&](auto products) {
-    columns_by<decltype(products), bits, block, rows, columns>(packed, scales, all, inner, y);
+    columns_by<decltype(products), bits, block, rows, 1>(packed, scales, all, inner, y);
+  });
+}
+
+// Multiplies kTogether columns with one row.
+template <int bits, int block>
+void columns_of_row(const uint8_t* packed, const uint16_t* scales, const Row& row, int inner,
+                    float* y) {
+  with_products([&](auto products) {
+    columns_by<decltype(products), bits, block, 1, kTogether>(packed, scales, &row, inner, &y);
   });
 }
 
 }  // namespace row_products
-
-namespace block_matmul {
-
-using row_products::round_row;
-using row_products::Row;
-
-constexpr size_t kTogether = 4;
-
-template <int bits, int block>
-void few_columns(const uint8_t* packed, const uint16_t* scales, const Row& row, int blocks,
-                 size_t count, float* y) {
-  if (count == kTogether) {
-    return row_products::products_of<bits, block, 1, kTogether>(packed, scales, &row,
-                                                                blocks * block, &y);
-  }
-  for (size_t n = 0; n < count; n++, y++) {
-    row_products::products_of<bits, block, 1, 1>(packed + n * block * bits / 8 * blocks,
-                                                 scales + n * blocks, &row, blocks * block, &y);
-  }
-}
-
-}  // namespace block_matmul

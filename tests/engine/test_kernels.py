@@ -94,16 +94,21 @@ def both(
         opset_imports={"": OPSET, DOMAIN: 1, "com.microsoft": 1},
         name="one",
     )
-    model = ir.to_proto(ir.Model(graph, ir_version=11, functions=[function]))
-    found: list[list[np.ndarray]] = []
-    for library in (build().library, None):
-        settings = ort.SessionOptions()
-        settings.intra_op_num_threads = 2
-        if library:
-            settings.register_custom_ops_library(str(library))
-        session = ort.InferenceSession(model.SerializeToString(), settings)
-        found.append(session.run(None, fed))
-    return found
+    model = ir.to_proto(ir.Model(graph, ir_version=11, functions=[function])).SerializeToString()
+    return [by_kernels(model, fed), evaluate(model, fed, None)]
+
+
+def evaluate(model: bytes, fed: dict[str, np.ndarray], library: Path | None) -> list[np.ndarray]:
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = 2
+    if library:
+        settings.register_custom_ops_library(str(library))
+    return ort.InferenceSession(model, settings).run(None, fed)
+
+
+def by_kernels(model: bytes, fed: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Evaluate with the kernels of this machine; `tests.android.arm64` takes another one."""
+    return evaluate(model, fed, build().library)
 
 
 @compiled
@@ -152,7 +157,8 @@ def compare_block_matmul(bits: int, block: int, inner: int, outer: int, rows: in
     assert matrix.has_kernel
     x = random.standard_normal((1, rows, inner)).astype(np.float32)
     x[0, 0, :block] *= 1000  # one block far above the others
-    x[0, -1, -block:] = 0
+    if inner > block:
+        x[0, -1, -block:] = 0
     attributes = nbits.attributes(inner, outer, rule)
     del attributes["accuracy_level"]
     (ours,), (theirs,) = both(

@@ -114,8 +114,18 @@ def spoil(call: Call, r: random.Random) -> None:
             call.inputs[index] = (element, shape)
 
 
-def run(call: Call, library: Path) -> str:
-    """Return "ran" or "refused"."""
+Evaluate = Callable[[bytes, dict[str, np.ndarray], Path], object]
+
+
+def evaluate(model: bytes, fed: dict[str, np.ndarray], library: Path) -> None:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 2, 4
+    options.register_custom_ops_library(str(library))
+    ort.InferenceSession(model, options).run(None, fed)
+
+
+def run(call: Call, library: Path, by: Evaluate = evaluate) -> str:
+    """Return "ran" or "refused". Raises EOFError when the process of `by` ended."""
     names = [f"x{i}" for i in range(len(call.inputs))]
     inputs = [
         helper.make_tensor_value_info(name, element, [None] * len(shape))
@@ -132,9 +142,6 @@ def run(call: Call, library: Path) -> str:
     model = helper.make_model(
         helper.make_graph([node], "one", inputs, outputs), opset_imports=opsets, ir_version=10
     )
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 2, 4
-    options.register_custom_ops_library(str(library))
     rng = np.random.default_rng(0)
     fed = {}
     for index, (name, (element, shape)) in enumerate(zip(names, call.inputs, strict=True)):
@@ -143,7 +150,9 @@ def run(call: Call, library: Path) -> str:
             data = np.full(shape, call.numbers[index])
         fed[name] = np.asarray(data).astype(NUMPY[element])
     try:
-        ort.InferenceSession(model.SerializeToString(), options).run(None, fed)
+        by(model.SerializeToString(), fed, library)
+    except EOFError:
+        raise
     except Exception as error:
         if "std::" in str(error):
             raise
@@ -152,13 +161,16 @@ def run(call: Call, library: Path) -> str:
 
 
 def compiled_in(vnni: bool) -> tuple[Callable[[random.Random], Call], ...]:
-    """The kernels of a library: where there is VNNI, integers are multiplied by ONNX Runtime."""
-    if "avx2" not in processor_features.detect():
+    """The kernels of a library: only AVX2 without VNNI has one for integers."""
+    features = processor_features.detect()
+    if not features & {"avx2", "asimd"}:
         return (snake,)
-    return (block_matmul, attention, snake) if vnni else KERNELS
+    return KERNELS if "avx2" in features and not vnni else (block_matmul, attention, snake)
 
 
-def hostile(runs: int, seed: int, library: Path, *, vnni: bool) -> Counter[str]:
+def hostile(
+    runs: int, seed: int, library: Path, *, vnni: bool, by: Evaluate = evaluate
+) -> Counter[str]:
     """Run that many calls, a tenth of them valid; the last one is in the file of its recipe."""
     recipe = Path(tempfile.gettempdir()) / f"omni-kernels-{os.getpid()}"
     found: Counter[str] = Counter()
@@ -169,7 +181,7 @@ def hostile(runs: int, seed: int, library: Path, *, vnni: bool) -> Counter[str]:
         if not valid:
             spoil(call, r)
         recipe.write_text(f"--seed {seed + number} --runs 1: {call}")
-        what = run(call, library)
+        what = run(call, library, by)
         found[f"valid, {what}" if valid else what] += 1
     recipe.unlink()
     return found

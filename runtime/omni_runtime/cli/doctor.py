@@ -137,7 +137,9 @@ def _kernels() -> Iterator[Check]:
 
     found = kernels.build(ui.note)
     if found.library:
-        yield Check("ok", "native kernels", str(found.library))
+        products = kernels.products()
+        by = f", int8 products by {products}" if products else ""
+        yield Check("ok", "native kernels", f"{found.library}{by}")
     else:
         slower = "ONNX Runtime's kernels are slower"
         yield Check("warn", "native kernels", f"{found.problem}: {slower}", found.fix)

@@ -33,14 +33,19 @@ WINDOWS = sys.platform == "win32"
 COMPILERS = ("clang++",) if WINDOWS else ("c++", "g++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-shared", "-fvisibility=hidden", "-static" if WINDOWS else "-fPIC")
 AVX2 = ("-mavx2", "-mfma", "-mf16c")
-"""Not -march=native: GCC's order of instructions for Zen 4 makes products 1.4 times slower."""
+"""Not -march=native: GCC's order of instructions for Zen 4 makes products 1.4 times slower. For
+arm64 there are no flags: the library chooses products at run time (native/arm_features.h)."""
 
 VNNI = {
     "avx512_vnni": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni"),
     "avx_vnni": ("-mavxvnni",),
 }
 """Instruction sets that multiply and add int8 in one instruction; the first available one is used.
-ONNX Runtime uses them, too, and is faster there than our IntegerMatMul, which is then left out."""
+ONNX Runtime uses them, too, and is faster there than our IntegerMatMul, which is then left out, as
+on arm64."""
+
+PRODUCTS = ("i8mm", "asimddp", "asimd", *VNNI, "avx2")
+"""Features that multiply int8, the kernels' choice first."""
 
 TOO_LONG = 120
 """Timeout of the compiler in seconds; it usually takes five."""
@@ -78,7 +83,8 @@ class KernelLibrary:
         """Whether our kernels read the quantized matrices of a graph directly from its file."""
         if not self.usable:
             return False
-        return graph in DECODERS or not processor_features.detect() & VNNI.keys()
+        features = processor_features.detect()
+        return graph in DECODERS or ("avx2" in features and not features & VNNI.keys())
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,12 @@ def find() -> KernelLibrary:
         None, "the kernels are not compiled yet", "warm the model up", pending=True
     )
     return _failed.get(build, pending)
+
+
+def products() -> str:
+    """Return the feature by which the kernels multiply int8 on this processor, or ""."""
+    features = processor_features.detect()
+    return next((name for name in PRODUCTS if name in features), "")
 
 
 def build(progress: Callable[[str], None] | None = None) -> KernelLibrary:

@@ -2,12 +2,18 @@
 // column. Weights are in the layout of MatMulNBits and are read directly from the mapped file.
 #pragma once
 
-#include "block_products.h"
 #include "ort.h"
-#include "row_products.h"
 #include "scratch.h"
+#include "simd.h"
+
+#ifdef POCKET_OMNI_SIMD
 
 #ifdef POCKET_OMNI_AVX2
+#include "row_products_x86.h"
+#else
+#include "block_products_neon.h"
+#include "row_products_neon.h"
+#endif
 
 #include <algorithm>
 #include <cstring>
@@ -58,7 +64,6 @@ class BlockMatMul {
 
  private:
   static constexpr int64_t kMost = 1 << 24;      // rows and columns of a matrix
-  static constexpr size_t kFew = kDot ? 12 : 6;  // up to this many, columns are faster
   static constexpr size_t kShare = 48;           // columns per task of a thread
   static constexpr size_t kHeld = 512 << 10;     // bytes of rows that fit in a core's L2 cache
   static constexpr int kPart = 256;              // values per part, a multiple of the block size
@@ -73,7 +78,7 @@ class BlockMatMul {
 
   template <int block>
   void multiply(const ort::Context& context, const Work& work) const {
-    if (work.rows > kFew) return many<block>(context, work);
+    if (work.rows > row_products::kFew) return many<block>(context, work);
     return bits_ == 4 ? few<4, block>(context, work) : few<8, block>(context, work);
   }
 
@@ -92,7 +97,12 @@ class BlockMatMul {
     }
     const size_t stride = static_cast<size_t>(inner_) * bits / 8, scales = inner_ / block;
     shared(context, [&](size_t start, size_t stop) {
-      for (size_t n = start; n < stop; n++) {
+      size_t n = start;
+      for (; work.rows == 1 && n + kTogether <= stop; n += kTogether) {
+        columns_of_row<bits, block>(work.packed + n * stride, work.scales + n * scales, rows[0],
+                                    inner_, work.y + n);
+      }
+      for (; n < stop; n++) {
         for (size_t m = 0; m < work.rows; m += kRows) {
           group<bits, block>(work.packed + n * stride, work.scales + n * scales, rows + m,
                              std::min<size_t>(kRows, work.rows - m), work.y + m * outer_ + n);
@@ -126,13 +136,9 @@ class BlockMatMul {
     thread_local Scratch scratch;
     const size_t groups = (work.rows + kGroup - 1) / kGroup;
     const size_t values = size_t(inner_) * kGroup, scales = size_t(inner_ / block) * kGroup;
-    scratch.reserve(groups *
-                    (Scratch::padded<int8_t>(values) + 2 * Scratch::padded<float>(scales)));
+    scratch.reserve(groups * Rows::space(values, scales));
     std::vector<Rows> all(groups);
-    for (Rows& rows : all) {
-      rows = {scratch.take<int8_t>(values), scratch.take<float>(scales),
-              scratch.take<float>(scales)};
-    }
+    for (Rows& rows : all) rows = Rows::take(scratch, values, scales);
     context.parallel(groups, [&](size_t g) {
       const size_t first = g * kGroup;
       const int count = static_cast<int>(std::min<size_t>(kGroup, work.rows - first));
@@ -152,15 +158,13 @@ class BlockMatMul {
     const size_t size = size_t(std::min(most, inner_)) * kColumns, scales = size / block;
     const size_t tiles = (stop - start + kColumns - 1) / kColumns;
     const size_t sums = tiles * all.size() * kColumns;
-    scratch.reserve(2 * Scratch::padded<uint8_t>(size) + Scratch::padded<float>(scales) +
-                    Scratch::padded<Floats>(sums));
-    const Columns here{scratch.take<uint8_t>(size), scratch.take<uint8_t>(size),
-                       scratch.take<float>(scales)};
-    Floats* held = scratch.take<Floats>(sums);
-    std::fill_n(held, sums, Floats{});
+    scratch.reserve(Columns::space(size, scales) + Scratch::padded<Sums>(sums));
+    const Columns here = Columns::take(scratch, size, scales);
+    Sums* held = scratch.take<Sums>(sums);
+    std::fill_n(held, sums, Sums{});
     for (int first = 0; first < inner_; first += most) {
       const int part = std::min(most, inner_ - first);
-      Floats* into = held;
+      Sums* into = held;
       for (size_t n = start; n < stop; n += kColumns, into += all.size() * kColumns) {
         unpack<block>(work, n, stop, first, part, here);
         size_t g = 0;
@@ -187,26 +191,24 @@ class BlockMatMul {
 
   template <int block, int groups>
   void tiles_of(const block_matmul::Rows* all, const block_matmul::Columns& columns, int first,
-                int part, Floats* sums) const {
+                int part, block_matmul::Sums* sums) const {
     using namespace block_matmul;
     Rows rows[groups];
     for (int g = 0; g < groups; g++) rows[g] = all[g].from<block>(first);
-    if (bits_ == 8 && !kDot) {
-      Floats more[groups * kColumns] = {};
+    if (!kDot && bits_ == 8) {
+      Sums more[groups * kColumns] = {};
       tile<block, groups>(rows, columns.high, columns.scales, part, more);
-      for (int i = 0; i < groups * kColumns; i++) {
-        sums[i] = multiply_add(broadcast(16), more[i], sums[i]);
-      }
+      for (int i = 0; i < groups * kColumns; i++) sums[i] += 16.0f * more[i];
     }
     tile<block, groups>(rows, columns.bytes, columns.scales, part, sums);
   }
 
   // Writes the sums of a group of rows. `held` has one lane per row, so 4 x 4 tiles are transposed.
   void store(const Work& work, size_t groups, size_t group, size_t start, size_t stop,
-             const Floats* held) const {
+             const block_matmul::Sums* held) const {
     using namespace block_matmul;
     const auto lanes = [&](size_t c) {
-      const Floats* found = held + (c / kColumns * groups + group) * kColumns + c % kColumns;
+      const Sums* found = held + (c / kColumns * groups + group) * kColumns + c % kColumns;
       return reinterpret_cast<const float*>(found);
     };
     const size_t first = group * kGroup, wide = stop - start;
@@ -214,12 +216,12 @@ class BlockMatMul {
     for (size_t m = 0; m < rows; m += 4) {
       float* to = work.y + (first + m) * outer_ + start;
       for (size_t c = 0; c < wide; c += 4) {
-        __m128 four[4];
-        for (size_t i = 0; i < 4; i++) four[i] = _mm_loadu_ps(lanes(std::min(c + i, wide - 1)) + m);
-        _MM_TRANSPOSE4_PS(four[0], four[1], four[2], four[3]);
+        Four four[4];
+        for (size_t i = 0; i < 4; i++) four[i] = load_four(lanes(std::min(c + i, wide - 1)) + m);
+        transpose(four);
         for (size_t i = 0; i < std::min<size_t>(4, rows - m); i++) {
           if (c + 4 <= wide) {
-            _mm_storeu_ps(to + i * outer_ + c, four[i]);
+            store_four(to + i * outer_ + c, four[i]);
           } else {
             std::memcpy(to + i * outer_ + c, &four[i], (wide - c) * sizeof(float));
           }
@@ -241,4 +243,4 @@ class BlockMatMul {
   int bits_, block_;
 };
 
-#endif  // POCKET_OMNI_AVX2
+#endif  // POCKET_OMNI_SIMD

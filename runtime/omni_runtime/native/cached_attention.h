@@ -10,9 +10,9 @@
 
 #include "ort.h"
 #include "scratch.h"
-#include "vectors.h"
+#include "simd.h"
 
-#ifdef POCKET_OMNI_AVX2
+#ifdef POCKET_OMNI_SIMD
 
 #include <algorithm>
 #include <cmath>
@@ -29,17 +29,16 @@ constexpr float kUnseen = -1e30f;  // score of a masked key: below all others, b
 
 // Clamped at 1e-35: negligible beside the largest weight, 1, and above slow subnormal numbers.
 inline Floats exponential(Floats x) {
-  x = POCKET_OMNI_WIDE(max_ps)(x, broadcast(-80));
-  const Integers power = POCKET_OMNI_WIDE(cvtps_epi32)(x * broadcast(1.44269504f));
-  const Floats turns = POCKET_OMNI_WIDE(cvtepi32_ps)(power);
+  x = larger(x, broadcast(-80));
+  const Integers power = nearest(x * broadcast(1.44269504f));
+  const Floats turns = as_floats(power);
   Floats r = multiply_add(turns, broadcast(-0.693359375f), x);
   r = multiply_add(turns, broadcast(2.12194440e-4f), r);  // ln 2, split in two for precision
   Floats sum = broadcast(1.0f / 5040);
   for (const float term : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) {
     sum = multiply_add(sum, r, broadcast(term));
   }
-  const Integers shifted = POCKET_OMNI_WIDE(slli_epi32)(power, 23);
-  return (Floats)POCKET_OMNI_WIDE(add_epi32)((Integers)sum, shifted);
+  return scale_by_power(sum, power);
 }
 
 // Partial result of a share of the keys: the maximum score, the sum of the exponentials relative to
@@ -61,10 +60,7 @@ inline const float* floats(const float* from, size_t, float*) { return from; }
 
 inline const float* floats(const int8_t* from, size_t count, float* room) {
   size_t i = 0;
-  for (; i + 8 <= count; i += 8) {
-    const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from + i));
-    _mm256_storeu_ps(room + i, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight)));
-  }
+  for (; i + 8 <= count; i += 8) eight_as_floats(from + i, room + i);
   for (; i < count; i++) room[i] = from[i];
   return room;
 }
@@ -98,10 +94,10 @@ class Share {
       const Floats score = where_greater(ends, static_cast<int>(first + t), load_floats(scores[t]),
                                          broadcast(kUnseen));
       store_floats(scores[t], score);
-      largest = POCKET_OMNI_WIDE(max_ps)(largest, score);
+      largest = larger(largest, score);
     }
     // A query without any key so far has no maximum score.
-    const Floats base = POCKET_OMNI_WIDE(max_ps)(largest, broadcast(kUnseen / 2));
+    const Floats base = larger(largest, broadcast(kUnseen / 2));
     const Floats shrink = exponential(before - base);
     Floats total = load_floats(into_.total) * shrink;
     for (t = 0; t < count; t++) {
@@ -159,7 +155,7 @@ class Share {
 // Merges the partial result of another share.
 inline void merge(const Partial& into, const Partial& other, size_t width) {
   const Floats mine = load_floats(into.largest), theirs = load_floats(other.largest);
-  const Floats largest = POCKET_OMNI_WIDE(max_ps)(mine, theirs);
+  const Floats largest = larger(mine, theirs);
   const Floats a = exponential(mine - largest), b = exponential(theirs - largest);
   const auto add = [&](float* to, const float* from) {
     store_floats(to, multiply_add(load_floats(to), a, load_floats(from) * b));
@@ -407,4 +403,4 @@ struct Int8CachedAttention : AttentionOver<int8_t> {
                                                  ort::kFloat, ort::kFloat, ort::kFloat};
 };
 
-#endif  // POCKET_OMNI_AVX2
+#endif  // POCKET_OMNI_SIMD

@@ -16,7 +16,7 @@
 
 #include "ort.h"
 #include "scratch.h"
-#include "vectors.h"
+#include "simd.h"
 
 #ifdef POCKET_OMNI_AVX2
 

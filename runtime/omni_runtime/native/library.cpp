@@ -10,14 +10,14 @@ namespace {
 
 ort::Operator operators[] = {
     ort::operator_of<AntiAliasedSnake>(),
-#ifdef POCKET_OMNI_AVX2
+#ifdef POCKET_OMNI_SIMD
     ort::operator_of<BlockMatMul>(),
     ort::operator_of<CachedAttention>(),
     ort::operator_of<Int8CachedAttention>(),
-#ifndef POCKET_OMNI_DOT
+#endif
+#if defined(POCKET_OMNI_AVX2) && !defined(POCKET_OMNI_DOT)
     ort::operator_of<IntegerMatMul>(),
     ort::operator_of<BiasedIntegerMatMul>(),
-#endif
 #endif
 };
 

@@ -6,6 +6,7 @@ import android.app.Application
 import android.os.Build
 import android.os.Handler
 import android.os.Looper
+import android.util.Log
 import org.pocketomni.app.presenters.BenchPresenter
 import org.pocketomni.app.presenters.BundleLibrary
 import org.pocketomni.app.presenters.BundlePresenter
@@ -89,13 +90,23 @@ class OmniApp : Application() {
         memory = ::memory,
         freeBytes = { filesDir.usableSpace },
         open = { folder, keepEncoders ->
-            // build.py --library puts it into the APK
-            val kernels = File(applicationInfo.nativeLibraryDir, KERNELS).takeIf { it.exists() }
-            val options = EngineOptions(keepEncoders = keepEncoders, kernels = kernels, memory = SharedBuffers)
+            val options = EngineOptions(keepEncoders = keepEncoders, kernels = kernels(), memory = SharedBuffers)
             RealEngine(Engine.open(folder, options))
         },
         builtIn = AssetBundle(assets),
     )
+
+    /** Load our kernels. Without them, ONNX Runtime runs its own operators in their place. */
+    private fun kernels(): File? {
+        val library = File(applicationInfo.nativeLibraryDir, KERNELS)
+        return try {
+            System.load(library.path)
+            library
+        } catch (error: UnsatisfiedLinkError) { // Gradle's build has none
+            Log.w(KERNELS, "ONNX Runtime's own kernels are used", error)
+            null
+        }
+    }
 
     private fun worker(name: String): Worker {
         val executor = Executors.newSingleThreadExecutor { Thread(it, name) }

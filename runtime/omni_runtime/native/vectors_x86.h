@@ -1,20 +1,6 @@
-// Shared by the kernels: vector types, int8 products with and without VNNI, and a barrier against
-// register spills of GCC.
+// Vectors of x86: vector types, int8 products with and without VNNI, and a barrier against register
+// spills of GCC. simd.h includes it.
 #pragma once
-
-#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
-#define POCKET_OMNI_AVX2
-#endif
-
-#ifdef POCKET_OMNI_AVX2
-
-#if defined(__GNUC__)
-#define POCKET_OMNI_UNROLL _Pragma("GCC unroll 8")
-#define POCKET_OMNI_ALONE __attribute__((noinline))
-#else
-#define POCKET_OMNI_UNROLL
-#define POCKET_OMNI_ALONE
-#endif
 
 #include <immintrin.h>
 
@@ -122,6 +108,26 @@ inline Floats multiply_add(Floats a, Floats b, Floats c) {
   return POCKET_OMNI_WIDE(fmadd_ps)(a, b, c);
 }
 
+inline Floats larger(Floats a, Floats b) { return POCKET_OMNI_WIDE(max_ps)(a, b); }
+inline Integers nearest(Floats x) { return POCKET_OMNI_WIDE(cvtps_epi32)(x); }
+inline Floats as_floats(Integers x) { return POCKET_OMNI_WIDE(cvtepi32_ps)(x); }
+// Multiplies with 2 to the power of an integer, which is added to the exponent.
+inline Floats scale_by_power(Floats x, Integers power) {
+  const Integers shifted = POCKET_OMNI_WIDE(slli_epi32)(power, 23);
+  return (Floats)POCKET_OMNI_WIDE(add_epi32)((Integers)x, shifted);
+}
+
+// Converts eight int8 to float32.
+inline void eight_as_floats(const int8_t* from, float* to) {
+  const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+  _mm256_storeu_ps(to, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight)));
+}
+
+using Four = __m128;
+inline Four load_four(const float* from) { return _mm_loadu_ps(from); }
+inline void store_four(float* to, Four x) { _mm_storeu_ps(to, x); }
+inline void transpose(Four* rows) { _MM_TRANSPOSE4_PS(rows[0], rows[1], rows[2], rows[3]); }
+
 // The first `count` values, and zeros.
 inline Floats some_half_floats(const uint16_t* from, int count) {
   uint16_t copy[sizeof(Floats) / sizeof(float)] = {};
@@ -156,5 +162,3 @@ inline void in_order([[maybe_unused]] Sums* p) {
   }
 #endif
 }
-
-#endif  // POCKET_OMNI_AVX2

@@ -2,9 +2,7 @@
 // of its weights is multiplied with all rows of a group.
 #pragma once
 
-#include "block_products.h"
-
-#ifdef POCKET_OMNI_AVX2
+#include "block_products_x86.h"
 
 namespace row_products {
 
@@ -14,6 +12,8 @@ constexpr int kLanes = sizeof(Floats) / sizeof(float);
 constexpr int kBytes = sizeof(Integers);
 constexpr int kAhead = 3072;  // prefetch distance in bytes
 constexpr int kRows = 4;      // rows per group; their sums and scales fit in 16 registers
+constexpr size_t kFew = kDot ? 12 : 6;  // up to this many rows, columns are faster than tiles
+constexpr size_t kTogether = 1;         // columns per product of a single row
 
 // Values of a column in a register of packed weights. A row is padded to whole steps.
 constexpr int step(int bits) { return kBytes * 8 / bits; }
@@ -134,6 +134,11 @@ inline void column(const uint8_t* packed, const uint16_t* scales, const Row* all
   for (int r = 0; r < rows; r++) *y[r] = sum(sums[r]);
 }
 
-}  // namespace row_products
+// Multiplies kTogether columns with one row.
+template <int bits, int block>
+inline void columns_of_row(const uint8_t* packed, const uint16_t* scales, const Row& row, int inner,
+                           float* y) {
+  column<bits, block, 1>(packed, scales, &row, inner, &y);
+}
 
-#endif  // POCKET_OMNI_AVX2
+}  // namespace row_products

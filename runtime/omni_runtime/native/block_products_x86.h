@@ -3,9 +3,8 @@
 // Rows are quantized to int8 with one scale per block, as in MatMulNBits at accuracy level 4.
 #pragma once
 
-#include "vectors.h"
-
-#ifdef POCKET_OMNI_AVX2
+#include "scratch.h"
+#include "simd.h"
 
 #include <algorithm>
 #include <cmath>
@@ -14,7 +13,8 @@
 namespace block_matmul {
 
 constexpr int kVector = 32;                             // int8 values in a register
-constexpr int kGroup = sizeof(Floats) / sizeof(float);  // rows per register of sums
+using Sums = Floats;                                    // one lane per row of a group
+constexpr int kGroup = sizeof(Sums) / sizeof(float);    // rows per register of sums
 constexpr int kColumns = kDot ? 6 : 3;  // columns of a tile; VNNI has a latency of five products
 
 // Zero point of the stored weights.
@@ -60,6 +60,15 @@ struct Rows {
   int8_t* rows;
   float* scales;
   float* offset;
+
+  static size_t space(size_t values, size_t scales) {
+    return Scratch::padded<int8_t>(values) + 2 * Scratch::padded<float>(scales);
+  }
+
+  static Rows take(Scratch& scratch, size_t values, size_t scales) {
+    return {scratch.take<int8_t>(values), scratch.take<float>(scales),
+            scratch.take<float>(scales)};
+  }
 
   template <int block>
   Rows from(int first) const {
@@ -135,6 +144,14 @@ struct Columns {
   uint8_t *bytes, *high;
   float* scales;
 
+  static size_t space(size_t size, size_t scales) {
+    return 2 * Scratch::padded<uint8_t>(size) + Scratch::padded<float>(scales);
+  }
+
+  static Columns take(Scratch& scratch, size_t size, size_t scales) {
+    return {scratch.take<uint8_t>(size), scratch.take<uint8_t>(size), scratch.take<float>(scales)};
+  }
+
   void unpack(size_t j, int inner, int bits, const uint8_t* packed) const {
     uint8_t* to = bytes + j * inner;
     if (bits == 4) {
@@ -200,5 +217,3 @@ POCKET_OMNI_ALONE void tile(const Rows* rows, const uint8_t* bytes, const float*
 }
 
 }  // namespace block_matmul
-
-#endif  // POCKET_OMNI_AVX2

@@ -67,7 +67,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     recipe = parser.add_mutually_exclusive_group()
     recipe.add_argument(
-        "--quant", default="int4", help="quantization recipe: fp32, int8 or int4 (default)"
+        "--quant",
+        default="int4",
+        help="quantization recipe: fp32, int8, int4 (default), or int4-uniform, which is faster "
+        "than int4 on machines without a C++ compiler",
     )
     recipe.add_argument(
         "--recipe", type=Path, metavar="FILE", help="your own quantization recipe, a JSON file"

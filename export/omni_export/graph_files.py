@@ -63,8 +63,9 @@ class GraphWriter:
         """Quantize a graph by its `rules`, write it below the bundle `folder`, measure its error.
 
         `model` cannot be used afterwards. `mels`, float32 (frames, mel_dim), calibrate and test the
-        vocoder. `importance` weighs the inputs of matrices (`second_moments`). `advance` receives the number of weights written since its last call. Raises
-        UsageError for contradictory rules.
+        vocoder. `importance` weighs the inputs of matrices (`second_moments`). `advance` receives
+        the number of weights written since its last call. Raises UsageError for contradictory
+        rules.
         """
         started = time.perf_counter()
         quantized = any(rule.method != "none" for rule in rules.values())

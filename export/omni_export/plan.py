@@ -29,7 +29,7 @@ from omni_export.speech import (
     modulation_times,
     read_voices,
 )
-from omni_quantize import tables
+from omni_quantize import nbits, tables
 from omni_runtime.arrays import FloatArray
 from omni_runtime.bundle.config import ModelConfig
 from omni_runtime.bundle.contracts import GraphContract, contracts
@@ -153,7 +153,7 @@ def _graph(
     rules = writer.rules(name, model)
 
     def write(bundle: Path, advance: Advance) -> Written:
-        fitted = importance(model) if any(rule.levels for rule in rules.values()) else {}
+        fitted = importance(model) if any(map(nbits.searched, rules.values())) else {}
         entry = writer.write(bundle, name, model, rules, contract, config, mels, advance, fitted)
         files = (bundle / entry.file).parent.iterdir()
         names = tuple(sorted(path.relative_to(bundle).as_posix() for path in files))

@@ -186,6 +186,11 @@ def attributes(inner: int, outer: int, rule: Rule) -> dict[str, int]:
     }
 
 
+def searched(rule: Rule) -> bool:
+    """Whether the blocks of a rule are searched for, which can use the importance of inputs."""
+    return rule.method == "nbits" and rule.bits == 4 and rule.symmetric
+
+
 @dataclass(frozen=True)
 class BlockMatrix:
     """One weight (inner, outer) and its quantization rule."""
@@ -245,7 +250,7 @@ class BlockMatrix:
 
     def quantize(self, values: FloatArray) -> Parts:
         """Quantize some columns, float32 (inner, columns): the inputs of the operator."""
-        if self.rule.symmetric and self.rule.bits == 4:
+        if searched(self.rule):
             levels = self.levels or blocks.UNIFORM
             parts = blocks.quantize(values, self.rule.block, levels, self.importance)
         else:

@@ -3,6 +3,7 @@
 import logging
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
@@ -38,6 +39,8 @@ def described(error: BaseException) -> tuple[int, dict[str, Any]]:
         status = STATUS.get(error.code, 400)
         message = error.message if error.fix is None else f"{error.message} ({error.fix})"
         return status, _object(message, status, error.code, None)
+    if isinstance(error, HTTPException):  # of a route: not found, not allowed, too large
+        return error.status_code, _object(error.detail, error.status_code, "refused", None)
     log.error("internal error", exc_info=error)
     return 500, _object("internal error; the server's log has it", 500, "internal_error", None)
 
@@ -45,7 +48,9 @@ def described(error: BaseException) -> tuple[int, dict[str, Any]]:
 def response(error: BaseException) -> JSONResponse:
     """An error as an HTTP response."""
     status, found = described(error)
-    headers = {"Retry-After": str(RETRY_AFTER)} if status == 503 else None
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    if status == 503:
+        headers["Retry-After"] = str(RETRY_AFTER)
     return JSONResponse({"error": found}, status, headers)
 
 

@@ -9,7 +9,7 @@ from time import perf_counter
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
@@ -20,7 +20,7 @@ from omni_runtime.options import SpeechOptions
 from omni_runtime.server import errors
 from omni_runtime.server.chat import Chat
 from omni_runtime.server.conversations import Conversations
-from omni_runtime.server.errors import ApiError
+from omni_runtime.server.errors import HUNG_UP, ApiError
 from omni_runtime.server.guard import PAGE, Guard
 from omni_runtime.server.metrics import Metrics
 from omni_runtime.server.openapi import document
@@ -33,8 +33,6 @@ from omni_runtime.server.transcriptions import Transcriptions
 from omni_runtime.serving.engine import Engine
 
 log = logging.getLogger("omni.server")
-HUNG_UP = 499
-"""Status in the log when the client left before an answer."""
 PAGE_FOLDER = Path(__file__).parent / "page"
 
 
@@ -63,6 +61,7 @@ def application(
             ApiError: errors.handle,
             OmniError: errors.handle,
             HTTPException: errors.handle,
+            ClientDisconnect: errors.handle,
             Exception: errors.handle,
         },
         lifespan=lifespan,

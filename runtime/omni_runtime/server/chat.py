@@ -71,7 +71,7 @@ class ChatRequest(Struct):
     max_tokens: TokenLimit | None = None
     max_completion_tokens: TokenLimit | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    top_p: Annotated[float, Meta(ge=1e-6, le=1)] | None = None
     seed: int | None = None
     n: Annotated[int, Meta(ge=1, le=1)] | None = None
     tools: list[Any] | None = None

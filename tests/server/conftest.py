@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import uvicorn
 
-from conftest import export_to
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.inputs.media import load_audio
 from omni_runtime.model import Model
@@ -35,9 +34,8 @@ def recording() -> Callable[[str, int], np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    bundle = export_to(ROOT / "tiny" / "checkpoint", tmp_path_factory.mktemp("server") / "fp32")
-    return Model(bundle, SessionOptions(threads=1))
+def model(trained_bundle: Path) -> Model:
+    return Model(trained_bundle, SessionOptions(threads=1))
 
 
 @pytest.fixture(scope="session")

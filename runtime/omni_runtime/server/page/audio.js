@@ -51,8 +51,6 @@ export class Loudspeaker {
       Object.assign(this, data);
     };
     this.node.connect(this.context.destination);
-    this.recording = this.context.createMediaStreamDestination();
-    this.node.connect(this.recording);
     await this.context.resume();
   }
 

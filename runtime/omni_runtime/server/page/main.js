@@ -229,6 +229,7 @@ async function attach(file) {
   const type = { image: "input_image", audio: "audio_url", video: "video_url" }[kind];
   attached.push({ type, [kind === "image" ? "image_url" : type]: url });
   if (kind === "image") captions.picture(url);
+  else captions.user(file.name);
   const entry = document.createElement("li");
   entry.textContent = file.name;
   $("attached").append(entry);

@@ -25,7 +25,7 @@ def test_a_conversation(server: Running, desk: Desk, recording: Callable) -> Non
             page.type("What is seven plus five?" + ENTER)
             page.until("#captions .reply", "Seven plus five is twelve.")
             time.sleep(3)
-        assert sphinx(recorded.samples()) == "seven plus five is twelve"
+        assert sphinx(recorded.samples()).endswith("five is twelve")
 
         page.click("#talk")
         page.until("#status", "listening")

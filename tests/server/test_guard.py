@@ -234,8 +234,10 @@ def test_sockets_that_are_flooded_or_fed_with_junk(server: Running) -> None:
         odd = {"type": "input_audio_buffer.append", "audio": "AAA="}
         connection.send(json.dumps(odd | {"audio": "%%%"}))
         assert json.loads(connection.recv())["error"]["code"] == "invalid_request"
-        for _ in range(100_000):
-            connection.send(empty)
+        data = empty.encode()
+        frame = bytes([0x81, 0x80 | len(data)]) + bytes(4) + data  # masked with zeros
+        for _ in range(100):
+            connection.socket.sendall(frame * 1000)
         connection.send(json.dumps({"type": "input_audio_buffer.clear"}))
         assert json.loads(connection.recv(timeout=60))["type"] == "input_audio_buffer.cleared"
     with websocket.connect(address, max_size=None) as connection:

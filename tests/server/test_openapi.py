@@ -20,7 +20,7 @@ CHECKS = [
 
 def test_routes_keep_to_their_description(run_server: Callable[..., Running]) -> None:
     """Schemathesis sends valid and invalid requests; its report is the message of a failure."""
-    server = run_server(api_keys=("right",), max_text=60)
+    server = run_server(api_keys=("right",), max_text=24)
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"]
     command += ["--header", "Authorization: Bearer right", "--checks", ",".join(CHECKS)]
     command += ["--max-examples", "5", "--generation-deterministic", "--no-color"]

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from server.running import Running
 
@@ -18,11 +19,13 @@ CHECKS = [
 ]
 
 
-def test_routes_keep_to_their_description(run_server: Callable[..., Running]) -> None:
+def test_routes_keep_to_their_description(
+    run_server: Callable[..., Running], tmp_path: Path
+) -> None:
     """Schemathesis sends valid and invalid requests; its report is the message of a failure."""
     server = run_server(api_keys=("right",), max_text=24)
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"]
     command += ["--header", "Authorization: Bearer right", "--checks", ",".join(CHECKS)]
     command += ["--max-examples", "5", "--generation-deterministic", "--no-color"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout + found.stderr

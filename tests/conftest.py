@@ -1,6 +1,7 @@
 """Tiny random checkpoints of several shapes, their bundles and their reference models."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
+from desk import Desk, sound_server
 from omni_export import exporter, int8_cache
 from omni_export.hub import LocalCheckpoint
 from omni_export.random_checkpoint import write
@@ -21,6 +24,7 @@ from omni_runtime.model import Model
 
 torch.set_num_threads(1)  # small tensors: a second thread only waits for the first
 
+TRAINED = Path(__file__).parent.parent / "tiny" / "checkpoint"
 SHAPES = {
     # grouped heads 4:2, head_dim 32, three layers
     "default": DEFAULT,
@@ -117,6 +121,35 @@ def twin(request: pytest.FixtureRequest, make_twin: Callable[[str], Twin]) -> Tw
 def default_twin(make_twin: Callable[[str], Twin]) -> Twin:
     """Twin of the default shape."""
     return make_twin("default")
+
+
+@pytest.fixture(scope="session")
+def export_trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Export the trained default by a recipe, once for all processes of a run."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if os.environ.get("PYTEST_XDIST_WORKER") else root
+
+    def export(recipe: str) -> Path:
+        bundle = root / f"trained-{recipe}"
+        with FileLock(f"{bundle}.lock"):
+            if not bundle.exists():
+                export_to(TRAINED, bundle, recipe)
+        return bundle
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def trained_bundle(export_trained: Callable[[str], Path]) -> Path:
+    """Bundle of the trained default, float32."""
+    return export_trained("fp32")
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    """A sound server with a microphone and a loudspeaker that tests use."""
+    with sound_server(tmp_path) as found:
+        yield found
 
 
 def relative(found: Any, wanted: Any) -> float:

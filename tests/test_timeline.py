@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny.judges import word_middles, words
 
-from conftest import Twin, export_to
+from conftest import Twin
 from omni_runtime.conversation import Conversation
 from omni_runtime.errors import UsageError
 from omni_runtime.events import AudioDelta, TextDelta, TurnDone
@@ -15,7 +15,6 @@ from omni_runtime.model import Model
 from omni_runtime.options import ReplyOptions, SpeechOptions
 from omni_runtime.timeline import SpeechTimeline, SpokenReply, typical_seconds, word_ends
 
-CHECKPOINT = Path(__file__).parent.parent / "tiny" / "checkpoint"
 QUESTIONS = (
     "Introduce yourself.", "Which color is the grass?", "How much is three plus four?",
     "Name the opposite of big.", "Count from one to six.", "What can I ask you?",
@@ -27,8 +26,8 @@ QUESTIONS = (
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return Model(export_to(CHECKPOINT, tmp_path_factory.mktemp("trained") / "fp32"))
+def trained(trained_bundle: Path) -> Model:
+    return Model(trained_bundle)
 
 
 def test_words_of_any_script() -> None:

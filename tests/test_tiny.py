@@ -1,7 +1,7 @@
 """The trained checkpoint answers questions about text and media, in int4 and float32."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,6 @@ from PIL import Image as Picture
 from PIL import ImageDraw
 from tiny import judges, muon
 
-from conftest import export_to
 from inputs.samples import write_media
 from omni_runtime.conversation import Conversation
 from omni_runtime.engine.chunk_scheduler import ChunkPolicy
@@ -22,9 +21,7 @@ from omni_runtime.inputs.pixels import Patches
 from omni_runtime.model import Model
 from omni_runtime.options import ReplyOptions, SpeechOptions
 
-ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "data"
-CHECKPOINT = ROOT / "tiny" / "checkpoint"
 WRITTEN = ReplyOptions(speech=None, max_tokens=40)
 ANSWERS = {
     "Hello!": "Hello! How can I help you?",
@@ -88,9 +85,8 @@ def film(path: Path, sound: np.ndarray | None = None) -> Video:
 
 
 @pytest.fixture(scope="module", params=["fp32", "int4"])
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    folder = tmp_path_factory.mktemp("tiny") / request.param
-    return Model(export_to(CHECKPOINT, folder, request.param))
+def model(request: pytest.FixtureRequest, export_trained: Callable[[str], Path]) -> Model:
+    return Model(export_trained(request.param))
 
 
 @pytest.mark.parametrize("question", ANSWERS)

@@ -1,7 +1,8 @@
-"""Measures `omni talk` on scripted spoken questions by voices that the checkpoint never heard.
+"""Measures spoken conversations on scripted questions by voices that the checkpoint never heard.
 
     python -m tiny.talk make --count 100 --parts 4          # work/talk/N.wav, N.json
     omni talk BUNDLE --input work/talk/0.wav --record OUT/0 --max-speech 5
+    python -m tiny.talk call ws://127.0.0.1:8000/v1/realtime OUT      # or through `omni serve`
     python -m tiny.talk report OUT/*
 
 `report` compares the events with the script: how often each turn ended, and how soon it sounded.
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import soundfile as sf
 
-from tiny import hearing, paths, questions
+from tiny import hearing, paths, questions, realtime
 from tiny.voices import SPEECH_RATE, at_rate
 
 FOLDER = paths.WORK / "talk"
@@ -126,11 +127,16 @@ def main() -> None:
     making.add_argument("--count", type=int, default=100)
     making.add_argument("--parts", type=int, default=4)
     making.add_argument("--gap", type=float, default=7.0, help="seconds after each question")
+    calling = commands.add_parser("call")
+    calling.add_argument("url", help="the realtime server")
+    calling.add_argument("out", type=Path, help="folder of the events")
     reporting = commands.add_parser("report")
     reporting.add_argument("folders", type=Path, nargs="+")
     options = parser.parse_args()
     if options.command == "make":
         make(options.scripts, options.count, options.parts, options.gap)
+    elif options.command == "call":
+        realtime.call(options.url, options.scripts, options.out)
     else:
         report(options.scripts, options.folders)
 

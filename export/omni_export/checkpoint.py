@@ -53,11 +53,15 @@ class Checkpoint:
     """The tensors of a checkpoint folder by name."""
 
     def __init__(self, folder: Path) -> None:
-        """Read the headers. Raises OmniError for missing, truncated or unreadable shards."""
+        """Read the headers. Raises OmniError for missing, truncated or unreadable shards.
+
+        `random`: the weights are virtual and random.
+        """
         self._handles: dict[str, TensorHandle] = {}
         self._accounted: set[str] = set()
         self._claims: set[tuple[str, str]] = set()
-        if random_weights.described(folder):
+        self.random = random_weights.described(folder)
+        if self.random:
             random = random_weights.RandomWeights(folder)
             for name, shape in random.shapes.items():
                 self._handles[name] = TensorHandle(name, shape, partial(random.get, name))

@@ -58,12 +58,16 @@ LOCK, SCRATCH = "lock", "scratch"
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What to export, how, and where to. `target` is a CPU family, not "native"."""
+    """What to export, how, and where to. `target` is a CPU family, not "native".
+
+    `calibration` is a text to fit 4-bit blocks on; empty: without.
+    """
 
     checkpoint: LocalCheckpoint
     recipe: Recipe
     target: str
     destination: Path
+    calibration: str = ""
 
     def key(self) -> str:
         """Return everything that an artifact depends on. Another key invalidates all artifacts."""
@@ -78,6 +82,7 @@ class ExportRequest:
             "files": digest_of_files(self.checkpoint.folder, "*"),
             "recipe": self.recipe,
             "target": self.target,
+            "calibration": self.calibration,
             "exporter": [_version(), *sources, onnxruntime.__version__],
         }
         return msgspec.json.encode(depends).decode()
@@ -96,7 +101,9 @@ def export(request: ExportRequest, report: Report) -> Manifest:
         meter = ProgressMeter(report)
         meter.prepare("reading the checkpoint")
         source = read_config(request.checkpoint.folder)
-        writer = GraphWriter(staged.folder / SCRATCH, request.recipe, request.target)
+        writer = GraphWriter(
+            staged.folder / SCRATCH, request.recipe, request.target, request.calibration
+        )
         planned = plan.make(request.checkpoint.folder, source, writer)
         finished = store.finished(artifact.name for artifact in planned.artifacts)
         licence = _write_small_files(request, planned, store.bundle)

@@ -8,7 +8,7 @@ written.
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,11 +38,15 @@ MEL_FRAMES = 200
 
 @dataclass(frozen=True)
 class GraphWriter:
-    """Writes graphs by `recipe` for the CPU family `target`. `scratch` holds temporary files."""
+    """Writes graphs by `recipe` for the CPU family `target`. `scratch` holds temporary files.
+
+    The Thinker's 4-bit blocks are fitted to its activations on the text `calibration`, if any.
+    """
 
     scratch: Path
     recipe: Recipe
     target: str
+    calibration: str = ""
 
     def write(
         self,
@@ -54,12 +58,14 @@ class GraphWriter:
         config: ModelConfig,
         mels: Sequence[FloatArray],
         advance: Callable[[int], None],
+        importance: Mapping[str, FloatArray] | None = None,
     ) -> GraphEntry:
         """Quantize a graph by its `rules`, write it below the bundle `folder`, measure its error.
 
         `model` cannot be used afterwards. `mels`, float32 (frames, mel_dim), calibrate and test the
-        vocoder. `advance` receives the number of weights written since its last call. Raises
-        UsageError for contradictory rules.
+        vocoder. `importance` weighs the inputs of matrices (`second_moments`). `advance` receives
+        the number of weights written since its last call. Raises UsageError for contradictory
+        rules.
         """
         started = time.perf_counter()
         quantized = any(rule.method != "none" for rule in rules.values())
@@ -68,7 +74,7 @@ class GraphWriter:
         compared = quantized and (bool(fixed) or weight_bytes <= MAX_COMPARED_BYTES)
         exact = self._float32(name, model) if compared else None
         weight_streams = [
-            *nbits.rewrite(model, rules),
+            *nbits.rewrite(model, rules, importance),
             *dynamic.rewrite(model, rules, self.target),
         ]
         if exact is not None and fixed:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from omni_export import second_moments
 from omni_export.artifacts import Artifact, Written
 from omni_export.build import build
 from omni_export.checkpoint import Checkpoint
@@ -28,11 +29,12 @@ from omni_export.speech import (
     modulation_times,
     read_voices,
 )
-from omni_quantize import tables
+from omni_quantize import nbits, tables
 from omni_runtime.arrays import FloatArray
 from omni_runtime.bundle.config import ModelConfig
 from omni_runtime.bundle.contracts import GraphContract, contracts
 from omni_runtime.bundle.store import modulation_file
+from omni_runtime.inputs.tokenizer import Tokenizer
 
 DROPPED = {"thinker.audio_tower.audio_bos_eos_token.": "the reference never reads it"}
 """Unused tensors, by name or prefix, with the reason."""
@@ -40,6 +42,9 @@ DROPPED = {"thinker.audio_tower.audio_bos_eos_token.": "the reference never read
 SILENT = "config.json disables speech (enable_audio_output)"
 
 Advance = Callable[[int], None]
+
+Importance = Callable[[ir.Model], dict[str, FloatArray]]
+"""The mean squares of the inputs of a graph's weights; see `omni_quantize.blocks`."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +78,13 @@ def make(folder: Path, source: SourceConfig, writer: GraphWriter) -> Plan:
         frequencies = checkpoint.claim(DIT + "rotary_embed.inv_freq", half).read()
         artifacts += _speech_tables(writer, checkpoint, speech, projection)
     config = model_config(folder, source, voices, frequencies)
-    artifacts += _graphs(
-        writer, checkpoint, source, config, [voice.mel for voice in voices.values()]
-    )
+
+    def importance(thinker: ir.Model) -> dict[str, FloatArray]:
+        tokenizer = Tokenizer(folder / "tokenizer.json", config.thinker.tokens)
+        return second_moments.of_text(writer.calibration, tokenizer, rows, thinker, source.text)
+
+    mels = [voice.mel for voice in voices.values()]
+    artifacts += _graphs(writer, checkpoint, source, config, mels, importance)
     checkpoint.check_all_used()
     return Plan(config, voices, tuple(artifacts))
 
@@ -117,11 +126,19 @@ def _graphs(
     source: SourceConfig,
     config: ModelConfig,
     mels: list[FloatArray],
+    importance: Importance,
 ) -> Iterator[Artifact]:
+    random = checkpoint.random
     for network in networks(source, checkpoint):
         contract = contracts(config)[network.name]
         model = build(network, contract, checkpoint)
-        yield _graph(writer, network.name, model, contract, config, mels)
+        calibrated = network.name == "thinker" and writer.calibration and not random
+        weigh = importance if calibrated else _unknown
+        yield _graph(writer, network.name, model, contract, config, mels, weigh)
+
+
+def _unknown(_: ir.Model) -> dict[str, FloatArray]:
+    return {}
 
 
 def _graph(
@@ -131,11 +148,13 @@ def _graph(
     contract: GraphContract,
     config: ModelConfig,
     mels: list[FloatArray],
+    importance: Importance,
 ) -> Artifact:
     rules = writer.rules(name, model)
 
     def write(bundle: Path, advance: Advance) -> Written:
-        entry = writer.write(bundle, name, model, rules, contract, config, mels, advance)
+        fitted = importance(model) if any(map(nbits.searched, rules.values())) else {}
+        entry = writer.write(bundle, name, model, rules, contract, config, mels, advance, fitted)
         files = (bundle / entry.file).parent.iterdir()
         names = tuple(sorted(path.relative_to(bundle).as_posix() for path in files))
         return Written(names, graph=entry)

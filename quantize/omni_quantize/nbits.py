@@ -1,13 +1,14 @@
 """Blockwise weight quantization: MatMul becomes MatMulNBits.
 
-Where the runtime may have a faster kernel, it becomes BlockMatMul, an ONNX function. ONNX Runtime's
-routines pack the weights, except 4-bit blocks without zero points, whose scales are searched here.
+Where the runtime may have a faster kernel, it becomes BlockMatMul, an ONNX function, or TableMatMul
+if the rule has levels. ONNX Runtime's routines pack the weights, except 4-bit blocks without zero
+points (`blocks`).
 Columns are packed independently and stored one after the other, so a slice of columns is a
 contiguous range of each input of the operator.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxruntime.capi import _pybind_state
 
+from omni_quantize import blocks
 from omni_quantize.operators import MICROSOFT, forwarded, function
 from omni_quantize.recipe import Rule
 from omni_quantize.weight_stream import (
@@ -30,7 +32,6 @@ from omni_quantize.weight_stream import (
     slices,
 )
 from omni_runtime.arrays import FloatArray
-from omni_runtime.bundle.contracts import DOMAIN
 
 _NATIVE: Any = _pybind_state  # C++ routines without annotations
 PACK: dict[int, Callable[..., object]] = {
@@ -38,20 +39,17 @@ PACK: dict[int, Callable[..., object]] = {
     8: _NATIVE.quantize_matmul_8bits,
 }
 
-NARROW = 8
-"""Block size down to which halving is faster than reducing column by column."""
-
-BLOCK_MATMUL = "BlockMatMul"
+BLOCK_MATMUL, TABLE_MATMUL = "BlockMatMul", "TableMatMul"
 KERNEL_STEP = 64
 """The kernel needs weights with a multiple of this number of rows."""
 
-SHARES = (1.0, 0.9)
-"""Initial scales of the search, relative to the largest weight of a block."""
 
-
-def rewrite(model: ir.Model, rules: dict[str, Rule]) -> list[WeightStream]:
+def rewrite(
+    model: ir.Model, rules: dict[str, Rule], importance: Mapping[str, FloatArray] | None = None
+) -> list[WeightStream]:
     """Replace the MatMul of each weight with an "nbits" rule by MatMulNBits.
 
+    `importance` maps weights to the mean squares of their inputs, float32 (inner,) (`blocks`).
     Return one weight stream per weight, which reads nothing before its pieces are requested.
     """
     made: list[WeightStream] = []
@@ -61,34 +59,55 @@ def rewrite(model: ir.Model, rules: dict[str, Rule]) -> list[WeightStream]:
         weight = node.inputs[1]
         if weight is None or weight.name not in rules or rules[weight.name].method != "nbits":
             continue
-        made.append(_replace(model, node, weight, rules[weight.name]))
+        important = (importance or {}).get(weight.name)
+        made.append(_replace(model, node, weight, rules[weight.name], important))
     return made
 
 
-def _replace(model: ir.Model, node: ir.Node, weight: ir.Value, rule: Rule) -> WeightStream:
+def _replace(
+    model: ir.Model,
+    node: ir.Node,
+    weight: ir.Value,
+    rule: Rule,
+    importance: FloatArray | None,
+) -> WeightStream:
     graph = model.graph
     assert weight.const_value is not None and weight.name is not None
     inner, outer = weight.const_value.shape.numpy()
-    matrix = BlockMatrix(weight.name, inner, outer, rule, columns_of(weight.const_value))
+    columns = columns_of(weight.const_value)
+    matrix = BlockMatrix(weight.name, inner, outer, rule, columns, importance)
     parts = register(graph, weight.name, matrix.layout(outer), matrix)
-    given = attributes(inner, outer, rule)
-    native = matrix.has_kernel
-    if native:
-        del given["accuracy_level"]
-        model.functions.setdefault(block_matmul().identifier(), block_matmul())
-    product = ir.node(
-        BLOCK_MATMUL if native else "MatMulNBits",
-        inputs=[node.inputs[0], *parts],
-        attributes=given,
-        domain=DOMAIN if native else MICROSOFT,
-        name=node.name,
-    )
+    inputs, given = [node.inputs[0], *parts], attributes(inner, outer, rule)
+    name, domain = "MatMulNBits", MICROSOFT
+    if matrix.has_kernel:
+        made = table_matmul() if matrix.levels else block_matmul()
+        model.functions.setdefault(made.identifier(), made)
+        name, domain = made.name, made.domain
+        inputs += [_levels(graph, matrix.levels)] if matrix.levels else []
+        for one in given.keys() - made.attributes.keys():
+            del given[one]
+    product = ir.node(name, inputs=inputs, attributes=given, domain=domain, name=node.name)
     product.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
     ir.convenience.replace_nodes_and_values(
         graph, node, [node], [product], node.outputs, product.outputs
     )
     del graph.initializers[weight.name]
     return matrix
+
+
+def _levels(graph: ir.Graph, levels: tuple[int, ...]) -> ir.Value:
+    """Return the initializer of these levels, which all matrices of the graph share."""
+    name = f"levels {' '.join(map(str, levels))}"
+    if name not in graph.initializers:
+        tensor = ir.tensor(np.array(levels, np.int8), name=name)
+        value = ir.Value(
+            name=name,
+            shape=ir.Shape([len(levels)]),
+            type=ir.TensorType(tensor.dtype),
+            const_value=tensor,
+        )
+        graph.register_initializer(value)
+    return graph.initializers[name]
 
 
 @functools.cache
@@ -110,6 +129,52 @@ def block_matmul() -> ir.Function:
     return function(BLOCK_MATMUL, inputs, [cast, product], names)
 
 
+@functools.cache
+def table_matmul() -> ir.Function:
+    """TableMatMul as an ONNX function, which runs where there is no native kernel.
+
+    Inputs: as of BlockMatMul with 4 bits, and levels int8 (16,): what an index stands for. Output:
+    float32 (..., N). The function looks the levels up, and multiplies in 8 bits. ONNX Runtime folds
+    that when the graph is loaded, so memory holds 8 bits per weight.
+    """
+    names = ("K", "N", "block_size")
+    inputs = [ir.Value(name=name) for name in ("rows", "packed", "scales", "levels")]
+    _, packed, scales, levels = inputs
+    nodes: list[ir.Node] = []
+
+    def add(kind: str, operands: Sequence[ir.Value], output: str, **given: Any) -> ir.Value:
+        node = ir.node(kind, operands, given)
+        node.outputs[0].name = output
+        nodes.append(node)
+        return node.outputs[0]
+
+    def constant(name: str, data: Any) -> ir.Value:
+        return add("Constant", [], name, value=ir.tensor(data, name=name))
+
+    last = constant("last", np.array([-1]))
+    low = add("BitwiseAnd", [packed, constant("nibble", np.uint8(15))], "low")
+    high = add("BitShift", [packed, constant("four", np.uint8(4))], "high", direction="RIGHT")
+    pairs = [
+        add("Unsqueeze", [half, last], f"{name}_column")
+        for name, half in (("low", low), ("high", high))
+    ]
+    joined = add("Concat", pairs, "pairs", axis=-1)
+    whole = constant("whole", np.array([0, 0, -1]))
+    flat = add("Reshape", [joined, whole], "nibbles")
+    indices = add("Cast", [flat], "indices", to=ir.DataType.INT32)
+    wide = add("Cast", [levels], "wide_levels", to=ir.DataType.INT32)
+    above = add("Add", [wide, constant("zero_point", np.int32(128))], "levels_above_zero")
+    table = add("Cast", [above], "table", to=ir.DataType.UINT8)
+    weights = add("Gather", [table, indices], "weights")
+    floats = add("Cast", [scales], "float_scales", to=ir.DataType.FLOAT)
+    given = [ir.AttrInt64("bits", 8), ir.AttrInt64("accuracy_level", 4)]
+    product = ir.Node(
+        MICROSOFT, "MatMulNBits", [inputs[0], weights, floats], [*forwarded(*names), *given]
+    )
+    product.outputs[0].name = "product"
+    return function(TABLE_MATMUL, inputs, [*nodes, product], names)
+
+
 def attributes(inner: int, outer: int, rule: Rule) -> dict[str, int]:
     """Return the attributes of the operator for a weight (inner, outer)."""
     return {
@@ -121,6 +186,11 @@ def attributes(inner: int, outer: int, rule: Rule) -> dict[str, int]:
     }
 
 
+def searched(rule: Rule) -> bool:
+    """Whether the blocks of a rule are searched for, which can use the importance of inputs."""
+    return rule.method == "nbits" and rule.bits == 4 and rule.symmetric
+
+
 @dataclass(frozen=True)
 class BlockMatrix:
     """One weight (inner, outer) and its quantization rule."""
@@ -130,6 +200,7 @@ class BlockMatrix:
     outer: int
     rule: Rule
     columns: Columns
+    importance: FloatArray | None = None
 
     @property
     def values(self) -> int:
@@ -141,6 +212,11 @@ class BlockMatrix:
         rule = self.rule
         whole = self.inner % max(rule.block, KERNEL_STEP) == 0 and rule.block >= 32
         return whole and rule.symmetric and rule.accuracy_level == 4
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The levels of the rule; none, which is uniform, for shapes that no kernel supports."""
+        return self.rule.levels if self.has_kernel else ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -174,8 +250,11 @@ class BlockMatrix:
 
     def quantize(self, values: FloatArray) -> Parts:
         """Quantize some columns, float32 (inner, columns): the inputs of the operator."""
-        searched = self.rule.symmetric and self.rule.bits == 4
-        parts = symmetric_blocks(values, self.rule.block) if searched else self._packed(values)
+        if searched(self.rule):
+            levels = self.levels or blocks.UNIFORM
+            parts = blocks.quantize(values, self.rule.block, levels, self.importance)
+        else:
+            parts = self._packed(values)
         parts["scales"] = parts["scales"].astype(self.layout(0)["scales"].dtype.numpy())
         return parts
 
@@ -201,57 +280,3 @@ class BlockMatrix:
             self.rule.symmetric,
         )
         return parts
-
-
-def symmetric_blocks(values: FloatArray, size: int) -> Parts:
-    """Quantize (inner, columns) to 4-bit blocks, with scales that minimize the squared error.
-
-    The search starts with the scale that maps the largest weight to -8. The best scale for the
-    resulting integers q is <w, q> / <q, q>. On trained weights the error is close to that of blocks
-    with zero points (8.2 % and 8.1 %; plain rounding 8.6 %), and products without them are faster.
-    """
-    inner, columns = values.shape
-    rows = np.pad(np.ascontiguousarray(values.T), ((0, 0), (0, -inner % size)))
-    blocks = rows.reshape(columns, -1, size)
-    high, low = _reduce(np.maximum, blocks), _reduce(np.minimum, blocks)
-    largest = np.where(high > -low, high, low)
-    best = np.zeros(blocks.shape, np.float32)
-    scales = np.zeros(largest.shape, np.float32)
-    least = np.full(largest.shape, np.inf, np.float32)
-    for share in SHARES:
-        scale = _fitted(blocks, _nearest(blocks, largest * np.float32(-share / 8)))
-        integers = _nearest(blocks, scale)
-        difference = integers * scale[..., None] - blocks
-        error = _sums(difference, difference)
-        better = error < least
-        np.copyto(best, integers, where=better[..., None])
-        np.copyto(scales, scale, where=better)
-        np.copyto(least, error, where=better)
-    nibbles = (best + 8).astype(np.uint8)
-    packed = nibbles[..., ::2] | nibbles[..., 1::2] << 4
-    return {"packed": packed, "scales": scales}
-
-
-def _nearest(blocks: FloatArray, scale: FloatArray) -> FloatArray:
-    """Round to integers from -8 to 7, as floats."""
-    integers = np.divide(blocks, np.where(scale == 0, np.float32(1), scale)[..., None])
-    np.rint(integers, out=integers)
-    return np.clip(integers, -8, 7, out=integers)
-
-
-def _fitted(blocks: FloatArray, integers: FloatArray) -> FloatArray:
-    """Return the scale of each block that minimizes the squared error for these integers."""
-    return np.divide(_sums(blocks, integers), np.maximum(_sums(integers, integers), 1))
-
-
-def _sums(a: FloatArray, b: FloatArray) -> FloatArray:
-    """Return the sum of products over each block."""
-    sums: FloatArray = np.einsum("cbs,cbs->cb", a, b)
-    return sums
-
-
-def _reduce(operator: np.ufunc, blocks: FloatArray) -> FloatArray:
-    """Reduce each block; numpy's own `reduce` is slow on such short axes."""
-    while (half := blocks.shape[-1] // 2) >= NARROW:
-        blocks = operator(blocks[..., :half], blocks[..., half:])
-    return functools.reduce(operator, np.moveaxis(blocks, -1, 0))

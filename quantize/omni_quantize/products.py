@@ -56,6 +56,15 @@ class ProductMeter:
 
 def _block_product(matrix: BlockMatrix, columns: int, parts: Parts) -> list[onnx.NodeProto]:
     attributes: dict[str, Any] = {**nbits.attributes(matrix.inner, columns, matrix.rule)}
+    if matrix.levels:
+        data = np.array(matrix.levels, np.int8)
+        levels = helper.make_node("Constant", [], ["levels"], value=numpy_helper.from_array(data))
+        del attributes["bits"], attributes["accuracy_level"]
+        inputs = ["rows", *parts, "levels"]
+        return [
+            levels,
+            helper.make_node(nbits.TABLE_MATMUL, inputs, ["product"], domain=DOMAIN, **attributes),
+        ]
     inputs = ["rows", *("float_scales" if name == "scales" else name for name in parts)]
     return [
         helper.make_node("Cast", ["scales"], ["float_scales"], to=TensorProto.FLOAT),
@@ -75,7 +84,7 @@ def _run(nodes: list[onnx.NodeProto], rows: FloatArray, parts: Parts, columns: i
         [helper.make_tensor_value_info("product", TensorProto.FLOAT, [ROWS, columns])],
         [numpy_helper.from_array(np.asarray(data), name) for name, data in parts.items()],
     )
-    functions = [ir.to_proto(integer_matmul())]
+    functions = [ir.to_proto(integer_matmul()), ir.to_proto(nbits.table_matmul())]
     model = helper.make_model(
         graph, opset_imports=OPSETS, ir_version=IR_VERSION, functions=functions
     )

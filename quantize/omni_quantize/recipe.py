@@ -6,6 +6,7 @@ applies. Three recipes are built in; `load_file` reads others.
 
 from fnmatch import fnmatchcase
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,10 @@ from msgspec import Struct
 from omni_runtime.errors import OmniError, UsageError
 
 GRAPHS = ("audio_encoder", "vision_encoder", "thinker", "talker", "dit", "vocoder")
+LEVELS = 16
+REACH = 32
+"""Levels are within -REACH ... REACH - 1: two products with int8 then fit in int16 (AVX2)."""
+
 TABLES = ("thinker_embedding", "talker_embedding", "dit_code")
 
 
@@ -25,7 +30,8 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     (MatMulNBits); "dynamic" stores int8 and quantizes activations at run time; "static" stores int8
     and quantizes activations to calibrated ranges, for convolutions of the vocoder. `symmetric`
     blocks have no zero point; with 4 bits their scales are searched. `accuracy_level` 4 multiplies
-    in int8, 0 in float32 (nbits only).
+    in int8, 0 in float32 (nbits only). `levels` are the 16 integers that the indices of symmetric
+    4-bit blocks stand for, instead of -8 ... 7; shapes without a kernel keep -8 ... 7.
     """
 
     match: str
@@ -36,6 +42,18 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     symmetric: bool = True
     accuracy_level: Literal[0, 1, 4] = 4
     per_channel: bool = True
+    levels: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.levels:
+            return
+        rising = all(a < b for a, b in pairwise(self.levels))
+        if len(self.levels) != LEVELS or not rising:
+            raise ValueError(f"levels must be {LEVELS} rising integers")
+        if self.levels[0] < -REACH or self.levels[-1] >= REACH:
+            raise ValueError(f"levels must be within {-REACH} ... {REACH - 1}")
+        if (self.method, self.bits, self.symmetric) != ("nbits", 4, True):
+            raise ValueError('levels need the method "nbits", 4 bits, and symmetric blocks')
 
 
 class TableRule(Struct, frozen=True, forbid_unknown_fields=True):

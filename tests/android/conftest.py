@@ -1,16 +1,14 @@
 """A JVM with the Kotlin engine. Skipped only where no JDK or C compiler is installed."""
 
-import fcntl
-import os
 import shutil
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
 from tests.android.engine import Jvm
 
-from conftest import Twin, export_to
+from conftest import Twin
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,18 +23,9 @@ def jvm() -> Generator[Jvm]:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Bundle of the trained default, quantized as it ships. Processes of one test run share it."""
-    root = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        root = root.parent
-    bundle = root / "android" / "tiny-int4"
-    bundle.parent.mkdir(exist_ok=True)
-    with (bundle.parent / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not bundle.is_dir():
-            export_to(ROOT / "tiny" / "checkpoint", bundle, "int4")
-    return bundle
+def trained(export_trained: Callable[[str], Path]) -> Path:
+    """Bundle of the trained default, quantized as it ships."""
+    return export_trained("int4")
 
 
 @pytest.fixture(params=["trained", "narrow", "wide"])

@@ -32,6 +32,8 @@ integer_kernel = pytest.mark.skipif(
     not build().library or "avx2" not in features, reason="there is no such kernel"
 )
 
+LEVELS = (-32, -26, -21, -17, -13, -9, -6, -3, 0, 3, 6, 9, 13, 17, 22, 31)
+
 
 @pytest.fixture(autouse=True)
 def asked_anew() -> Iterator[None]:
@@ -149,22 +151,26 @@ def test_block_matmul_part_by_part(bits: int, block: int) -> None:
 
 
 def compare_block_matmul(bits: int, block: int, inner: int, outer: int, rows: int) -> None:
+    """Compare BlockMatMul with its function, and with 4 bits TableMatMul too."""
     random = np.random.default_rng(bits + block + inner)
-    rule = Rule(match="w", method="nbits", reason="test", bits=bits, block=block)
     values = random.standard_normal((inner, outer)).astype(np.float32)
     values[:, 0] = 0
-    matrix = BlockMatrix("w", inner, outer, rule, lambda start, stop: values[:, start:stop])
-    assert matrix.has_kernel
     x = random.standard_normal((1, rows, inner)).astype(np.float32)
     x[0, 0, :block] *= 1000  # one block far above the others
     if inner > block:
         x[0, -1, -block:] = 0
-    attributes = nbits.attributes(inner, outer, rule)
-    del attributes["accuracy_level"]
-    (ours,), (theirs,) = both(
-        nbits.block_matmul(), {"rows": x}, matrix.quantize(values), **attributes
-    )
-    assert relative(ours, theirs) < 1e-4, (outer, rows)
+    for levels in ((), LEVELS) if bits == 4 else ((),):
+        rule = Rule(match="w", method="nbits", reason="test", bits=bits, block=block, levels=levels)
+        matrix = BlockMatrix("w", inner, outer, rule, lambda start, stop: values[:, start:stop])
+        assert matrix.has_kernel
+        weights, attributes = matrix.quantize(values), nbits.attributes(inner, outer, rule)
+        del attributes["accuracy_level"]
+        if levels:
+            del attributes["bits"]
+            weights["levels"] = np.array(levels, np.int8)
+        function = nbits.table_matmul() if levels else nbits.block_matmul()
+        (ours,), (theirs,) = both(function, {"rows": x}, weights, **attributes)
+        assert relative(ours, theirs) < 1e-4, (outer, rows, levels)
 
 
 def test_unsupported_weights_use_onnx_runtime() -> None:

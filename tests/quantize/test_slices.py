@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from conftest import Twin, relative
 from omni_export import external_data
-from omni_quantize import dynamic, nbits, weight_stream
+from omni_quantize import blocks, dynamic, nbits, weight_stream
 from omni_quantize.nbits import BlockMatrix
 from omni_quantize.products import ProductMeter
 from omni_quantize.recipe import Rule
@@ -174,15 +174,15 @@ def test_searched_scales() -> None:
     """The error of each block is at most that of ORT's rounding, for odd row counts too."""
     values = np.random.default_rng(0).standard_normal((72, 37), np.float32)
     values[:32, 5] = 0
-    found = nbits.symmetric_blocks(values, 32)
+    found = blocks.quantize(values, 32)
     packed, scales = np.zeros_like(found["packed"]), np.zeros(37 * 3, np.float32)
     nbits.PACK[4](packed, values, scales, np.zeros((37, 2), np.uint8), 32, 37, 72, True)
-    blocks = np.pad(values, ((0, 24), (0, 0))).T.reshape(37, 3, 32)
+    padded = np.pad(values, ((0, 24), (0, 0))).T.reshape(37, 3, 32)
 
     def errors(packed: np.ndarray, scales: np.ndarray) -> np.ndarray:
-        integers = np.stack([packed & 15, packed >> 4], axis=-1).reshape(blocks.shape)
+        integers = np.stack([packed & 15, packed >> 4], axis=-1).reshape(padded.shape)
         kept = (integers - np.float32(8)) * scales.reshape(37, 3, 1)
-        return np.square(kept - blocks).sum(axis=2)
+        return np.square(kept - padded).sum(axis=2)
 
     ours, theirs = errors(**found), errors(packed, scales)
     assert (ours <= theirs * 1.0001).all() and ours.sum() < 0.95 * theirs.sum()

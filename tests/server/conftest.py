@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import uvicorn
 
-from conftest import export_to
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.inputs.media import load_audio
 from omni_runtime.model import Model
 from omni_runtime.server.app import application
+from omni_runtime.server.connections import uvicorn_config
 from omni_runtime.server.settings import Settings
 from omni_runtime.serving.engine import Engine
 from server.running import NAME, Running
@@ -34,9 +34,8 @@ def recording() -> Callable[[str, int], np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    bundle = export_to(ROOT / "tiny" / "checkpoint", tmp_path_factory.mktemp("server") / "fp32")
-    return Model(bundle, SessionOptions(threads=1))
+def model(trained_bundle: Path) -> Model:
+    return Model(trained_bundle, SessionOptions(threads=1))
 
 
 @pytest.fixture(scope="session")
@@ -45,13 +44,10 @@ def run_server(model: Model) -> Iterator[Callable[..., Running]]:
     stack: list[tuple[uvicorn.Server, threading.Thread, Engine]] = []
 
     def start(**settings) -> Running:
-        engine = Engine(model)
-        app = application(engine, Settings(model=NAME, **settings))
+        engine, given = Engine(model), Settings(model=NAME, **settings)
+        app = application(engine, given)
         listener = socket.create_server(("127.0.0.1", 0))
-        config = uvicorn.Config(
-            app, log_config=None, access_log=False, ws="websockets-sansio", ws_max_size=2**24
-        )
-        server = uvicorn.Server(config)
+        server = uvicorn.Server(uvicorn_config(app, given))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         stack.append((server, thread, engine))

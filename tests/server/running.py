@@ -1,5 +1,6 @@
 """A server that is up, and its clients."""
 
+import time
 from dataclasses import dataclass
 
 import httpx
@@ -22,6 +23,19 @@ class Running:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def replying(self) -> bool:
+        """Whether the engine works on a reply of anybody."""
+        entries = list(self.engine._entries.values())
+        return any(entry.response is not None for entry in entries)
+
+    def seconds_until_idle(self) -> float:
+        begun = time.perf_counter()
+        while self.replying:
+            assert time.perf_counter() - begun < 10
+            time.sleep(0.001)
+        return time.perf_counter() - begun
 
     def http(self, **options) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=30, **options)

@@ -5,8 +5,10 @@ import base64
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
@@ -20,6 +22,10 @@ from server.running import NAME, Running
 
 CHAT = "/v1/chat/completions"
 HELLO = {"model": NAME, "messages": [{"role": "user", "content": "Hello!"}]}
+HANDSHAKE = (
+    b"GET /v1/realtime HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
 
 
 def chat_with(url: str) -> dict:
@@ -33,6 +39,9 @@ def test_a_foreign_host_name_is_dns_rebinding(server: Running, host: str) -> Non
         for path in ("/", "/v1/models", "/health"):
             assert client.get(path).status_code == 400
         assert client.post(CHAT, json=HELLO).status_code == 400
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(HANDSHAKE.replace(b"localhost", host.encode()))
+        assert b" 400 " in connection.recv(100)
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:{port}", "127.0.0.1:{port}", "[::1]:80"])
@@ -225,8 +234,10 @@ def test_sockets_that_are_flooded_or_fed_with_junk(server: Running) -> None:
         odd = {"type": "input_audio_buffer.append", "audio": "AAA="}
         connection.send(json.dumps(odd | {"audio": "%%%"}))
         assert json.loads(connection.recv())["error"]["code"] == "invalid_request"
-        for _ in range(20_000):
-            connection.send(empty)
+        data = empty.encode()
+        frame = bytes([0x81, 0x80 | len(data)]) + bytes(4) + data  # masked with zeros
+        for _ in range(100):
+            connection.socket.sendall(frame * 1000)
         connection.send(json.dumps({"type": "input_audio_buffer.clear"}))
         assert json.loads(connection.recv(timeout=60))["type"] == "input_audio_buffer.cleared"
     with websocket.connect(address, max_size=None) as connection:
@@ -245,3 +256,68 @@ def test_sessions_are_limited(run_server: Callable[..., Running]) -> None:
             websocket.connect(address)
         assert refused.value.response.status_code == 503
         assert refused.value.response.headers["Retry-After"]
+
+
+HALVES = {
+    "nothing": b"",
+    "half a head": b"GET /health HTTP/1.1\r\nHost: localh",
+    "half a body": b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+    b'Content-Length: 100\r\n\r\n{"mess',
+}
+HALF_A_FRAME = b"\x81\xfe\x10\x00mask{"
+
+
+def ended(half_open: socket.socket) -> float:
+    """Read until the server hangs up; returns the seconds that took."""
+    started = time.monotonic()
+    half_open.settimeout(10)
+    with suppress(ConnectionResetError):
+        while half_open.recv(2**16):
+            pass
+    return time.monotonic() - started
+
+
+def test_half_open_sockets_are_freed_and_hold_nobody(run_server: Callable[..., Running]) -> None:
+    server = run_server(head_seconds=1.0, body_seconds=1.5, ping_seconds=0.5, sessions=1)
+    with ExitStack() as stack:
+        sockets = []
+        for sent in [*HALVES.values()] * 20 + [HANDSHAKE + HALF_A_FRAME]:
+            one = stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            one.sendall(sent)
+            sockets.append(one)
+        with server.http() as client:
+            begun = time.monotonic()
+            assert client.post(CHAT, json=HELLO).status_code == 200
+            assert time.monotonic() - begun < 1.0, "others are not held"
+        assert all(ended(one) < 3.0 for one in sockets)
+    address = f"ws://127.0.0.1:{server.port}/v1/realtime"
+    with websocket.connect(address) as connection:  # the only session is free again
+        assert json.loads(connection.recv())["type"] == "session.created"
+        time.sleep(2.5)  # a client that answers pings may be silent for longer than all limits
+        connection.send(json.dumps({"type": "input_audio_buffer.clear"}))
+        assert json.loads(connection.recv())["type"] == "input_audio_buffer.cleared"
+
+
+def test_half_a_second_request_is_freed_too(run_server: Callable[..., Running]) -> None:
+    server = run_server(head_seconds=1.0)
+    whole = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port)) as one:
+        one.sendall(whole)
+        assert b" 200 " in one.recv(2**16)
+        one.sendall(whole[:20])
+        assert 0.9 < ended(one) < 3.0
+
+
+def test_slow_requests_that_arrive_in_time_are_answered(
+    run_server: Callable[..., Running],
+) -> None:
+    server = run_server(head_seconds=2.0, body_seconds=2.0)
+    body = json.dumps(HELLO).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    request = head.encode() + body
+    with socket.create_connection(("127.0.0.1", server.port)) as slow:
+        for start in range(0, len(request), 20):
+            slow.sendall(request[start : start + 20])
+            time.sleep(0.1)
+        slow.settimeout(10)
+        assert b" 200 " in slow.recv(100)

@@ -51,6 +51,13 @@ def block_matmul(r: random.Random) -> Call:
     return Call("BlockMatMul", attributes, inputs, [T.FLOAT])
 
 
+def table_matmul(r: random.Random) -> Call:
+    call = block_matmul(r)
+    bits = call.attributes.pop("bits")
+    call.inputs[1][1][2] = call.inputs[1][1][2] * 4 // bits  # the packed weights
+    return Call("TableMatMul", call.attributes, [*call.inputs, (T.INT8, [16])], [T.FLOAT])
+
+
 def attention(r: random.Random) -> Call:
     scaled = r.random() < 0.5
     kv, groups, width = r.randint(1, 3), r.randint(1, 4), 2 * r.randint(1, 20)
@@ -88,7 +95,7 @@ def integer_matmul(r: random.Random) -> Call:
 
 
 KERNELS: tuple[Callable[[random.Random], Call], ...] = (
-    block_matmul, attention, snake, integer_matmul,
+    block_matmul, table_matmul, attention, snake, integer_matmul,
 )  # fmt: skip
 
 
@@ -165,7 +172,8 @@ def compiled_in(vnni: bool) -> tuple[Callable[[random.Random], Call], ...]:
     features = processor_features.detect()
     if not features & {"avx2", "asimd"}:
         return (snake,)
-    return KERNELS if "avx2" in features and not vnni else (block_matmul, attention, snake)
+    integers = "avx2" in features and not vnni
+    return tuple(one for one in KERNELS if integers or one is not integer_matmul)
 
 
 def hostile(

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import export_to
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.inputs.media import load_audio
 from omni_runtime.model import Model
@@ -28,11 +27,6 @@ def _recording(name: str) -> np.ndarray:
 def recording() -> Callable[[str], np.ndarray]:
     """A spoken question, float32 mono at 16 kHz, by its name."""
     return _recording
-
-
-@pytest.fixture(scope="session")
-def trained_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_to(ROOT / "tiny" / "checkpoint", tmp_path_factory.mktemp("voice") / "fp32")
 
 
 @pytest.fixture(scope="session")

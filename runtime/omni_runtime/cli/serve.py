@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from omni_runtime.server.settings import Settings
 
 INSTALL = 'pip install "pocket-omni[serve]"'
-MAX_CONNECTIONS = 512
-SHUTDOWN_SECONDS = 10
-"""How long replies may go on after SIGTERM."""
 
 
 def main(options: argparse.Namespace) -> int:
@@ -30,6 +27,7 @@ def main(options: argparse.Namespace) -> int:
         import uvicorn  # noqa: PLC0415 - an extra
 
         from omni_runtime.server.app import application  # noqa: PLC0415
+        from omni_runtime.server.connections import uvicorn_config  # noqa: PLC0415
     except ImportError as error:
         raise OmniError(f"the server needs {error.name}", fix=INSTALL) from None
     settings = _settings(options)
@@ -45,15 +43,9 @@ def main(options: argparse.Namespace) -> int:
         scheme = "https" if options.ssl_certfile else "http"
         name = f"[{host}]" if ":" in host else host
         ui.note(f"{settings.model}: {scheme}://{name}:{port} (page), {scheme}://{name}:{port}/v1")
-        config = uvicorn.Config(
+        config = uvicorn_config(
             application(engine, settings, speech),
-            log_config=None,
-            access_log=False,
-            ws="websockets-sansio",
-            ws_max_size=settings.max_frame,
-            limit_concurrency=MAX_CONNECTIONS,
-            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-            server_header=False,
+            settings,
             ssl_certfile=options.ssl_certfile,
             ssl_keyfile=options.ssl_keyfile,
         )

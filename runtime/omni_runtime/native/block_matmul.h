@@ -1,5 +1,6 @@
 // Multiplies float32 rows with a matrix of 4- or 8-bit integers that has one scale per block of a
-// column. Weights are in the layout of MatMulNBits and are read directly from the mapped file.
+// column. Weights are in the layout of MatMulNBits and are read directly from the mapped file. With
+// 4 bits they are indices of 16 levels: -8 ... 7 (BlockMatMul), or those of an input (TableMatMul).
 #pragma once
 
 #include "ort.h"
@@ -28,16 +29,25 @@ class BlockMatMul {
   static constexpr ort::ElementType kInputs[] = {ort::kFloat, ort::kUint8, ort::kFloat16};
 
   explicit BlockMatMul(const void* info)
+      : BlockMatMul(info, static_cast<int>(ort::attribute(info, "bits", 4, 8))) {}
+
+  void run(const ort::Context& context) const {
+    static constexpr int8_t kUniform[] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
+    run(context, block_matmul::Table(kUniform));
+  }
+
+ protected:
+  BlockMatMul(const void* info, int bits)
       : inner_(static_cast<int>(ort::attribute(info, "K", 1, kMost))),
         outer_(static_cast<size_t>(ort::attribute(info, "N", 1, kMost))),
-        bits_(static_cast<int>(ort::attribute(info, "bits", 4, 8))),
+        bits_(bits),
         block_(static_cast<int>(ort::attribute(info, "block_size", 32, 256))) {
     ort::require(bits_ == 4 || bits_ == 8, "bits must be 4 or 8");
     ort::require((block_ & (block_ - 1)) == 0, "block_size must be 32, 64, 128 or 256");
     ort::require(inner_ % block_ == 0, "K must be a multiple of block_size");
   }
 
-  void run(const ort::Context& context) const {
+  void run(const ort::Context& context, const block_matmul::Table& table) const {
     auto shape = context.shape(0);
     ort::require(!shape.empty() && shape.back() == inner_, "the rows must have K values");
     const auto outer = static_cast<int64_t>(outer_);
@@ -48,7 +58,7 @@ class BlockMatMul {
         context.input<float>(0),
         context.input<uint8_t>(1, outer * inner_ * bits_ / 8, "the packed weights must be N x K"),
         context.input<uint16_t>(2, outer * blocks, "there must be N scales for each block"),
-        context.output<float>(0, shape), rows};
+        context.output<float>(0, shape), rows, table};
     if (rows == 0) return;
     switch (block_) {
       case 32:
@@ -74,6 +84,7 @@ class BlockMatMul {
     const uint16_t* scales;  // float16
     float* y;
     size_t rows;
+    block_matmul::Table table;
   };
 
   template <int block>
@@ -99,34 +110,36 @@ class BlockMatMul {
     shared(context, [&](size_t start, size_t stop) {
       size_t n = start;
       for (; work.rows == 1 && n + kTogether <= stop; n += kTogether) {
-        columns_of_row<bits, block>(work.packed + n * stride, work.scales + n * scales, rows[0],
-                                    inner_, work.y + n);
+        columns_of_row<bits, block>(work.packed + n * stride, work.scales + n * scales, work.table,
+                                    rows[0], inner_, work.y + n);
       }
       for (; n < stop; n++) {
         for (size_t m = 0; m < work.rows; m += kRows) {
-          group<bits, block>(work.packed + n * stride, work.scales + n * scales, rows + m,
-                             std::min<size_t>(kRows, work.rows - m), work.y + m * outer_ + n);
+          group<bits, block>(work, n, rows + m, std::min<size_t>(kRows, work.rows - m),
+                             work.y + m * outer_ + n);
         }
       }
     });
   }
 
-  // Multiplies one column with 1 ... kRows rows.
+  // Multiplies column n with 1 ... kRows rows.
   template <int bits, int block>
-  void group(const uint8_t* packed, const uint16_t* scales, const row_products::Row* rows,
-             size_t count, float* y) const {
+  void group(const Work& work, size_t n, const row_products::Row* rows, size_t count,
+             float* y) const {
     using namespace row_products;
     static_assert(kRows == 4);
+    const uint8_t* packed = work.packed + n * (static_cast<size_t>(inner_) * bits / 8);
+    const uint16_t* scales = work.scales + n * (inner_ / block);
     float* const each[] = {y, y + outer_, y + 2 * outer_, y + 3 * outer_};
     switch (count) {
       case 1:
-        return column<bits, block, 1>(packed, scales, rows, inner_, each);
+        return column<bits, block, 1>(packed, scales, work.table, rows, inner_, each);
       case 2:
-        return column<bits, block, 2>(packed, scales, rows, inner_, each);
+        return column<bits, block, 2>(packed, scales, work.table, rows, inner_, each);
       case 3:
-        return column<bits, block, 3>(packed, scales, rows, inner_, each);
+        return column<bits, block, 3>(packed, scales, work.table, rows, inner_, each);
       default:
-        return column<bits, block, 4>(packed, scales, rows, inner_, each);
+        return column<bits, block, 4>(packed, scales, work.table, rows, inner_, each);
     }
   }
 
@@ -183,7 +196,8 @@ class BlockMatMul {
     const size_t blocks = inner_ / block, stride = size_t(inner_) * bits_ / 8;
     for (size_t j = 0; j < block_matmul::kColumns; j++) {
       const size_t which = std::min(n + j, stop - 1);  // repeats the last column to fill the tile
-      into.unpack(j, part, bits_, work.packed + which * stride + size_t(first) * bits_ / 8);
+      into.unpack(j, part, bits_, work.table,
+                  work.packed + which * stride + size_t(first) * bits_ / 8);
       block_matmul::unpack_scales(work.scales + which * blocks + first / block, part / block,
                                   into.scales + j * (part / block));
     }
@@ -197,10 +211,11 @@ class BlockMatMul {
     for (int g = 0; g < groups; g++) rows[g] = all[g].from<block>(first);
     if (!kDot && bits_ == 8) {
       Sums more[groups * kColumns] = {};
-      tile<block, groups>(rows, columns.high, columns.scales, part, more);
+      tile<block, groups, 8>(rows, columns.high, columns.scales, part, more);
       for (int i = 0; i < groups * kColumns; i++) sums[i] += 16.0f * more[i];
     }
-    tile<block, groups>(rows, columns.bytes, columns.scales, part, sums);
+    if (kDot || bits_ == 8) return tile<block, groups, 8>(rows, columns.bytes, columns.scales, part, sums);
+    tile<block, groups, 2>(rows, columns.bytes, columns.scales, part, sums);
   }
 
   // Writes the sums of a group of rows. `held` has one lane per row, so 4 x 4 tiles are transposed.
@@ -241,6 +256,22 @@ class BlockMatMul {
   int inner_;
   size_t outer_;
   int bits_, block_;
+};
+
+class TableMatMul : public BlockMatMul {
+ public:
+  static constexpr const char* kName = "TableMatMul";
+  // the inputs of BlockMatMul with 4 bits, and levels int8 (16)
+  static constexpr ort::ElementType kInputs[] = {ort::kFloat, ort::kUint8, ort::kFloat16, ort::kInt8};
+
+  explicit TableMatMul(const void* info) : BlockMatMul(info, 4) {}
+
+  void run(const ort::Context& context) const {
+    const int8_t* levels = context.input<int8_t>(3, 16, "there must be 16 levels");
+    ort::require(std::all_of(levels, levels + 16, [](int8_t x) { return -32 <= x && x < 32; }),
+                 "levels must be within -32 ... 31");
+    BlockMatMul::run(context, block_matmul::Table(levels));
+  }
 };
 
 #endif  // POCKET_OMNI_SIMD

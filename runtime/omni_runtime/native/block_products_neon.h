@@ -76,7 +76,7 @@ struct Columns {
     return {scratch.take<int8_t>(size), scratch.take<float>(scales)};
   }
 
-  void unpack(size_t j, int inner, int bits, const uint8_t* packed) const {
+  void unpack(size_t j, int inner, int bits, const Table& table, const uint8_t* packed) const {
     const bool pairs = arm::products == arm::Products::kMatrix;
     int8_t* to = bytes + (pairs ? j / 2 * 2 * inner + j % 2 * 8 : j * inner);
     const int step = pairs ? 16 : 8;  // between groups of eight values
@@ -89,9 +89,8 @@ struct Columns {
       if (bits == 4) {
         const uint8x16_t both = vld1q_u8(packed + k / 2);
         const uint8x16_t even = vandq_u8(both, vdupq_n_u8(15)), odd = vshrq_n_u8(both, 4);
-        const int8x16_t zero = vdupq_n_s8(kZeroPoint);
-        store(vsubq_s8(vreinterpretq_s8_u8(vzip1q_u8(even, odd)), zero));
-        store(vsubq_s8(vreinterpretq_s8_u8(vzip2q_u8(even, odd)), zero));
+        store(table.look_up(vzip1q_u8(even, odd)));
+        store(table.look_up(vzip2q_u8(even, odd)));
       } else {
         store(centred(vld1q_u8(packed + k)));
         store(centred(vld1q_u8(packed + k + kVector)));
@@ -192,8 +191,8 @@ POCKET_OMNI_ALONE void tile_by(const Rows* rows, const int8_t* bytes, const floa
 }
 
 // Adds the products of groups of rows and kColumns unpacked columns to `sums`: one register per
-// group and column, one lane per row.
-template <int block, int groups>
+// group and column, one lane per row. (`fits` is for x86.)
+template <int block, int groups, int fits>
 void tile(const Rows* rows, const int8_t* bytes, const float* scales, int inner, Sums* sums) {
   with_products([&](auto products) {
     tile_by<decltype(products), block, groups>(rows, bytes, scales, inner, sums);

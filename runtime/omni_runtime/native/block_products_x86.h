@@ -17,8 +17,17 @@ using Sums = Floats;                                    // one lane per row of a
 constexpr int kGroup = sizeof(Sums) / sizeof(float);    // rows per register of sums
 constexpr int kColumns = kDot ? 6 : 3;  // columns of a tile; VNNI has a latency of five products
 
-// Zero point of the stored weights.
-constexpr int above(int bits) { return kDot && bits == 8 ? 128 : 8; }
+// Zero point of the weights as they are multiplied: levels of 4 bits are within -32 ... 31.
+constexpr int above(int bits) { return bits == 4 ? 32 : kDot ? 128 : 8; }
+
+// The levels that 4-bit indices stand for, as bytes with a zero point.
+struct Table {
+  __m128i bytes;
+
+  explicit Table(const int8_t* levels)
+      : bytes(_mm_add_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(levels)),
+                           _mm_set1_epi8(above(4)))) {}
+};
 
 inline float half(uint16_t value) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(value))); }
 
@@ -99,20 +108,23 @@ void round_rows(const float* x, int count, int inner, int bits, const Rows& into
   }
 }
 
-// Unpacks a column of 4-bit weights to bytes, in the order of the rows. Each byte is widened to 16
-// bits, low | high << 4, and becomes low | high << 8.
-inline void unpack4(const uint8_t* packed, int inner, uint8_t* bytes) {
+// Unpacks a column of 4-bit indices to bytes of the table, in the order of the rows. Each byte is
+// widened to 16 bits, low | high << 4, and becomes low | high << 8.
+inline void unpack4(const uint8_t* packed, int inner, const Table& table, uint8_t* bytes) {
   constexpr int wide = sizeof(Integers);
   const Integers nibbles = POCKET_OMNI_WIDE(set1_epi16)(0x0f0f);
   int k = 0;
   for (; k + wide <= inner; k += wide) {
     const Integers pairs = widen_bytes(packed + k / 2);
-    store_integers(bytes + k,
-                   bits_and(bits_or(pairs, POCKET_OMNI_WIDE(slli_epi16)(pairs, 4)), nibbles));
+    const Integers indices =
+        bits_and(bits_or(pairs, POCKET_OMNI_WIDE(slli_epi16)(pairs, 4)), nibbles);
+    store_integers(bytes + k, look_up(table.bytes, indices));
   }
+  alignas(16) uint8_t each[16];
+  _mm_store_si128(reinterpret_cast<__m128i*>(each), table.bytes);
   for (; k < inner; k += 2) {
-    bytes[k] = packed[k / 2] & 15;
-    bytes[k + 1] = packed[k / 2] >> 4;
+    bytes[k] = each[packed[k / 2] & 15];
+    bytes[k + 1] = each[packed[k / 2] >> 4];
   }
 }
 
@@ -152,10 +164,10 @@ struct Columns {
     return {scratch.take<uint8_t>(size), scratch.take<uint8_t>(size), scratch.take<float>(scales)};
   }
 
-  void unpack(size_t j, int inner, int bits, const uint8_t* packed) const {
+  void unpack(size_t j, int inner, int bits, const Table& table, const uint8_t* packed) const {
     uint8_t* to = bytes + j * inner;
     if (bits == 4) {
-      unpack4(packed, inner, to);
+      unpack4(packed, inner, table, to);
     } else if (kDot) {
       std::memcpy(to, packed, inner);
     } else {
@@ -166,7 +178,8 @@ struct Columns {
 
 // Adds the products of groups of rows and kColumns unpacked columns to `sums`: one register per
 // group and column, one lane per row. Two groups fill the registers and share the loaded columns.
-template <int block, int groups>
+// Without VNNI, `fits` sums of two products fit in int16.
+template <int block, int groups, int fits>
 POCKET_OMNI_ALONE void tile(const Rows* rows, const uint8_t* bytes, const float* scales, int inner,
                             Floats* sums) {
   constexpr int count = groups * kColumns;
@@ -174,11 +187,11 @@ POCKET_OMNI_ALONE void tile(const Rows* rows, const uint8_t* bytes, const float*
   Floats sum[count] = {};  // not `sums` itself: with 16 registers GCC would spill
   for (int b = 0; b < blocks; b++) {
     Integers total[count];
-    for (int part = 0; part < block; part += kVector) {
+    for (int part = 0; part < block; part += 4 * fits) {
       Integers products[count];
       const int first = b * block + part;
       POCKET_OMNI_UNROLL
-      for (int k = 0; k < kVector; k += 4) {
+      for (int k = 0; k < 4 * fits; k += 4) {
         Integers row[groups];
         for (int g = 0; g < groups; g++)
           row[g] = load_integers(rows[g].rows + (first + k) * kGroup);

@@ -21,7 +21,15 @@ namespace block_matmul {
 
 constexpr int kVector = 16;    // int8 values in a register
 constexpr bool kDot = true;    // products of 8 bits need no split weights
-constexpr int kZeroPoint = 8;  // of stored weights of 4 bits
+
+// The levels that 4-bit indices stand for, within -32 ... 31.
+struct Table {
+  int8x16_t levels;
+
+  explicit Table(const int8_t* from) : levels(vld1q_s8(from)) {}
+
+  int8x16_t look_up(uint8x16_t indices) const { return vqtbl1q_s8(levels, indices); }
+};
 
 inline int8x16_t load_bytes(const void* from) { return vld1q_s8(static_cast<const int8_t*>(from)); }
 

@@ -12,6 +12,7 @@ ort::Operator operators[] = {
     ort::operator_of<AntiAliasedSnake>(),
 #ifdef POCKET_OMNI_SIMD
     ort::operator_of<BlockMatMul>(),
+    ort::operator_of<TableMatMul>(),
     ort::operator_of<CachedAttention>(),
     ort::operator_of<Int8CachedAttention>(),
 #endif

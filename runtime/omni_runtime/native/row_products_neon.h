@@ -19,7 +19,7 @@ inline size_t padded(size_t size, size_t) { return size; }
 
 // Zero point of the weights as they are multiplied.
 template <class Products, int bits>
-constexpr int kZeroPointOf = bits == 4 ? kZeroPoint : Products::kBytesZeroPoint;
+constexpr int kZeroPointOf = bits == 4 ? 0 : Products::kBytesZeroPoint;
 
 // A quantized row: `values` int8 (inner), one scale per block, and per block `offset`: scale times
 // sum times the zero point of the weights, which is subtracted from the product.
@@ -52,8 +52,8 @@ void round_row(const float* x, int inner, int bits, const Row& into) {
 // Sums of four products of one block of each row and each column: `sums` (rows, columns). The block
 // begins at `values` + first and at `packed`; columns are `stride` bytes apart.
 template <class Products, int bits, int block, int rows, int columns>
-POCKET_OMNI_INLINE void products(const uint8_t* packed, size_t stride, const int8_t* const* values,
-                                 size_t first, int32x4_t* sums) {
+POCKET_OMNI_INLINE void products(const uint8_t* packed, const Table& table, size_t stride,
+                                 const int8_t* const* values, size_t first, int32x4_t* sums) {
   constexpr int parts = 8 / bits, step = kVector * parts;
   std::fill_n(sums, rows * columns, vdupq_n_s32(0));
   POCKET_OMNI_UNROLL
@@ -67,12 +67,14 @@ POCKET_OMNI_INLINE void products(const uint8_t* packed, size_t stride, const int
     POCKET_OMNI_UNROLL
     for (int c = 0; c < columns; c++) {
       const uint8x16_t bytes = vld1q_u8(packed + c * stride + i * bits / 8);
+      const int8x16_t even = table.look_up(vandq_u8(bytes, vdupq_n_u8(15)));
+      const int8x16_t odd = table.look_up(vshrq_n_u8(bytes, 4));
       POCKET_OMNI_UNROLL
       for (int r = 0; r < rows; r++) {
         int32x4_t& sum = sums[r * columns + c];
         if constexpr (bits == 4) {
-          sum = Products::dot(sum, vreinterpretq_s8_u8(vandq_u8(bytes, vdupq_n_u8(15))), row[r][0]);
-          sum = Products::dot(sum, vreinterpretq_s8_u8(vshrq_n_u8(bytes, 4)), row[r][1]);
+          sum = Products::dot(sum, even, row[r][0]);
+          sum = Products::dot(sum, odd, row[r][1]);
         } else {
           sum = Products::dot_bytes(sum, bytes, row[r][0]);
         }
@@ -82,8 +84,8 @@ POCKET_OMNI_INLINE void products(const uint8_t* packed, size_t stride, const int
 }
 
 template <class Products, int bits, int block, int rows, int columns>
-void columns_by(const uint8_t* packed, const uint16_t* scales, const Row* all, int inner,
-                float* const* y) {
+void columns_by(const uint8_t* packed, const uint16_t* scales, const Table& table, const Row* all,
+                int inner, float* const* y) {
   constexpr size_t bytes = block * bits / 8;
   const int blocks = inner / block;
   const size_t stride = bytes * blocks;
@@ -95,8 +97,8 @@ void columns_by(const uint8_t* packed, const uint16_t* scales, const Row* all, i
     int32x4_t found[kLanes][rows * columns];
     POCKET_OMNI_UNROLL
     for (int j = 0; j < kLanes; j++) {
-      products<Products, bits, block, rows, columns>(packed + j * bytes, stride, values, j * block,
-                                                     found[j]);
+      products<Products, bits, block, rows, columns>(packed + j * bytes, table, stride, values,
+                                                     j * block, found[j]);
     }
     POCKET_OMNI_UNROLL
     for (int r = 0; r < rows; r++) {
@@ -118,7 +120,7 @@ void columns_by(const uint8_t* packed, const uint16_t* scales, const Row* all, i
   }
   for (; b < blocks; b++, packed += bytes) {
     int32x4_t found[rows * columns];
-    products<Products, bits, block, rows, columns>(packed, stride, values, 0, found);
+    products<Products, bits, block, rows, columns>(packed, table, stride, values, 0, found);
     for (int i = 0; i < rows * columns; i++) {
       const Row& row = all[i / columns];
       const float scale = half(scales[size_t(i % columns) * blocks + b]);
@@ -130,19 +132,20 @@ void columns_by(const uint8_t* packed, const uint16_t* scales, const Row* all, i
 
 // Multiplies one column with `rows` rows.
 template <int bits, int block, int rows>
-void column(const uint8_t* packed, const uint16_t* scales, const Row* all, int inner,
-            float* const* y) {
+void column(const uint8_t* packed, const uint16_t* scales, const Table& table, const Row* all,
+            int inner, float* const* y) {
   with_products([&](auto products) {
-    columns_by<decltype(products), bits, block, rows, 1>(packed, scales, all, inner, y);
+    columns_by<decltype(products), bits, block, rows, 1>(packed, scales, table, all, inner, y);
   });
 }
 
 // Multiplies kTogether columns with one row.
 template <int bits, int block>
-void columns_of_row(const uint8_t* packed, const uint16_t* scales, const Row& row, int inner,
-                    float* y) {
+void columns_of_row(const uint8_t* packed, const uint16_t* scales, const Table& table,
+                    const Row& row, int inner, float* y) {
   with_products([&](auto products) {
-    columns_by<decltype(products), bits, block, 1, kTogether>(packed, scales, &row, inner, &y);
+    columns_by<decltype(products), bits, block, 1, kTogether>(packed, scales, table, &row, inner,
+                                                               &y);
   });
 }
 

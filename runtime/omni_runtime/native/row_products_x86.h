@@ -7,6 +7,7 @@
 namespace row_products {
 
 using block_matmul::above;
+using block_matmul::Table;
 
 constexpr int kLanes = sizeof(Floats) / sizeof(float);
 constexpr int kBytes = sizeof(Integers);
@@ -69,11 +70,13 @@ void round_row(const float* x, int inner, int bits, const Row& into) {
 
 // int32 sums of a step: each lane has 32 / bits neighbouring values.
 template <int bits>
-inline Integers products(Integers weights, const int8_t* row) {
-  if constexpr (bits == 4) {
+inline Integers products(Integers weights, const Table& table, const int8_t* row) {
+  if constexpr (bits == 4) {  // 63 times 127 four times fits in int16
     const Integers low = POCKET_OMNI_WIDE(set1_epi8)(15);
-    const Integers odd = bits_and(POCKET_OMNI_WIDE(srli_epi16)(weights, 4), low);
-    const Integers sums = add_products(Integers{}, bits_and(weights, low), load_integers(row));
+    const Integers even = look_up(table.bytes, bits_and(weights, low));
+    const Integers odd =
+        look_up(table.bytes, bits_and(POCKET_OMNI_WIDE(srli_epi16)(weights, 4), low));
+    const Integers sums = add_products(Integers{}, even, load_integers(row));
     return fours(add_products(sums, odd, load_integers(row + kBytes)));
   } else {
     return byte_products(weights, load_integers(row));
@@ -97,8 +100,8 @@ struct Lanes {
 
 // Multiplies one column with `rows` rows.
 template <int bits, int block, int rows>
-inline void column(const uint8_t* packed, const uint16_t* scales, const Row* all, int inner,
-                   float* const* y) {
+inline void column(const uint8_t* packed, const uint16_t* scales, const Table& table,
+                   const Row* all, int inner, float* const* y) {
   static constexpr Lanes<bits, block> lanes;
   constexpr int wide = step(bits);
   const int blocks = inner / block;
@@ -125,7 +128,7 @@ inline void column(const uint8_t* packed, const uint16_t* scales, const Row* all
       const Integers from_block = load_integers(lanes.block_of[s]);
       POCKET_OMNI_UNROLL
       for (int r = 0; r < rows; r++) {
-        const Integers found = products<bits>(weights, all[r].values + at);
+        const Integers found = products<bits>(weights, table, all[r].values + at);
         sums[r] = multiply_add(POCKET_OMNI_WIDE(cvtepi32_ps)(found),
                                permute(product[r], from_block), sums[r]);
       }
@@ -136,9 +139,9 @@ inline void column(const uint8_t* packed, const uint16_t* scales, const Row* all
 
 // Multiplies kTogether columns with one row.
 template <int bits, int block>
-inline void columns_of_row(const uint8_t* packed, const uint16_t* scales, const Row& row, int inner,
-                           float* y) {
-  column<bits, block, 1>(packed, scales, &row, inner, &y);
+inline void columns_of_row(const uint8_t* packed, const uint16_t* scales, const Table& table,
+                           const Row& row, int inner, float* y) {
+  column<bits, block, 1>(packed, scales, table, &row, inner, &y);
 }
 
 }  // namespace row_products

@@ -22,6 +22,7 @@ inline __m256 halves(const uint16_t* from) {
 
 // The widest vectors: AVX-512 with VNNI, else AVX2. For each:
 //   widen_bytes    zero-extends bytes to int16
+//   look_up        replaces each byte 0 ... 15 by that byte of a table
 //   half_floats    converts float16 to float32
 //   where_greater  selects `yes` where a > b, else `no`, per lane
 //   add_products   adds products of bytes to sums, which `fours` converts to int32, one per four
@@ -36,6 +37,9 @@ using Floats = __m512;
 inline Integers load_integers(const void* from) { return _mm512_loadu_si512(from); }
 inline void store_integers(void* to, Integers value) { _mm512_storeu_si512(to, value); }
 inline Integers widen_bytes(const void* from) { return _mm512_cvtepu8_epi16(load(from)); }
+inline Integers look_up(__m128i table, Integers bytes) {
+  return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), bytes);
+}
 inline Floats half_floats(const uint16_t* from) { return _mm512_cvtph_ps(load(from)); }
 inline Floats permute(Floats x, Integers lanes) { return _mm512_permutexvar_ps(lanes, x); }
 inline float sum(Floats x) { return _mm512_reduce_add_ps(x); }
@@ -58,6 +62,9 @@ inline Integers load_integers(const void* from) { return load(from); }
 inline void store_integers(void* to, Integers value) { store(to, value); }
 inline Integers widen_bytes(const void* from) {
   return _mm256_cvtepu8_epi16(_mm_loadu_si128(static_cast<const __m128i*>(from)));
+}
+inline Integers look_up(__m128i table, Integers bytes) {
+  return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), bytes);
 }
 inline Floats half_floats(const uint16_t* from) { return halves(from); }
 inline Floats permute(Floats x, Integers lanes) { return _mm256_permutevar8x32_ps(x, lanes); }

@@ -7,8 +7,9 @@ from pathlib import Path
 from time import perf_counter
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
@@ -19,9 +20,10 @@ from omni_runtime.options import SpeechOptions
 from omni_runtime.server import errors
 from omni_runtime.server.chat import Chat
 from omni_runtime.server.conversations import Conversations
-from omni_runtime.server.errors import ApiError
+from omni_runtime.server.errors import HUNG_UP, ApiError
 from omni_runtime.server.guard import PAGE, Guard
 from omni_runtime.server.metrics import Metrics
+from omni_runtime.server.openapi import document
 from omni_runtime.server.realtime import Realtime
 from omni_runtime.server.replies import Admission
 from omni_runtime.server.settings import Settings
@@ -31,8 +33,6 @@ from omni_runtime.server.transcriptions import Transcriptions
 from omni_runtime.serving.engine import Engine
 
 log = logging.getLogger("omni.server")
-HUNG_UP = 499
-"""Status in the log when the client left before an answer."""
 PAGE_FOLDER = Path(__file__).parent / "page"
 
 
@@ -60,6 +60,8 @@ def application(
         exception_handlers={
             ApiError: errors.handle,
             OmniError: errors.handle,
+            HTTPException: errors.handle,
+            ClientDisconnect: errors.handle,
             Exception: errors.handle,
         },
         lifespan=lifespan,
@@ -68,11 +70,16 @@ def application(
 
 
 def _routes(state: State) -> list[Route | WebSocketRoute | Mount]:
+    described = document(state.settings)
+
     async def page(_request: Request) -> Response:
         return FileResponse(PAGE_FOLDER / "index.html")
 
     async def health(_request: Request) -> Response:
         return JSONResponse({"status": "ok"})
+
+    async def openapi(_request: Request) -> Response:
+        return JSONResponse(described)
 
     async def models(_request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [_model(state)]})
@@ -91,6 +98,7 @@ def _routes(state: State) -> list[Route | WebSocketRoute | Mount]:
         Route("/", page),
         Route("/health", health),
         Route("/metrics", metrics),
+        Route("/openapi.json", openapi),
         Route("/v1/models", models),
         Route("/v1/models/{name:path}", model),
         Route("/v1/chat/completions", _endpoint(Chat(state)), methods=["POST"]),

@@ -5,6 +5,7 @@ from typing import Any
 
 import av
 import numpy as np
+from msgspec import Meta
 
 from omni_runtime.arrays import FloatArray
 from omni_runtime.server.errors import ApiError
@@ -19,6 +20,7 @@ MEDIA_TYPES = {
     "opus": "audio/ogg",
     "aac": "audio/aac",
 }
+FORMAT = Meta(extra_json_schema={"enum": [*MEDIA_TYPES]})
 _CODECS = {  # container, codec, sample format, rate (None: as given)
     "mp3": ("mp3", "libmp3lame", "fltp", None),
     "flac": ("flac", "flac", "s16", None),
@@ -27,14 +29,19 @@ _CODECS = {  # container, codec, sample format, rate (None: as given)
 }
 
 
+def check_format(name: str) -> None:
+    """Raise ApiError if there is no such format."""
+    if name not in MEDIA_TYPES:
+        known = ", ".join(MEDIA_TYPES)
+        raise ApiError(f"unknown audio format {name!r}; choose one of {known}", param="format")
+
+
 class AudioEncoder:
     """Samples in, bytes of a format out, piece by piece."""
 
     def __init__(self, name: str, rate: int, *, length: int | None = None) -> None:
         """`rate` in hertz; `length` in samples where it is known, for wav. Raises ApiError."""
-        if name not in MEDIA_TYPES:
-            known = ", ".join(MEDIA_TYPES)
-            raise ApiError(f"unknown audio format {name!r}; choose one of {known}", param="format")
+        check_format(name)
         self.media_type = MEDIA_TYPES[name]
         self._rate = rate
         self._out = io.BytesIO()

@@ -5,11 +5,12 @@ import base64
 import json
 import secrets
 import time
-from collections.abc import AsyncGenerator, Mapping
-from typing import Any
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing
+from typing import Annotated, Any
 
 import numpy as np
-from msgspec import Struct
+from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -17,7 +18,7 @@ from omni_runtime.arrays import FloatArray
 from omni_runtime.events import AudioDelta, Event, FinishReason, TextDelta, TurnDone
 from omni_runtime.inputs.messages import Message
 from omni_runtime.options import ReplyOptions, SpeechOptions
-from omni_runtime.server.audio_format import AudioEncoder, encoded
+from omni_runtime.server.audio_format import FORMAT, AudioEncoder, check_format, encoded
 from omni_runtime.server.content import decode, parts_of
 from omni_runtime.server.conversations import Kept, digest
 from omni_runtime.server.errors import ApiError
@@ -33,15 +34,23 @@ FINISH: dict[FinishReason, str] = {
     "interrupted": "stop",
 }
 AUDIO_LIFETIME = 3600
+MESSAGES = Meta(extra_json_schema={"items": {"$ref": "#/components/schemas/Message"}})
 MAX_SPOKEN = 256
 """Spoken replies whose text is remembered, for clients that name them by id in later turns."""
+
+
+TokenLimit = Annotated[int, Meta(ge=1, le=2**31)]
 
 
 class AudioRequest(Struct):
     """How a reply is spoken."""
 
-    format: str = "wav"
+    format: Annotated[str, FORMAT] = "wav"
     voice: str | dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse unknown formats before a reply starts."""
+        check_format(self.format)
 
 
 class StreamOptions(Struct):
@@ -53,18 +62,18 @@ class StreamOptions(Struct):
 class ChatRequest(Struct):
     """A request. Unknown fields are ignored, as clients send many."""
 
-    messages: list[dict[str, Any]]
+    messages: Annotated[list[dict[str, Any]], MESSAGES]
     model: str = ""
     modalities: list[str] | None = None
     audio: AudioRequest | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
+    max_tokens: TokenLimit | None = None
+    max_completion_tokens: TokenLimit | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(ge=1e-6, le=1)] | None = None
     seed: int | None = None
-    n: int | None = None
+    n: Annotated[int, Meta(ge=1, le=1)] | None = None
     tools: list[Any] | None = None
 
     @property
@@ -80,11 +89,14 @@ class Chat:
         self._state = state
         self._spoken: dict[str, str] = {}
 
+    @property
+    def model(self) -> str:
+        """Name of the model."""
+        return self._state.settings.model
+
     async def __call__(self, request: Request) -> Response:
         """Answer a request."""
         asked = decode(await request.body(), ChatRequest)
-        if asked.n not in (None, 1):
-            raise ApiError("n must be 1", param="n")
         if asked.tools:
             raise ApiError("tools are not supported", param="tools", code="unsupported")
         messages = [self._message(message) for message in asked.messages]
@@ -135,32 +147,30 @@ class Chat:
         async with (
             state.admission.slot(),
             state.conversations.lend(messages) as (conversation, kept, parts),
+            aclosing(events(conversation, parts, options)) as reply,
         ):
-            stream = events(conversation, parts, options)
-            try:
-                async for event in stream:
-                    if isinstance(event, TurnDone):
-                        _keep(kept, parts, event)
-                        state.metrics.reply(event)
-                        request.state.summary = summary(event)
-                    yield event
-            finally:
-                await stream.aclose()
+            async for event in reply:
+                if isinstance(event, TurnDone):
+                    _keep(kept, parts, event)
+                    state.metrics.reply(event)
+                    request.state.summary = summary(event)
+                yield event
 
     async def _whole(
         self, request: Request, asked: ChatRequest, messages: list[Message], options: ReplyOptions
     ) -> Response:
         samples: list[FloatArray] = []
         rate, done = 0, None
-        async for event in self._reply(request, messages, options):
-            match event:
-                case AudioDelta():
-                    samples.append(event.samples)
-                    rate = event.rate
-                case TurnDone():
-                    done = event
-                case _:
-                    pass
+        async with aclosing(self._reply(request, messages, options)) as reply:
+            async for event in reply:
+                match event:
+                    case AudioDelta():
+                        samples.append(event.samples)
+                        rate = event.rate
+                    case TurnDone():
+                        done = event
+                    case _:
+                        pass
         assert done is not None
         message: dict[str, Any] = {"role": "assistant", "content": done.text, "refusal": None}
         if asked.speaks:
@@ -168,9 +178,9 @@ class Chat:
             whole = np.concatenate([np.zeros(0, np.float32), *samples])
             data = await asyncio.to_thread(encoded, whole, name, rate or 24_000)
             message["content"] = None
-            message["audio"] = self._audio(done.text) | {"data": _base64(data)}
+            message["audio"] = self.audio(done.text) | {"data": _base64(data)}
         return JSONResponse(
-            _head("chat.completion", self._state.settings.model)
+            _head("chat.completion", self.model)
             | {"choices": [_choice({"message": message}, FINISH[done.finish_reason])]}
             | {"usage": usage(done)}
         )
@@ -178,45 +188,72 @@ class Chat:
     async def _stream(
         self, request: Request, asked: ChatRequest, messages: list[Message], options: ReplyOptions
     ) -> AsyncGenerator[str]:
-        head = _head("chat.completion.chunk", self._state.settings.model)
-        audio = f"audio_{secrets.token_hex(8)}"
-        encoder: AudioEncoder | None = None
-
-        def chunk(delta: dict[str, Any], finish: str | None = None) -> str:
-            return json.dumps(head | {"choices": [_choice({"delta": delta}, finish)]})
-
-        yield chunk({"role": "assistant", "content": None if asked.speaks else ""})
-        async for event in self._reply(request, messages, options):
-            match event:
-                case TextDelta(text) if asked.speaks:
-                    yield chunk({"audio": {"id": audio, "transcript": text}})
-                case TextDelta(text):
-                    yield chunk({"content": text})
-                case AudioDelta(samples, rate):
-                    if encoder is None:
-                        encoder = AudioEncoder(_streamed_format(asked), rate)
-                    if data := encoder.push(samples):
-                        yield chunk({"audio": {"id": audio, "data": _base64(data)}})
-                case TurnDone() as done:
-                    if encoder is not None and (data := encoder.finish()):
-                        yield chunk({"audio": {"id": audio, "data": _base64(data)}})
-                    yield chunk({}, FINISH[done.finish_reason])
-                    if asked.speaks:
-                        kept = self._audio(done.text, audio)
-                        yield chunk({"audio": {"id": audio, "expires_at": kept["expires_at"]}})
-                    if asked.stream_options and asked.stream_options.include_usage:
-                        yield json.dumps(head | {"choices": [], "usage": usage(done)})
-                case _:
-                    pass
+        chunks = _Chunks(self, asked)
+        async with aclosing(self._reply(request, messages, options)) as reply:
+            async for event in reply:
+                for chunk in chunks.of(event):
+                    yield chunk
         yield "[DONE]"
 
-    def _audio(self, text: str, name: str | None = None) -> dict[str, Any]:
+    def audio(self, text: str, name: str | None = None) -> dict[str, Any]:
         """Remember a spoken reply."""
         name = name or f"audio_{secrets.token_hex(8)}"
         self._spoken[name] = text
         while len(self._spoken) > MAX_SPOKEN:
             del self._spoken[next(iter(self._spoken))]
         return {"id": name, "transcript": text, "expires_at": int(time.time()) + AUDIO_LIFETIME}
+
+
+class _Chunks:
+    """The records of a stream.
+
+    The role comes with the first event, not earlier: a request that is refused gets a status.
+    """
+
+    def __init__(self, chat: Chat, asked: ChatRequest) -> None:
+        self._chat = chat
+        self._asked = asked
+        self._head = _head("chat.completion.chunk", chat.model)
+        self._audio = f"audio_{secrets.token_hex(8)}"
+        self._encoder: AudioEncoder | None = None
+        self._started = False
+
+    def of(self, event: Event) -> Iterator[str]:
+        """Translate an event of the reply."""
+        speaks = self._asked.speaks
+        if not self._started:
+            self._started = True
+            yield self._chunk({"role": "assistant", "content": None if speaks else ""})
+        match event:
+            case TextDelta(text) if speaks:
+                yield self._chunk({"audio": {"id": self._audio, "transcript": text}})
+            case TextDelta(text):
+                yield self._chunk({"content": text})
+            case AudioDelta(samples, rate):
+                if self._encoder is None:
+                    self._encoder = AudioEncoder(_streamed_format(self._asked), rate)
+                yield from self._data(self._encoder.push(samples))
+            case TurnDone() as done:
+                yield from self._end(done)
+            case _:
+                pass
+
+    def _end(self, done: TurnDone) -> Iterator[str]:
+        if self._encoder is not None:
+            yield from self._data(self._encoder.finish())
+        yield self._chunk({}, FINISH[done.finish_reason])
+        if self._asked.speaks:
+            kept = self._chat.audio(done.text, self._audio)
+            yield self._chunk({"audio": {"id": self._audio, "expires_at": kept["expires_at"]}})
+        if self._asked.stream_options and self._asked.stream_options.include_usage:
+            yield json.dumps(self._head | {"choices": [], "usage": usage(done)})
+
+    def _data(self, data: bytes) -> Iterator[str]:
+        if data:
+            yield self._chunk({"audio": {"id": self._audio, "data": _base64(data)}})
+
+    def _chunk(self, delta: dict[str, Any], finish: str | None = None) -> str:
+        return json.dumps(self._head | {"choices": [_choice({"delta": delta}, finish)]})
 
 
 def _streamed_format(asked: ChatRequest) -> str:

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from omni_runtime.events import Event, TurnDone
 from omni_runtime.inputs.messages import ContentPart
 from omni_runtime.options import ReplyOptions
-from omni_runtime.server.errors import ApiError, busy
+from omni_runtime.server.errors import busy, hung_up
 from omni_runtime.serving.commands import Cancel, Close, Command, Compose, EngineEvent, Failed, Open
 from omni_runtime.serving.engine import Engine, EngineConversation
 
@@ -110,7 +110,7 @@ async def unless_disconnected(request: Request, work: Coroutine[Any, Any, Result
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise ApiError("the client hung up", status=499, code="disconnected")
+            raise hung_up()
         return task.result()
     finally:
         gone.cancel()

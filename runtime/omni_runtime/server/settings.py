@@ -13,7 +13,9 @@ class Settings:
 
     `hosts` are the host names under which it may be addressed: others are DNS rebinding. `parallel`
     replies are made at once, `queue` more requests wait. `media_folder` holds the only files that a
-    request may name.
+    request may name. A request must have arrived `head_seconds`
+    and then `body_seconds` after it began; a WebSocket must answer a ping within `ping_seconds`.
+    `max_text` is the length in characters of a text to read aloud.
     """
 
     model: str
@@ -27,6 +29,10 @@ class Settings:
     cached: int = 8
     max_body: int = 64 * 2**20
     max_frame: int = 16 * 2**20
+    head_seconds: float = 10.0
+    body_seconds: float = 300.0
+    ping_seconds: float = 20.0
+    max_text: int = 4096
     max_speech_seconds: float = 120.0
 
     def allows_key(self, key: str) -> bool:

@@ -8,15 +8,16 @@ reply. A long text is read in pieces of whole sentences, each in a conversation 
 import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Annotated, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
 from omni_runtime.events import AudioDelta, TurnDone
 from omni_runtime.inputs.messages import Text
 from omni_runtime.options import ReplyOptions, SpeechOptions
-from omni_runtime.server.audio_format import AudioEncoder
+from omni_runtime.server.audio_format import FORMAT, AudioEncoder
 from omni_runtime.server.content import decode
 from omni_runtime.server.errors import ApiError
 from omni_runtime.server.replies import events, temporary
@@ -24,7 +25,6 @@ from omni_runtime.server.state import State
 from omni_runtime.server.streams import Stream
 
 INSTRUCTION = "Read this text aloud: {}"
-MAX_INPUT = 4096
 PIECE = 240
 """Characters of a piece: about 15 s of speech."""
 _SENTENCE_END = re.compile(r"(?<=[.!?\u2026\u3002\uff01\uff1f\n])\s*")
@@ -33,12 +33,12 @@ _SENTENCE_END = re.compile(r"(?<=[.!?\u2026\u3002\uff01\uff1f\n])\s*")
 class SpeechRequest(Struct):
     """A text to read aloud."""
 
-    input: str
+    input: Annotated[str, Meta(min_length=1)]
     model: str = ""
     voice: str | None = None
-    response_format: str = "mp3"
-    speed: float = 1.0
-    stream_format: str = "audio"
+    response_format: Annotated[str, FORMAT] = "mp3"
+    speed: Annotated[float, Meta(ge=1, le=1)] = 1.0
+    stream_format: Literal["audio"] = "audio"
 
 
 class Speech:
@@ -51,12 +51,9 @@ class Speech:
         """Answer a request with a stream of audio."""
         asked: SpeechRequest = decode(await request.body(), SpeechRequest)
         text = asked.input.strip()
-        if not text or len(text) > MAX_INPUT:
-            raise ApiError(f"input must have 1 to {MAX_INPUT} characters", param="input")
-        if asked.speed != 1.0:
-            raise ApiError("speed must be 1", param="speed", code="unsupported")
-        if asked.stream_format != "audio":
-            raise ApiError("stream_format must be audio", param="stream_format", code="unsupported")
+        limit = self._state.settings.max_text
+        if not text or len(text) > limit:
+            raise ApiError(f"input must have 1 to {limit} characters", param="input")
         options = SpeechOptions(
             voice=self._state.voice(asked.voice),
             preset=self._state.speech.preset,

@@ -58,10 +58,7 @@ class State:
         top_p: float | None = None,
         seed: int | None = None,
     ) -> ReplyOptions:
-        """Options of a reply. Raises ApiError for values out of range."""
-        _within("temperature", temperature, 0, 2)
-        _within("top_p", top_p, 1e-6, 1)
-        _within("max_tokens", max_tokens, 1, 2**31)
+        """Options of a reply."""
         sampling = GREEDY
         if temperature:
             sampling = Sampling(temperature=temperature, top_p=1.0 if top_p is None else top_p)
@@ -72,11 +69,6 @@ class State:
             max_tokens=max_tokens or default.max_tokens,
             seed=abs(seed or 0) % 2**32,
         )
-
-
-def _within(name: str, value: float | None, low: float, high: float) -> None:
-    if value is not None and not low <= value <= high:
-        raise ApiError(f"{name} must be between {low:g} and {high:g}", param=name)
 
 
 def usage(done: TurnDone) -> dict[str, object]:

@@ -48,11 +48,11 @@ export class Loudspeaker {
     this.node = new AudioWorkletNode(this.context, "playback", { numberOfInputs: 0 });
     this.node.port.onmessage = ({ data }) => {
       if (this.played === 0 && data.played > 0) this.onfirst?.();
+      const ended = data.idle && !this.idle;
       Object.assign(this, data);
+      if (ended) this.onidle?.();
     };
     this.node.connect(this.context.destination);
-    this.recording = this.context.createMediaStreamDestination();
-    this.node.connect(this.recording);
     await this.context.resume();
   }
 

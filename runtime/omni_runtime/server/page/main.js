@@ -19,7 +19,7 @@ const microphone = new Microphone(heard);
 let attached = []; // content parts for the next message
 let holding = false;
 let talking = false; // the microphone is open
-let reply = null; // { item, stopped, ended }
+let reply = null; // { item, cancelled, done }
 let stoppedAt = 0;
 let cameraStream = null;
 let cameraTimer = 0;
@@ -38,7 +38,7 @@ const server = new Realtime({
   },
   "response.output_item.added": ({ item }) => {
     loudspeaker.clear();
-    reply = { item: item.id, cancelled: false };
+    reply = { item: item.id, cancelled: false, done: false };
   },
   "response.output_audio_transcript.delta": text,
   "response.output_text.delta": text,
@@ -49,8 +49,9 @@ const server = new Realtime({
   },
   "response.done": ({ response }) => {
     loudspeaker.end();
-    if (response.status === "failed") failed(response.status_details.error.message);
-    if (talking) status("listening");
+    if (response.status === "failed") return failed(response.status_details.error.message);
+    if (reply) reply.done = true;
+    if (loudspeaker.idle) waiting();
   },
   "conversation.item.truncated": ({ item_id }) => {
     server.send("conversation.item.retrieve", { item_id });
@@ -66,12 +67,17 @@ const server = new Realtime({
   },
 });
 
+loudspeaker.onidle = () => reply?.done && waiting();
 loudspeaker.onfirst = () => {
   if (stoppedAt === 0) return;
   const seconds = ((performance.now() - stoppedAt) / 1000).toFixed(2);
   $("figures").textContent = `end of speech decided → first sound: ${seconds} s`;
   stoppedAt = 0;
 };
+
+function waiting() {
+  status(talking ? "listening" : "connected");
+}
 
 function status(words) {
   $("status").className = "";
@@ -229,6 +235,7 @@ async function attach(file) {
   const type = { image: "input_image", audio: "audio_url", video: "video_url" }[kind];
   attached.push({ type, [kind === "image" ? "image_url" : type]: url });
   if (kind === "image") captions.picture(url);
+  else captions.user(file.name);
   const entry = document.createElement("li");
   entry.textContent = file.name;
   $("attached").append(entry);

@@ -1,0 +1,101 @@
+"""Symmetric 4-bit blocks: one scale per block, and a search for the scales and integers.
+
+A weight is a scale times one of 16 integers, the *levels*: -8 ... 7, or levels that lie closer
+together near zero, where most weights are (as IQ4_NL of llama.cpp and NF4 of QLoRA have). The
+search minimizes the squared error of the weights. With the mean squares of the layer's inputs as
+`importance` it minimizes that of the layer's outputs, apart from the correlation of the inputs.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from omni_quantize.recipe import REACH
+from omni_quantize.weight_stream import Parts
+from omni_runtime.arrays import FloatArray
+
+UNIFORM = tuple(range(-8, 8))
+UNIFORM_SHARES = (1.0, 0.9)
+SHARES = (1.0, 0.9, 0.8)
+"""Initial scales of the search, relative to the one that reaches the largest weight of a block."""
+
+
+def quantize(
+    values: FloatArray,
+    size: int,
+    levels: Sequence[int] = UNIFORM,
+    importance: FloatArray | None = None,
+) -> Parts:
+    """Quantize columns, float32 (inner, columns), in blocks of `size` rows.
+
+    `importance`: float32 (inner,), not negative; None weighs all rows alike. Returns `packed`,
+    uint8 (columns, blocks, size / 2) with the index of an even row in the low nibble, and `scales`,
+    float32 (columns, blocks) with values of float16.
+    """
+    search = _Search(values, size, np.asarray(levels, np.float32), importance)
+    uniform = tuple(levels) == UNIFORM
+    ends = levels[:1] if uniform else (levels[0], levels[-1])
+    for end in ends:
+        for share in UNIFORM_SHARES if uniform else SHARES:
+            search.attempt(share / end)
+    indices = search.indices
+    packed = indices[..., ::2] | indices[..., 1::2] << 4
+    return {"packed": packed, "scales": search.scales}
+
+
+class _Search:
+    """The best scales and indices so far, for blocks (columns, blocks, size)."""
+
+    def __init__(
+        self, values: FloatArray, size: int, levels: FloatArray, importance: FloatArray | None
+    ) -> None:
+        padding = -len(values) % size
+        rows = np.pad(np.ascontiguousarray(values.T), ((0, 0), (0, padding)))
+        self._blocks = rows.reshape(len(rows), -1, size)
+        self._levels, self._rounding = levels, _rounding(levels)
+        weights = np.ones(len(values)) if importance is None else importance
+        weights = np.pad(np.asarray(weights, np.float32), (0, padding))
+        self._weights = weights.reshape(1, -1, size)
+        largest = np.abs(self._blocks).argmax(-1)[..., None]
+        self._peaks = np.take_along_axis(self._blocks, largest, -1)[..., 0]
+        shape = self._peaks.shape
+        self.indices = np.zeros(self._blocks.shape, np.uint8)
+        self.scales = np.zeros(shape, np.float32)
+        self._least = np.full(shape, np.inf, np.float32)
+
+    def attempt(self, share: float) -> None:
+        """Round with `share` times the peaks as scales, fit the scales, and round once more."""
+        rounded = self._levels[self._nearest(self._peaks * np.float32(share))]
+        weighted = rounded * self._weights
+        energy = _sums(weighted, rounded)
+        scale = _sums(weighted, self._blocks) / np.where(energy == 0, np.float32(1), energy)
+        scale = scale.astype(np.float16).astype(np.float32)
+        indices = self._nearest(scale)
+        difference = self._levels[indices]
+        difference *= scale[..., None]
+        difference -= self._blocks
+        error = _sums(difference * self._weights, difference)
+        better = error < self._least
+        np.copyto(self.indices, indices, where=better[..., None])
+        np.copyto(self.scales, scale, where=better)
+        np.copyto(self._least, error, where=better)
+
+    def _nearest(self, scale: FloatArray) -> np.ndarray:
+        """Return the index of the nearest level of each weight."""
+        twice = np.divide(2, scale, out=np.zeros_like(scale), where=scale != 0)
+        places = self._blocks * twice[..., None]
+        places += 2 * REACH
+        np.clip(places, 0, 4 * REACH - 1, out=places)
+        return self._rounding[places.astype(np.uint8)]
+
+
+def _rounding(levels: FloatArray) -> np.ndarray:
+    """Return the nearest level of each half unit; levels are integers, so that is exact."""
+    places = (np.arange(4 * REACH) + 0.5) / 2 - REACH
+    return np.abs(places[:, None] - levels[None]).argmin(1).astype(np.uint8)
+
+
+def _sums(a: FloatArray, b: FloatArray) -> FloatArray:
+    """Return the sum of products over each block."""
+    sums: FloatArray = np.einsum("cbs,cbs->cb", a, b)
+    return sums

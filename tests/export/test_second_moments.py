@@ -1,0 +1,86 @@
+"""The inputs that weigh the search of 4-bit blocks are those of the reference's layers."""
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import Twin, relative
+from omni_export import second_moments
+from omni_export.build import build
+from omni_export.checkpoint import Checkpoint
+from omni_export.networks import networks
+from omni_export.source import read_config
+from omni_quantize import blocks
+from omni_runtime.bundle.contracts import contracts
+from omni_runtime.bundle.store import Bundle
+
+SKEWED = (-32, -26, -21, -17, -13, -9, -6, -3, 0, 3, 6, 9, 13, 17, 22, 28)
+PARTS = {
+    "self_attn.qkv_proj": "self_attn.q_proj",
+    "self_attn.o_proj": "self_attn.o_proj",
+    "mlp.gate_up_proj": "mlp.up_proj",
+    "mlp.down_proj": "mlp.down_proj",
+}
+
+
+def test_mean_squares(twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(second_moments, "SEQUENCE", 8)
+    source, checkpoint = read_config(twin.folder), Checkpoint(twin.folder)
+    network = next(one for one in networks(source, checkpoint) if one.name == "thinker")
+    contract = contracts(Bundle(twin.bundle).manifest.model)["thinker"]
+    graph = build(network, contract, checkpoint)
+    text = twin.reference.thinker.model
+    ids = torch.arange(10, 30)
+    found = second_moments.measure(graph, source.text, text.embed_tokens(ids).numpy())
+
+    wanted: dict[str, torch.Tensor] = {}
+    for index, layer in enumerate(text.layers):
+        for ours, theirs in PARTS.items():
+
+            def note(_: object, inputs: tuple[torch.Tensor], name: str = "") -> None:
+                wanted[name] = wanted.get(name, torch.zeros(())) + inputs[0][0].square().sum(0)
+
+            name = f"model.layers.{index}.{ours}.weight"
+            module = layer.get_submodule(theirs)
+            module.register_forward_pre_hook(lambda m, i, note=note, name=name: note(m, i, name))
+    for part in ids.split(8):
+        text(input_ids=part[None])
+    for layer in text.layers:
+        for theirs in PARTS.values():
+            layer.get_submodule(theirs)._forward_pre_hooks.clear()
+    assert found.keys() == wanted.keys()
+    for name, values in found.items():
+        assert relative(values, wanted[name].numpy() / len(ids)) < 1e-4, name
+
+
+def _restored(parts: dict[str, np.ndarray], levels: tuple[int, ...]) -> np.ndarray:
+    packed = parts["packed"]
+    indices = np.stack([packed & 15, packed >> 4], -1).reshape(len(packed), packed.shape[1], -1)
+    return (np.array(levels)[indices] * parts["scales"][..., None]).reshape(len(packed), -1).T
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_levels_and_importance_lower_the_error(size: int) -> None:
+    random = np.random.default_rng(0)
+    weights = random.standard_normal((256, 96)).astype(np.float32)
+    importance = np.exp(random.normal(0, 1.5, 256)).astype(np.float32)
+
+    def error(levels: tuple[int, ...], importance_used: np.ndarray | None) -> tuple[float, float]:
+        parts = blocks.quantize(weights, size, levels, importance_used)
+        squares = np.square(_restored(parts, levels) - weights)
+        return float(squares.mean()), float((squares * importance[:, None]).mean())
+
+    uniform, skewed = error(blocks.UNIFORM, None), error(SKEWED, None)
+    weighted = error(SKEWED, importance)
+    assert skewed[0] < 0.85 * uniform[0]
+    assert weighted[1] < 0.8 * skewed[1]
+    assert weighted[0] > skewed[0]
+
+
+def test_levels_are_chosen_exactly() -> None:
+    """Each index is that of the nearest level, also between distant levels."""
+    weights = np.random.default_rng(1).standard_normal((64, 50)).astype(np.float32)
+    parts = blocks.quantize(weights, 32, SKEWED)
+    scales = np.repeat(parts["scales"], 32, 1).T
+    nearest = np.abs(weights[..., None] - scales[..., None] * np.array(SKEWED)).min(-1)
+    assert np.allclose(np.abs(_restored(parts, SKEWED) - weights), nearest, atol=1e-6)

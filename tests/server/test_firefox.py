@@ -1,0 +1,42 @@
+"""The page in Firefox, whose microphone cannot be resampled: a conversation, typed and spoken."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+from tiny.judges import sphinx
+
+from desk import Desk, pulse
+from server.firefox import ENTER, FIREFOX, firefox
+from server.running import Running
+from server.test_page import assert_cut
+
+pytestmark = [
+    pytest.mark.skipif(FIREFOX is None, reason="firefox is not installed"),
+    pulse,
+]
+
+
+def test_a_conversation(server: Running, desk: Desk, recording: Callable) -> None:
+    with firefox(desk) as page:
+        page.open(server.url)
+        with desk.listening() as recorded:
+            page.click("#text")
+            page.type("What is seven plus five?" + ENTER)
+            page.until("#captions .reply", "Seven plus five is twelve.")
+            time.sleep(3)
+        assert sphinx(recorded.samples()).endswith("five is twelve")
+
+        page.click("#talk")
+        page.until("#status", "listening")
+        time.sleep(2)  # the browser's noise suppression adapts
+        with desk.listening() as recorded:
+            page.click("#text")
+            page.type("Count from one to ten." + ENTER)
+            page.until("#status", "speaking")
+            time.sleep(0.7)
+            desk.say(recording("seven_plus_five", 16_000))
+            page.until("#captions s", "ten")
+            page.until("#captions .reply:last-of-type", " plus ")
+            time.sleep(3)
+        assert_cut(recorded.samples())

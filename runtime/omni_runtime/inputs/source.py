@@ -47,10 +47,15 @@ def open_source(source: Source) -> Generator[tuple[BinaryIO, str]]:
     elif isinstance(source, str | os.PathLike):
         file, name = _open_path(source), os.fspath(source)
     else:
-        file, name = _rewound(source), str(getattr(source, "name", "the given data"))
+        name = str(getattr(source, "name", "the given data"))
+        file = _rewound(source, name)
     try:
         _require_complete(file, name)
         yield file, name
+    except OSError as error:
+        if isinstance(error, av.error.FFmpegError):
+            raise
+        raise _unreadable(name, error) from error
     finally:
         if isinstance(source, str | os.PathLike):
             file.close()
@@ -89,12 +94,22 @@ def _open_path(path: str | os.PathLike[str]) -> BinaryIO:
         ) from error
 
 
-def _rewound(file: BinaryIO) -> BinaryIO:
+def _rewound(file: BinaryIO, name: str) -> BinaryIO:
     """Return the file at its start, or a copy in memory when it is not seekable."""
-    if not file.seekable():
-        return io.BytesIO(file.read())
-    file.seek(0)
+    if isinstance(file, io.TextIOBase):
+        raise MediaError(f"{name} is open as text", fix='open it with mode "rb"')
+    try:
+        if not file.seekable():
+            return io.BytesIO(file.read())
+        file.seek(0)
+    except (OSError, ValueError) as error:  # ValueError: the file is closed
+        raise _unreadable(name, error) from error
     return file
+
+
+def _unreadable(name: str, error: Exception) -> MediaError:
+    reason = str(getattr(error, "strerror", None) or error).lower()
+    return MediaError(f"{name} cannot be read: {reason}", fix="copy it to this machine")
 
 
 def _require_complete(file: BinaryIO, name: str) -> None:

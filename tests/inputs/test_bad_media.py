@@ -17,7 +17,8 @@ import omni_runtime
 from inputs.reference import VISION
 from inputs.samples import frame, picture, sweep, write_media
 from omni_runtime.errors import MediaError
-from omni_runtime.inputs.media import load_audio, load_image
+from omni_runtime.inputs.image import load_image
+from omni_runtime.inputs.media import load_audio
 from omni_runtime.inputs.video import load_video
 
 

@@ -1,16 +1,12 @@
-"""Decode audio and images from any file that libav or Pillow reads.
+"""Decode audio from any file that libav reads.
 
-Not the model's preprocessing (`mel.py`, `pixels.py`); video is in `video.py`. A file may be far
-larger than the model's context. The length of audio is therefore checked while it is decoded, and
-the size of an image before.
+Not the model's preprocessing (`mel.py`); images are in `image.py`, video in `video.py`. A file may
+be far larger than the model's context, so the length is checked while it is decoded.
 
-Every failure is a MediaError of one line. Sources: librosa.load (mono, resampling), transformers'
-load_image (orientation, RGB).
+Every failure is a MediaError of one line. Source: librosa.load (mono, resampling).
 """
 
 import math
-import struct
-import warnings
 from collections.abc import Iterator
 
 import av.error
@@ -20,7 +16,6 @@ from av.audio.frame import AudioFrame, format_dtypes
 from av.audio.resampler import AudioResampler
 from av.container import InputContainer
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from omni_runtime.arrays import FloatArray
 from omni_runtime.errors import MediaError
@@ -28,7 +23,6 @@ from omni_runtime.inputs.source import (
     EXACT_DURATION_FORMATS,
     Source,
     open_container,
-    open_source,
     require_decoder,
     truncated_error,
 )
@@ -40,21 +34,6 @@ Samples = tuple[NDArray[np.generic], int]
 
 MAX_SECONDS = 3600.0
 RESAMPLING_QUALITY = "HQ"
-_IMAGE_FORMATS = {
-    "AVIF",
-    "BMP",
-    "GIF",
-    "ICO",
-    "JPEG",
-    "JPEG2000",
-    "MPO",
-    "PNG",
-    "PPM",
-    "TIFF",
-    "WEBP",
-}
-"""Formats that Pillow decodes itself. For others, such as EPS, it would start programs."""
-
 _MAX_UNPACKED_CHANNELS = 8
 
 
@@ -77,39 +56,6 @@ def load_audio(
         raise empty_audio(name)
     require_finite(mono, name)
     return _resampled(mono, rate, sample_rate)
-
-
-def load_image(source: Source) -> NDArray[np.uint8]:
-    """Decode an image to uint8 (h, w, 3), rotated by its EXIF orientation.
-
-    Raises MediaError when it cannot be read, or exceeds Pillow's limit against decompression bombs
-    (89 million pixels).
-    """
-    with open_source(source) as (file, name), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        Image.init()
-        try:
-            with Image.open(file, formats=sorted(_IMAGE_FORMATS & Image.OPEN.keys())) as picture:
-                upright = ImageOps.exif_transpose(picture)
-                return np.array((upright or picture).convert("RGB"))
-        except (Image.DecompressionBombWarning, Image.DecompressionBombError, MemoryError) as error:
-            raise MediaError(
-                f"{name} has more than {Image.MAX_IMAGE_PIXELS:,} pixels", fix="scale it down"
-            ) from error
-        except Image.UnidentifiedImageError as error:
-            raise MediaError(
-                f"{name} is not an image in a supported format", fix="convert it to png or jpeg"
-            ) from error
-        except OSError as error:
-            if error.errno is not None:  # the file, not its content; `open_source` reports it
-                raise
-            raise _damaged(name, error) from error
-        # Pillow's plug-ins raise many kinds of exceptions for damaged files.
-        except (SyntaxError, ValueError, ArithmeticError, LookupError) as error:
-            raise _damaged(name, error) from error
-        except (TypeError, AttributeError, EOFError, RuntimeError, struct.error) as error:
-            raise _damaged(name, error) from error
 
 
 def from_array(samples: NDArray[np.generic], rate: int) -> tuple[FloatArray, int]:
@@ -237,8 +183,3 @@ def audio_too_long(name: str, max_seconds: float) -> MediaError:
         f"{name} is longer than {max_seconds:.0f} s",
         fix="cut it into shorter clips",
     )
-
-
-def _damaged(name: str, error: Exception) -> MediaError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return MediaError(f"{name} is a damaged image: {reason}", fix="save or download it again")

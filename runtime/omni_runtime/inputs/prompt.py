@@ -17,7 +17,8 @@ from omni_runtime.arrays import IntArray
 from omni_runtime.bundle.config import AudioConfig, ModelConfig, VisionConfig
 from omni_runtime.errors import BundleError, UsageError
 from omni_runtime.inputs.audio_stream import AudioStream
-from omni_runtime.inputs.media import audio_too_long, load_audio, load_image
+from omni_runtime.inputs.image import load_image
+from omni_runtime.inputs.media import audio_too_long, load_audio
 from omni_runtime.inputs.mel import audio_tokens
 from omni_runtime.inputs.mel_features import MelFeatures, log_mel
 from omni_runtime.inputs.messages import (

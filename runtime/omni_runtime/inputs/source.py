@@ -16,8 +16,11 @@ from typing import BinaryIO, cast
 import av
 import av.error
 import av.logging
+import numpy as np
 from av.container import InputContainer
 from av.stream import Stream
+from av.video.frame import VideoFrame
+from numpy.typing import NDArray
 
 from omni_runtime.errors import MediaError
 
@@ -131,6 +134,12 @@ def require_decoder(stream: Stream, name: str) -> None:
     """Raise MediaError for a stream that libav has no decoder for."""
     if getattr(stream, "codec_context", None) is None:  # PyAV: unknown codec
         raise MediaError(f"{name} has an unsupported codec", fix="convert it to wav or mp4")
+
+
+def upright(frame: VideoFrame) -> NDArray[np.uint8]:
+    """Return a frame as uint8 (h, w, 3), rotated by the display matrix of the file."""
+    image = cast(NDArray[np.uint8], frame.to_ndarray(format="rgb24"))
+    return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))
 
 
 def truncated_error(name: str, what: str) -> MediaError:

@@ -71,7 +71,7 @@ def test_a_playlist_opens_no_other_file(tmp_path: Path) -> None:
 def test_invalid_paths(tmp_path: Path, kind: str) -> None:
     check(kind, tmp_path / "missing.wav", r"there is no file .*missing\.wav")
     check(kind, tmp_path, "is a folder")
-    check(kind, "https://example.org/a.wav", "there is no file")
+    check(kind, "https://example.org/a.wav", "is a URL, and nothing is downloaded")
     check(kind, "a\0b.wav", "cannot be opened")
 
 

@@ -8,6 +8,7 @@ Every failure is a MediaError of one line. Source: librosa.load (mono, resamplin
 
 import math
 from collections.abc import Iterator
+from itertools import groupby
 
 import av.error
 import numpy as np
@@ -113,21 +114,26 @@ def _resampled(mono: FloatArray, rate: int, sample_rate: int) -> FloatArray:
 def _decode_sound(
     container: InputContainer, name: str, max_seconds: float
 ) -> tuple[FloatArray, int]:
-    """Return all samples of the first audio track, mixed to mono, and their rate."""
+    """Return all samples of the first audio track, mixed to mono, and their first rate.
+
+    Parts with another rate, as in recordings that were joined, are resampled to the first.
+    """
     if not container.streams.audio:
         raise MediaError(f"{name} has no audio track", fix="choose a file with audio")
-    chunks: list[FloatArray] = []
-    rate, length = 0, 0
-    for frame in _audio_frames(container, name):
-        rate = rate or frame.sample_rate
-        if frame.sample_rate != rate:
-            raise MediaError(f"{name} changes its sample rate", fix="convert it to wav")
-        chunks.append(_mono(_planes(frame)))
-        length += len(chunks[-1])
-        if length > max_seconds * rate:
-            raise audio_too_long(name, max_seconds)
-    _require_full_duration(container, length / rate if rate else 0.0, name)
-    return np.concatenate([np.zeros(0, np.float32), *chunks]), rate
+    parts: list[FloatArray] = []
+    seconds, first = 0.0, 0
+    for rate, frames in groupby(_audio_frames(container, name), lambda frame: frame.sample_rate):
+        first = first or rate
+        chunks, length = [np.zeros(0, np.float32)], 0
+        for frame in frames:
+            chunks.append(_mono(_planes(frame)))
+            length += len(chunks[-1])
+            if seconds + length / rate > max_seconds:
+                raise audio_too_long(name, max_seconds)
+        seconds += length / rate
+        parts.append(_resampled(np.concatenate(chunks), rate, first))
+    _require_full_duration(container, seconds, name)
+    return np.concatenate([np.zeros(0, np.float32), *parts]), first
 
 
 def _audio_frames(container: InputContainer, name: str) -> Iterator[AudioFrame]:

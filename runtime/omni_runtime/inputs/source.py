@@ -8,6 +8,7 @@ opens nothing itself: neither a URL nor a playlist can make it read other files.
 import io
 import logging
 import os
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,10 @@ Source = str | os.PathLike[str] | bytes | BinaryIO
 EXACT_DURATION_FORMATS = ("mov", "matroska", "flac", "avi")
 """Containers whose stated duration is exact. For others libav may estimate it from the bit rate."""
 
+MAX_PIPE_BYTES = 2**30
+"""A pipe is kept in memory, and may never end."""
+
+_ADDRESS = re.compile(r"(https?|ftps?|rtsps?|rtmps?|wss?):/", re.IGNORECASE)
 _NO_PROTOCOLS = {"protocol_whitelist": "none"}
 _UNKNOWN_RIFF_SIZE = 0x7FFF0000
 """Programs that write into a pipe do not know the size, and state one from this value up."""
@@ -37,6 +42,12 @@ _UNKNOWN_RIFF_SIZE = 0x7FFF0000
 # Failures are raised as errors; the decoders must not print.
 av.logging.set_level(None)
 logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+
+class NamedBytes(io.BytesIO):
+    """Bytes in memory with the name of the file that they came from."""
+
+    name: str
 
 
 @contextmanager
@@ -82,10 +93,27 @@ def open_container(source: Source, kind: str) -> Generator[tuple[InputContainer,
             ) from error
 
 
+def require_local(name: str) -> None:
+    """Raise MediaError for the address of another machine. `Path` reduces // to /."""
+    if _ADDRESS.match(name):
+        raise MediaError(
+            f"{name} is a URL, and nothing is downloaded", fix="download it, and give its path"
+        )
+
+
+def read_pipe(path: Path) -> BinaryIO:
+    """Read a pipe or a device to its end. Raises MediaError, also for more than MAX_PIPE_BYTES."""
+    with _open_path(path) as file:
+        data = NamedBytes(file.read())
+    data.name = str(path)
+    return data
+
+
 def _open_path(path: str | os.PathLike[str]) -> BinaryIO:
     name = os.fspath(path)
+    require_local(name)
     try:
-        return Path(name).open("rb")
+        file = Path(name).open("rb")  # noqa: SIM115 - the caller closes it
     except FileNotFoundError as error:
         raise MediaError(f"there is no file {name}", fix="check the path") from error
     except IsADirectoryError as error:
@@ -95,6 +123,13 @@ def _open_path(path: str | os.PathLike[str]) -> BinaryIO:
         raise MediaError(
             f"{name} cannot be opened: {str(reason).lower()}", fix="check the path"
         ) from error
+    opened = None
+    try:
+        opened = _rewound(file, name)
+    finally:
+        if opened is not file:
+            file.close()
+    return opened
 
 
 def _rewound(file: BinaryIO, name: str) -> BinaryIO:
@@ -103,7 +138,10 @@ def _rewound(file: BinaryIO, name: str) -> BinaryIO:
         raise MediaError(f"{name} is open as text", fix='open it with mode "rb"')
     try:
         if not file.seekable():
-            return io.BytesIO(file.read())
+            data = file.read(MAX_PIPE_BYTES + 1)
+            if len(data) > MAX_PIPE_BYTES:
+                raise MediaError(f"{name} is longer than {MAX_PIPE_BYTES:,} bytes", fix="cut it")
+            return io.BytesIO(data)
         file.seek(0)
     except (OSError, ValueError) as error:  # ValueError: the file is closed
         raise _unreadable(name, error) from error

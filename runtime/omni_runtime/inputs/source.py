@@ -123,12 +123,13 @@ def _open_path(path: str | os.PathLike[str]) -> BinaryIO:
         raise MediaError(
             f"{name} cannot be opened: {str(reason).lower()}", fix="check the path"
         ) from error
-    opened = None
     try:
         opened = _rewound(file, name)
-    finally:
-        if opened is not file:
-            file.close()
+    except MediaError:
+        file.close()
+        raise
+    if opened is not file:
+        file.close()
     return opened
 
 

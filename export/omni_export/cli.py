@@ -3,10 +3,12 @@
 import argparse
 import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from subprocess import list2cmdline
 from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -144,8 +146,16 @@ def _run(options: argparse.Namespace) -> int:
         f"{destination}  {format_size(total)} in {perf_counter() - started:.0f} s, "
         f"peak {format_size(machine.peak_memory())}\n"
     )
-    sys.stdout.write(f'run it:  omni run {destination} "Hello!" -o answer.wav\n')
+    sys.stdout.write(
+        f"run it:  {run_line(destination, speaks=manifest.model.speech is not None)}\n"
+    )
     return 0
+
+
+def run_line(bundle: Path, *, speaks: bool) -> str:
+    """Return the command that asks a bundle, with its path quoted for the shell."""
+    quote = (lambda word: list2cmdline([word])) if sys.platform == "win32" else shlex.quote
+    return f'omni run {quote(str(bundle))} "Hello"' + (" -o answer.wav" if speaks else "")
 
 
 def _calibration(options: argparse.Namespace) -> str:

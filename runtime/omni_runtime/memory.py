@@ -137,6 +137,8 @@ class Budget:
         MIN_CONTEXT. Without a limit nothing is reserved. Raises AdmissionError when the context
         does not fit beside the Thinker and the contexts that are leased already.
         """
+        if asked is not None and asked < 1:
+            raise UsageError(f"a context of {asked} tokens is too short", fix="at least 1 token")
         if self.limit is None:
             return Lease(self, asked, 0)
         footprint = self.footprint

@@ -14,6 +14,8 @@ from omni_runtime.errors import UsageError
 AUTO = "auto"
 """Selects the highest-quality preset that runs in real time on this machine."""
 
+SEEDS = 2**64
+
 Name = TypeVar("Name", bound=str)
 
 
@@ -38,6 +40,11 @@ class SpeechOptions:
     max_codes: int | None = None
     noise: Noise | None = None
     chunks: ChunkPolicy = "fixed"
+
+    def __post_init__(self) -> None:
+        """Raise UsageError when `max_codes` is not positive."""
+        if self.max_codes is not None:
+            _require_positive("max_codes", self.max_codes)
 
     def resolved(self, speech: SpeechConfig) -> "ResolvedSpeechOptions":
         """Fill in the defaults of a bundle. Raises UsageError that lists the valid choices."""
@@ -69,6 +76,7 @@ class ReplyOptions:
     """Options of a reply. `speech` None means text only. The seed determines all sampling.
 
     `text` replaces the reply: it is read aloud, token for token (teacher forcing).
+    Raises UsageError when `max_tokens` is not positive or the seed is not within 0 to 2^64 - 1.
     """
 
     speech: SpeechOptions | None = SpeechOptions()
@@ -76,6 +84,17 @@ class ReplyOptions:
     max_tokens: int = 1024
     seed: int = 0
     text: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _require_positive("max_tokens", self.max_tokens)
+        if not 0 <= self.seed < SEEDS:
+            raise UsageError(f"seed {self.seed} is out of range", fix="0 to 2^64 - 1")
+
+
+def _require_positive(name: str, value: int) -> None:
+    if value < 1:
+        raise UsageError(f"{name} is {value}", fix=f"{name} >= 1")
 
 
 def _choose(kind: str, name: Name, known: Sequence[Name]) -> Name:

@@ -199,6 +199,37 @@ def test_media(
     assert sorted(here.iterdir()) == before
 
 
+def test_names_of_files(
+    omni, bundle: Path, here: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(here))
+    monkeypatch.setenv("USERPROFILE", str(here))
+    for name in (picture.as_uri(), "~/a picture.png"):
+        assert omni("run", bundle, *QUESTION, "--image", name).code == 0
+    for name in ("https://example.org/a.png", "http://example.org/a.png"):
+        words = "example.org/a.png is a URL, and nothing is downloaded (download it"
+        omni("run", bundle, *QUESTION, "--image", name).refused(words, 1)
+
+
+@pytest.mark.skipif(not Path("/dev/stdin").exists(), reason="has no /dev/stdin")
+def test_media_from_a_pipe(bundle: Path, here: Path, picture: Path) -> None:
+    command = [sys.executable, "-m", "omni_runtime.cli.main", "run", str(bundle), *QUESTION]
+    replies = [
+        subprocess.run([*command, "--image", name], input=data, capture_output=True, check=True)
+        for name, data in ((str(picture), b""), ("/dev/stdin", picture.read_bytes()))
+    ]
+    assert replies[0].stdout == replies[1].stdout != b""
+
+
+def test_an_empty_system_prompt(omni, bundle: Path) -> None:
+    def prompt_tokens(*system: str) -> int:
+        ran = omni("run", bundle, *QUESTION, "--json", *system)
+        assert ran.code == 0
+        return json.loads(ran.out.splitlines()[-1])["prompt_tokens"]
+
+    assert prompt_tokens("--system", "") < prompt_tokens("--system", "Be brief.") < prompt_tokens()
+
+
 def test_a_full_context(omni, bundle: Path, here: Path, sound: Path) -> None:
     ran = omni("run", bundle, "Hello " * 30, "--context", "40", "-o", "a.wav")
     ran.refused("the context is full: 0 of 40 tokens are in use", 1)

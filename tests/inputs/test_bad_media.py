@@ -1,5 +1,8 @@
 """Every invalid media file raises a MediaError of one line, and nothing is printed."""
 
+import errno
+import io
+import os
 import subprocess
 import sys
 import wave
@@ -14,7 +17,8 @@ import omni_runtime
 from inputs.reference import VISION
 from inputs.samples import frame, picture, sweep, write_media
 from omni_runtime.errors import MediaError
-from omni_runtime.inputs.media import load_audio, load_image
+from omni_runtime.inputs.image import load_image
+from omni_runtime.inputs.media import load_audio
 from omni_runtime.inputs.video import load_video
 
 
@@ -67,8 +71,32 @@ def test_a_playlist_opens_no_other_file(tmp_path: Path) -> None:
 def test_invalid_paths(tmp_path: Path, kind: str) -> None:
     check(kind, tmp_path / "missing.wav", r"there is no file .*missing\.wav")
     check(kind, tmp_path, "is a folder")
-    check(kind, "https://example.org/a.wav", "there is no file")
+    check(kind, "https://example.org/a.wav", "is a URL, and nothing is downloaded")
     check(kind, "a\0b.wav", "cannot be opened")
+
+
+@pytest.mark.parametrize("kind", ["sound", "picture", "video"])
+@pytest.mark.parametrize("good", [0, 8, 700])
+def test_files_that_fail_while_they_are_read(tmp_path: Path, kind: str, good: int) -> None:
+    class Broken(io.BytesIO):
+        """A file on a disk that fails behind the first `good` bytes."""
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            if self.tell() + (size if size and size > 0 else good + 1) > good:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return super().read(size)
+
+    Image.fromarray(picture(90, 90)).save(tmp_path / "a.png")
+    film = write_media(tmp_path / "a.mkv", sound=sweep(1, 48000), frames=[frame(1)] * 25)
+    data = (tmp_path / "a.png" if kind == "picture" else film).read_bytes()
+    check(kind, Broken(data), "cannot be read")
+
+
+def test_files_that_are_open_in_another_way(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"RIFF")
+    with (tmp_path / "a.wav").open() as text:
+        check("sound", text, 'is open as text.*mode "rb"')
+    check("sound", text.buffer, "cannot be read: .*closed file")
 
 
 def test_media_of_another_kind(tmp_path: Path) -> None:

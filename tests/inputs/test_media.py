@@ -1,9 +1,12 @@
 """Decoding: any container, rate, layout and orientation; frames sampled as the reference does."""
 
 import io
+import os
 import struct
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
+from threading import Thread
 
 import av
 import numpy as np
@@ -15,8 +18,12 @@ from transformers.image_utils import load_image as reference_load_image
 from inputs import reference
 from inputs.reference import VISION
 from inputs.samples import frame, packaged, picture, sweep, write_media
-from omni_runtime.inputs.media import load_audio, load_image
+from omni_runtime.errors import MediaError
+from omni_runtime.inputs import source
+from omni_runtime.inputs.image import load_image
+from omni_runtime.inputs.media import load_audio
 from omni_runtime.inputs.pixels import patches, video_patches
+from omni_runtime.inputs.source import read_pipe
 from omni_runtime.inputs.video import load_video, sample_frames
 
 LOSSLESS = [("wav", "pcm_s16le"), ("wav", "pcm_s24le"), ("wav", "pcm_f32le"), ("wav", "pcm_u8")]
@@ -88,6 +95,43 @@ def test_all_audio_source_types(tmp_path: Path) -> None:
     assert load_audio((sound, 22050)).shape == (-(-len(sound) * 16000 // 22050),)
 
 
+def test_sample_rates_that_change_inside_a_file(tmp_path: Path) -> None:
+    low, high = sweep(1, 24000), sweep(1, 48000)
+    paths = [
+        write_media(tmp_path / f"{rate}.mp3", sound=sound, rate=rate, audio_codec="libmp3lame")
+        for sound, rate in ((low, 24000), (high, 48000))
+    ]
+    made = load_audio(b"".join(path.read_bytes() for path in paths))
+    apart = [load_audio(path) for path in paths]
+    assert len(made) == pytest.approx(sum(map(len, apart)), abs=2000)
+    for part, expected in ((made[:16000], apart[0]), (made[-16000:], apart[1])):
+        spectra = [np.abs(np.fft.rfft(x[-15000:])) for x in (part, expected[:16000])]
+        assert np.corrcoef(*spectra)[0, 1] > 0.8
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_media(tmp_path / "a.wav", sound=sweep(1), rate=16000, audio_codec="pcm_s16le")
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+
+    def feed() -> None:
+        with suppress(BrokenPipeError):
+            fifo.write_bytes(path.read_bytes())
+
+    for read in (load_audio, lambda name: load_audio(read_pipe(name))):
+        writer = Thread(target=feed)
+        writer.start()
+        np.testing.assert_array_equal(read(fifo), load_audio(path))
+        writer.join()
+    monkeypatch.setattr(source, "MAX_PIPE_BYTES", 1000)
+    writer = Thread(target=feed)
+    writer.start()
+    with pytest.raises(MediaError, match="longer than 1,000 bytes"):
+        load_audio(fifo)
+    writer.join()
+
+
 def test_audio_of_one_sample() -> None:
     assert load_audio((np.ones(1, np.float32), 48000)).shape == (1,)
 
@@ -121,11 +165,15 @@ def reference_picture(path: Path) -> np.ndarray:
         return np.asarray(reference_load_image(opened))
 
 
+DIFFERENT = {"see_through.png", "palette_alpha.png", "grey_alpha.png", "deep.png"}
+"""transformers shows what is below transparency, and clips 16-bit gray (test_images.py)."""
+
+
 def test_images_equal_the_reference(tmp_path: Path) -> None:
     for path in _pictures(tmp_path):
         made = load_image(path)
         assert made.dtype == np.uint8
-        if path.name != "palette_alpha.png":  # the reference warns about it
+        if path.name not in DIFFERENT:
             np.testing.assert_array_equal(made, reference_picture(path))
     assert load_image(tmp_path / "turned.jpg").shape == (30, 20, 3)
 

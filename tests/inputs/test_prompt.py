@@ -15,7 +15,8 @@ from inputs.samples import picture, sweep, write_media
 from omni_runtime.bundle.config import ModelConfig
 from omni_runtime.errors import BundleError, MediaError, UsageError
 from omni_runtime.inputs.audio_stream import AudioStream
-from omni_runtime.inputs.media import load_audio, load_image
+from omni_runtime.inputs.image import load_image
+from omni_runtime.inputs.media import load_audio
 from omni_runtime.inputs.mel import audio_tokens
 from omni_runtime.inputs.pixels import Patches
 from omni_runtime.inputs.prefix import common_prefix, stable_length

@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 from omni_runtime.bundle.config import ModelConfig
 from omni_runtime.errors import MediaError, UsageError
 from omni_runtime.inputs.messages import Audio, Image, MediaPart, Video
+from omni_runtime.inputs.source import read_pipe, require_local
 
 MediaKind = Literal["image", "audio", "video"]
 
@@ -54,6 +55,11 @@ def unquoted(word: str) -> Path:
         plain = word
     else:
         plain = re.sub(r"\\(.)", r"\1", word)
+    return located(plain)
+
+
+def located(plain: str) -> Path:
+    """Return the path that a word without quotes names: a path, `~/...` or a file:// URL."""
     if plain.startswith("file://"):
         plain = unquote(urlsplit(plain).path)
         if re.match(r"/[A-Za-z]:", plain):  # file:///C:/...
@@ -69,18 +75,21 @@ def media_part(
 ) -> MediaPart:
     """Return a file as a part of a message. `sound`: whether to use the sound track of a video.
 
+    A pipe (`/dev/stdin`, process substitution) is read here, since it can be read only once.
     Raises MediaError if there is no such file, UsageError if the model has no encoder for it.
     """
+    require_local(str(path))
     if _is_true(path.is_dir):
         raise MediaError(f"{path} is a folder", fix="name one file in it")
-    if not _is_true(path.is_file):
+    if not _is_true(path.exists):
         raise MediaError(f"there is no file {path}", fix="check the path")
     if (config.audio if kind == "audio" else config.vision) is None:
         verb = "hear" if kind == "audio" else "see"
         raise UsageError(f"this bundle cannot {verb}", fix="omni show lists what a bundle can do")
+    source = path if _is_true(path.is_file) else read_pipe(path)
     if kind == "image":
-        return Image(path)
-    return Audio(path) if kind == "audio" else Video(path, use_audio=sound)
+        return Image(source)
+    return Audio(source) if kind == "audio" else Video(source, use_audio=sound)
 
 
 def _spellings(word: str) -> Iterator[str]:

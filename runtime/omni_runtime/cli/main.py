@@ -21,6 +21,14 @@ NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Return its exit code: 0, 1 for a failure, 2 for wrong usage."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if _closed_output():
+        return complain(
+            OmniError("standard output is closed", fix="redirect it to a file or to /dev/null")
+        )
+    return _command(words)
+
+
+def _command(words: list[str]) -> int:
     if words[:1] == ["export"]:
         return _export(words[1:])
     try:
@@ -35,6 +43,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except OSError as error:
         return _output_lost(error)
+
+
+def _closed_output() -> bool:
+    """Connect closed standard streams to the null device; return whether stdout was closed.
+
+    Python sets them to None. Otherwise the next file that is opened would take their number, and
+    libraries would print into it.
+    """
+    closed = [name for name in ("stdin", "stdout", "stderr") if getattr(sys, name) is None]
+    for name in closed:
+        number = ("stdin", "stdout", "stderr").index(name)
+        null = os.open(os.devnull, os.O_RDWR)
+        if null != number:
+            os.dup2(null, number)
+            os.close(null)
+        setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
+    return "stdout" in closed
 
 
 def _output_lost(error: OSError) -> int:

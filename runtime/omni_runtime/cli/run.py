@@ -3,13 +3,12 @@
 import argparse
 import math
 import sys
-from pathlib import Path
 from time import perf_counter
 
 from omni_runtime.bundle.config import ModelConfig
 from omni_runtime.cli import memory_check, ui
 from omni_runtime.cli.answer import Style, deliver
-from omni_runtime.cli.attach import media_part
+from omni_runtime.cli.attach import located, media_part
 from omni_runtime.cli.audio_output import AudioOutput
 from omni_runtime.conversation import Conversation
 from omni_runtime.engine.sampling import Sampling
@@ -58,7 +57,7 @@ def question(options: argparse.Namespace, config: ModelConfig) -> list[ContentPa
     """Return the parts of the message: media in the order of the flags, then the prompt."""
     sound = not options.no_video_sound
     parts: list[ContentPart] = [
-        media_part(kind, Path(name), config, sound=sound) for kind, name in options.media
+        media_part(kind, located(name), config, sound=sound) for kind, name in options.media
     ]
     prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
     if prompt and prompt.strip():

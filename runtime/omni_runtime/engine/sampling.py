@@ -3,6 +3,7 @@
 Order and meaning of the functions are those of transformers' logits processors.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -10,16 +11,34 @@ import numpy as np
 import numpy.typing as npt
 
 from omni_runtime.arrays import FloatArray, IntArray
+from omni_runtime.errors import UsageError
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Sampling settings. A temperature of 0 is greedy."""
+    """Sampling settings. A temperature of 0 is greedy.
+
+    Raises UsageError for values out of range.
+    """
 
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
     repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the ranges; comparisons with NaN are False."""
+        in_range = (
+            0 <= self.temperature < math.inf
+            and self.top_k >= 0
+            and 0 < self.top_p <= 1
+            and 0 < self.repetition_penalty < math.inf
+        )
+        if not in_range:
+            raise UsageError(
+                f"a value of {self} is out of range",
+                fix="temperature >= 0, top_k >= 0, 0 < top_p <= 1, repetition_penalty > 0",
+            )
 
 
 GREEDY = Sampling()

@@ -12,7 +12,7 @@ from omni_runtime.bundle.contracts import CacheType, GraphContract, TensorSpec
 from omni_runtime.bundle.manifest import EXPORT_AGAIN
 from omni_runtime.engine import kernels, prepack_cache
 from omni_runtime.engine.cancellation import CancelledError, RunControl
-from omni_runtime.errors import BundleError
+from omni_runtime.errors import BundleError, OmniError, UsageError
 
 DTYPES = {
     "tensor(float)": "float32",
@@ -21,10 +21,13 @@ DTYPES = {
     "tensor(int64)": "int64",
 }
 
+MAX_THREADS = max(64, os.cpu_count() or 1)
+"""Threads beyond the number of processors only cost time; thousands stop the machine."""
+
 
 @dataclass(frozen=True)
 class SessionOptions:
-    """How graphs run. `threads` 0 uses one thread per available core.
+    """How graphs run. `threads` 0 uses one thread per available core; MAX_THREADS is the most.
 
     `memory` limits the estimated memory of the process, in bytes; None sets no limit.
     `native` runs custom operators as compiled kernels where possible (engine/kernels.py).
@@ -40,6 +43,13 @@ class SessionOptions:
     kv_cache: CacheType = "float32"
     profile: Path | None = None
 
+    def __post_init__(self) -> None:
+        """Raise UsageError for a number of threads or a memory limit that is out of range."""
+        if not 0 <= self.threads <= MAX_THREADS:
+            raise UsageError(f"{self.threads} threads are out of range", fix=f"1 to {MAX_THREADS}")
+        if self.memory is not None and self.memory < 1:
+            raise UsageError(f"a memory limit of {self.memory} bytes", fix="at least 1 byte")
+
     def resolved_threads(self) -> int:
         return self.threads or available_cores()
 
@@ -52,28 +62,46 @@ class Graph:
         self._control = control
 
     def run(self, feeds: dict[str, npt.NDArray[Any]]) -> Any:
-        """Return all outputs in the order of the contract. Raises CancelledError."""
+        """Return all outputs in the order of the contract.
+
+        Raises CancelledError, and OmniError when ONNX Runtime fails.
+        """
         options = self._control.run_options()
         try:
             return self.session.run(None, feeds, options)
-        except Exception:
+        except Exception as error:
             self._raise_if_cancelled()
-            raise
+            raise _failure(error) from error
 
     def run_with_iobinding(self, binding: Any) -> None:
-        """Run on bound inputs and outputs. Raises CancelledError."""
+        """Run on bound inputs and outputs. Raises as `run` does."""
         options = self._control.run_options()
         try:
             self.session.run_with_iobinding(binding, options)
-        except Exception:
+        except Exception as error:
             self._raise_if_cancelled()
-            raise
+            raise _failure(error) from error
 
     def _raise_if_cancelled(self) -> None:
         """Raise CancelledError: ONNX Runtime reports a terminated run as an ordinary failure."""
         token = self._control.token
         if token is not None and token.cancelled:
             raise CancelledError from None
+
+
+def _failure(error: Exception) -> Exception:
+    """Return the OmniError for a failure of ONNX Runtime, and any other exception as it is.
+
+    Its classes have no common base but Exception, and bound runs raise RuntimeError.
+    """
+    if not isinstance(error, RuntimeError) and "onnxruntime" not in type(error).__module__:
+        return error
+    reason = " ".join(str(error).split())
+    return OmniError(
+        f"ONNX Runtime failed: {reason}",
+        fix="check the files of the bundle and the free memory",
+        code="inference_failed",
+    )
 
 
 def available_cores() -> int:

@@ -22,7 +22,8 @@ from omni_runtime.engine.vocoder import WaveStream
 from omni_runtime.golden import samples
 from omni_runtime.golden.text_cases import QUESTION, SYSTEM_MESSAGE, Cases, build
 from omni_runtime.golden.vectors import Tensor, Values
-from omni_runtime.inputs.media import load_audio, load_image
+from omni_runtime.inputs.image import load_image
+from omni_runtime.inputs.media import load_audio
 from omni_runtime.inputs.mel_features import log_mel
 from omni_runtime.inputs.pixels import image_patches
 from omni_runtime.model import Model

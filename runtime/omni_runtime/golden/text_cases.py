@@ -7,7 +7,8 @@ import numpy as np
 
 from omni_runtime.golden import samples
 from omni_runtime.golden.vectors import Case, Tensor, Values
-from omni_runtime.inputs.media import load_audio, load_image
+from omni_runtime.inputs.image import load_image
+from omni_runtime.inputs.media import load_audio
 from omni_runtime.inputs.mel import audio_tokens
 from omni_runtime.inputs.mel_features import log_mel
 from omni_runtime.inputs.pixels import (

@@ -1,17 +1,14 @@
-"""Decode audio and images from any file that libav or Pillow reads.
+"""Decode audio from any file that libav reads.
 
-Not the model's preprocessing (`mel.py`, `pixels.py`); video is in `video.py`. A file may be far
-larger than the model's context. The length of audio is therefore checked while it is decoded, and
-the size of an image before.
+Not the model's preprocessing (`mel.py`); images are in `image.py`, video in `video.py`. A file may
+be far larger than the model's context, so the length is checked while it is decoded.
 
-Every failure is a MediaError of one line. Sources: librosa.load (mono, resampling), transformers'
-load_image (orientation, RGB).
+Every failure is a MediaError of one line. Source: librosa.load (mono, resampling).
 """
 
 import math
-import struct
-import warnings
 from collections.abc import Iterator
+from itertools import groupby
 
 import av.error
 import numpy as np
@@ -20,7 +17,6 @@ from av.audio.frame import AudioFrame, format_dtypes
 from av.audio.resampler import AudioResampler
 from av.container import InputContainer
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from omni_runtime.arrays import FloatArray
 from omni_runtime.errors import MediaError
@@ -28,7 +24,6 @@ from omni_runtime.inputs.source import (
     EXACT_DURATION_FORMATS,
     Source,
     open_container,
-    open_source,
     require_decoder,
     truncated_error,
 )
@@ -40,21 +35,6 @@ Samples = tuple[NDArray[np.generic], int]
 
 MAX_SECONDS = 3600.0
 RESAMPLING_QUALITY = "HQ"
-_IMAGE_FORMATS = {
-    "AVIF",
-    "BMP",
-    "GIF",
-    "ICO",
-    "JPEG",
-    "JPEG2000",
-    "MPO",
-    "PNG",
-    "PPM",
-    "TIFF",
-    "WEBP",
-}
-"""Formats that Pillow decodes itself. For others, such as EPS, it would start programs."""
-
 _MAX_UNPACKED_CHANNELS = 8
 
 
@@ -77,35 +57,6 @@ def load_audio(
         raise empty_audio(name)
     require_finite(mono, name)
     return _resampled(mono, rate, sample_rate)
-
-
-def load_image(source: Source) -> NDArray[np.uint8]:
-    """Decode an image to uint8 (h, w, 3), rotated by its EXIF orientation.
-
-    Raises MediaError when it cannot be read, or exceeds Pillow's limit against decompression bombs
-    (89 million pixels).
-    """
-    with open_source(source) as (file, name), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        Image.init()
-        try:
-            with Image.open(file, formats=sorted(_IMAGE_FORMATS & Image.OPEN.keys())) as picture:
-                upright = ImageOps.exif_transpose(picture)
-                return np.array((upright or picture).convert("RGB"))
-        except (Image.DecompressionBombWarning, Image.DecompressionBombError, MemoryError) as error:
-            raise MediaError(
-                f"{name} has more than {Image.MAX_IMAGE_PIXELS:,} pixels", fix="scale it down"
-            ) from error
-        except Image.UnidentifiedImageError as error:
-            raise MediaError(
-                f"{name} is not an image in a supported format", fix="convert it to png or jpeg"
-            ) from error
-        # Pillow's plug-ins raise many kinds of exceptions for damaged files.
-        except (OSError, SyntaxError, ValueError, ArithmeticError, LookupError) as error:
-            raise _damaged(name, error) from error
-        except (TypeError, AttributeError, EOFError, RuntimeError, struct.error) as error:
-            raise _damaged(name, error) from error
 
 
 def from_array(samples: NDArray[np.generic], rate: int) -> tuple[FloatArray, int]:
@@ -163,21 +114,26 @@ def _resampled(mono: FloatArray, rate: int, sample_rate: int) -> FloatArray:
 def _decode_sound(
     container: InputContainer, name: str, max_seconds: float
 ) -> tuple[FloatArray, int]:
-    """Return all samples of the first audio track, mixed to mono, and their rate."""
+    """Return all samples of the first audio track, mixed to mono, and their first rate.
+
+    Parts with another rate, as in recordings that were joined, are resampled to the first.
+    """
     if not container.streams.audio:
         raise MediaError(f"{name} has no audio track", fix="choose a file with audio")
-    chunks: list[FloatArray] = []
-    rate, length = 0, 0
-    for frame in _audio_frames(container, name):
-        rate = rate or frame.sample_rate
-        if frame.sample_rate != rate:
-            raise MediaError(f"{name} changes its sample rate", fix="convert it to wav")
-        chunks.append(_mono(_planes(frame)))
-        length += len(chunks[-1])
-        if length > max_seconds * rate:
-            raise audio_too_long(name, max_seconds)
-    _require_full_duration(container, length / rate if rate else 0.0, name)
-    return np.concatenate([np.zeros(0, np.float32), *chunks]), rate
+    parts: list[FloatArray] = []
+    seconds, first = 0.0, 0
+    for rate, frames in groupby(_audio_frames(container, name), lambda frame: frame.sample_rate):
+        first = first or rate
+        chunks, length = [np.zeros(0, np.float32)], 0
+        for frame in frames:
+            chunks.append(_mono(_planes(frame)))
+            length += len(chunks[-1])
+            if seconds + length / rate > max_seconds:
+                raise audio_too_long(name, max_seconds)
+        seconds += length / rate
+        parts.append(_resampled(np.concatenate(chunks), rate, first))
+    _require_full_duration(container, seconds, name)
+    return np.concatenate([np.zeros(0, np.float32), *parts]), first
 
 
 def _audio_frames(container: InputContainer, name: str) -> Iterator[AudioFrame]:
@@ -233,8 +189,3 @@ def audio_too_long(name: str, max_seconds: float) -> MediaError:
         f"{name} is longer than {max_seconds:.0f} s",
         fix="cut it into shorter clips",
     )
-
-
-def _damaged(name: str, error: Exception) -> MediaError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return MediaError(f"{name} is a damaged image: {reason}", fix="save or download it again")

@@ -70,11 +70,7 @@ def smart_resize(
 
     Raises MediaError when one side is more than 200 times the other, as the reference does.
     """
-    if max(height, width) > 200 * min(height, width):
-        raise MediaError(
-            f"an image of {width} x {height} pixels exceeds the aspect ratio of 200 : 1",
-            fix="crop it",
-        )
+    require_aspect_ratio(height, width)
     rows, columns = round(height / factor) * factor, round(width / factor) * factor
     if rows * columns > max_pixels:
         shrink = math.sqrt(height * width / max_pixels)
@@ -85,6 +81,15 @@ def smart_resize(
         rows = math.ceil(height * grow / factor) * factor
         columns = math.ceil(width * grow / factor) * factor
     return rows, columns
+
+
+def require_aspect_ratio(height: int, width: int) -> None:
+    """Raise MediaError when one side is more than 200 times the other."""
+    if max(height, width) > 200 * min(height, width):
+        raise MediaError(
+            f"an image of {width} x {height} pixels exceeds the aspect ratio of 200 : 1",
+            fix="crop it",
+        )
 
 
 def video_size(height: int, width: int, config: VisionConfig) -> tuple[int, int]:

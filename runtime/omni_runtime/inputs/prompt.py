@@ -17,7 +17,8 @@ from omni_runtime.arrays import IntArray
 from omni_runtime.bundle.config import AudioConfig, ModelConfig, VisionConfig
 from omni_runtime.errors import BundleError, UsageError
 from omni_runtime.inputs.audio_stream import AudioStream
-from omni_runtime.inputs.media import audio_too_long, load_audio, load_image
+from omni_runtime.inputs.image import load_image
+from omni_runtime.inputs.media import audio_too_long, load_audio
 from omni_runtime.inputs.mel import audio_tokens
 from omni_runtime.inputs.mel_features import MelFeatures, log_mel
 from omni_runtime.inputs.messages import (
@@ -175,12 +176,12 @@ class PromptBuilder:
 
     def _items(self, pieces: Sequence[int | str | MediaPart], *, partial: bool) -> Iterator[_Item]:
         """Yield tokens and loaded media. Text between special tokens is joined, then encoded."""
-        plain = ""
+        context, plain = self._config.thinker.decoder.max_context, ""
         for piece in pieces:
             if isinstance(piece, str):
                 plain += piece
                 continue
-            yield from self._tokenizer.encode(plain)
+            yield from self._tokenizer.encode(plain, context)
             plain = ""
             item = piece if isinstance(piece, int) else self._load(piece)
             running = isinstance(item, _LoadedAudio) and item.running
@@ -189,7 +190,7 @@ class PromptBuilder:
             yield item
             if running:
                 return
-        yield from self._tokenizer.encode(plain)
+        yield from self._tokenizer.encode(plain, context)
 
     def _load(self, part: MediaPart) -> _LoadedAudio | _LoadedVision:
         audio, vision = self._config.audio, self._config.vision

@@ -8,6 +8,7 @@ opens nothing itself: neither a URL nor a playlist can make it read other files.
 import io
 import logging
 import os
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +17,11 @@ from typing import BinaryIO, cast
 import av
 import av.error
 import av.logging
+import numpy as np
 from av.container import InputContainer
 from av.stream import Stream
+from av.video.frame import VideoFrame
+from numpy.typing import NDArray
 
 from omni_runtime.errors import MediaError
 
@@ -27,6 +31,10 @@ Source = str | os.PathLike[str] | bytes | BinaryIO
 EXACT_DURATION_FORMATS = ("mov", "matroska", "flac", "avi")
 """Containers whose stated duration is exact. For others libav may estimate it from the bit rate."""
 
+MAX_PIPE_BYTES = 2**30
+"""A pipe is kept in memory, and may never end."""
+
+_ADDRESS = re.compile(r"(https?|ftps?|rtsps?|rtmps?|wss?):/", re.IGNORECASE)
 _NO_PROTOCOLS = {"protocol_whitelist": "none"}
 _UNKNOWN_RIFF_SIZE = 0x7FFF0000
 """Programs that write into a pipe do not know the size, and state one from this value up."""
@@ -34,6 +42,12 @@ _UNKNOWN_RIFF_SIZE = 0x7FFF0000
 # Failures are raised as errors; the decoders must not print.
 av.logging.set_level(None)
 logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+
+class NamedBytes(io.BytesIO):
+    """Bytes in memory with the name of the file that they came from."""
+
+    name: str
 
 
 @contextmanager
@@ -47,10 +61,15 @@ def open_source(source: Source) -> Generator[tuple[BinaryIO, str]]:
     elif isinstance(source, str | os.PathLike):
         file, name = _open_path(source), os.fspath(source)
     else:
-        file, name = _rewound(source), str(getattr(source, "name", "the given data"))
+        name = str(getattr(source, "name", "the given data"))
+        file = _rewound(source, name)
     try:
         _require_complete(file, name)
         yield file, name
+    except OSError as error:
+        if isinstance(error, av.error.FFmpegError):
+            raise
+        raise _unreadable(name, error) from error
     finally:
         if isinstance(source, str | os.PathLike):
             file.close()
@@ -74,10 +93,27 @@ def open_container(source: Source, kind: str) -> Generator[tuple[InputContainer,
             ) from error
 
 
+def require_local(name: str) -> None:
+    """Raise MediaError for the address of another machine. `Path` reduces // to /."""
+    if _ADDRESS.match(name):
+        raise MediaError(
+            f"{name} is a URL, and nothing is downloaded", fix="download it, and give its path"
+        )
+
+
+def read_pipe(path: Path) -> BinaryIO:
+    """Read a pipe or a device to its end. Raises MediaError, also for more than MAX_PIPE_BYTES."""
+    with _open_path(path) as file:
+        data = NamedBytes(file.read())
+    data.name = str(path)
+    return data
+
+
 def _open_path(path: str | os.PathLike[str]) -> BinaryIO:
     name = os.fspath(path)
+    require_local(name)
     try:
-        return Path(name).open("rb")
+        file = Path(name).open("rb")  # noqa: SIM115 - the caller closes it
     except FileNotFoundError as error:
         raise MediaError(f"there is no file {name}", fix="check the path") from error
     except IsADirectoryError as error:
@@ -87,14 +123,35 @@ def _open_path(path: str | os.PathLike[str]) -> BinaryIO:
         raise MediaError(
             f"{name} cannot be opened: {str(reason).lower()}", fix="check the path"
         ) from error
+    try:
+        opened = _rewound(file, name)
+    except MediaError:
+        file.close()
+        raise
+    if opened is not file:
+        file.close()
+    return opened
 
 
-def _rewound(file: BinaryIO) -> BinaryIO:
+def _rewound(file: BinaryIO, name: str) -> BinaryIO:
     """Return the file at its start, or a copy in memory when it is not seekable."""
-    if not file.seekable():
-        return io.BytesIO(file.read())
-    file.seek(0)
+    if isinstance(file, io.TextIOBase):
+        raise MediaError(f"{name} is open as text", fix='open it with mode "rb"')
+    try:
+        if not file.seekable():
+            data = file.read(MAX_PIPE_BYTES + 1)
+            if len(data) > MAX_PIPE_BYTES:
+                raise MediaError(f"{name} is longer than {MAX_PIPE_BYTES:,} bytes", fix="cut it")
+            return io.BytesIO(data)
+        file.seek(0)
+    except (OSError, ValueError) as error:  # ValueError: the file is closed
+        raise _unreadable(name, error) from error
     return file
+
+
+def _unreadable(name: str, error: Exception) -> MediaError:
+    reason = str(getattr(error, "strerror", None) or error).lower()
+    return MediaError(f"{name} cannot be read: {reason}", fix="copy it to this machine")
 
 
 def _require_complete(file: BinaryIO, name: str) -> None:
@@ -116,6 +173,12 @@ def require_decoder(stream: Stream, name: str) -> None:
     """Raise MediaError for a stream that libav has no decoder for."""
     if getattr(stream, "codec_context", None) is None:  # PyAV: unknown codec
         raise MediaError(f"{name} has an unsupported codec", fix="convert it to wav or mp4")
+
+
+def upright(frame: VideoFrame) -> NDArray[np.uint8]:
+    """Return a frame as uint8 (h, w, 3), rotated by the display matrix of the file."""
+    image = cast(NDArray[np.uint8], frame.to_ndarray(format="rgb24"))
+    return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))
 
 
 def truncated_error(name: str, what: str) -> MediaError:

@@ -14,10 +14,13 @@ from typing import Any, cast
 import tokenizers
 
 from omni_runtime.bundle.config import SpecialTokens
-from omni_runtime.errors import BundleError
+from omni_runtime.errors import BundleError, ContextFullError
 
 _tokenizer_class = cast(Any, tokenizers.Tokenizer)  # its stubs are incomplete
 _INCOMPLETE = "\ufffd"
+_PIECE = 4096
+_CUT_TOKENS = 16
+"""Tokens that a cut inside a word may add."""
 
 
 class Tokenizer:
@@ -47,10 +50,29 @@ class Tokenizer:
         longest_first = sorted(map(re.escape, self.special), key=len, reverse=True)
         self._special_pattern = re.compile(f"({'|'.join(longest_first)})")
 
-    def encode(self, text: str) -> list[int]:
-        """Encode plain text, without special tokens. Lone surrogates become U+FFFD."""
+    def encode(self, text: str, limit: int | None = None) -> list[int]:
+        """Encode plain text, without special tokens. Lone surrogates become U+FFFD.
+
+        Raises ContextFullError for a text of clearly more than `limit` tokens, without encoding all
+        of it.
+        """
         valid = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        if limit is not None and len(valid) > max(limit, _PIECE):
+            self._require_at_most(limit, valid)
         return self._backend.encode(valid, add_special_tokens=False).ids
+
+    def _require_at_most(self, limit: int, text: str) -> None:
+        """Count tokens in pieces. A cut between them changes the count by few tokens."""
+        count, size = 0, max(limit, _PIECE)
+        for start in range(0, len(text), size):
+            piece = text[start : start + size]
+            count += len(self._backend.encode(piece, add_special_tokens=False).ids) - _CUT_TOKENS
+            if count > limit:
+                raise ContextFullError(
+                    f"a text of {len(text):,} characters is longer than the model's context of "
+                    f"{limit:,} tokens",
+                    fix="shorten it",
+                )
 
     def split(self, template: str) -> list[int | str]:
         """Split template text into ids of special tokens and the plain text between them."""

@@ -9,13 +9,11 @@ Every failure is a MediaError of one line. Source: Qwen2VLVideoProcessor.sample_
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
 
 import av
 import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
-from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
@@ -31,6 +29,7 @@ from omni_runtime.inputs.source import (
     open_source,
     require_decoder,
     truncated_error,
+    upright,
 )
 
 _MAX_FRAME_PIXELS = 8192 * 4320
@@ -72,13 +71,15 @@ def load_video(
             total, rate = _count_frames(container, stream, name)
             indices, fps = sample_frames(total, rate, config)
             _require_supported_size(stream, len(indices), config, max_tokens, name)
-            container.seek(0)
+            has_sound = bool(container.streams.audio)
+        # Opened again instead of rewound: raw h264 and flv cannot seek.
+        with open_container(file, "video") as (container, name):
+            stream = _picture_stream(container, name)
             frames = list(_decode_frames(container, stream, indices, config))
             if len(frames) < 0.9 * len(indices):
                 raise truncated_error(
                     name, f"it has {len(frames)} of {len(indices)} sampled frames"
                 )
-            has_sound = bool(container.streams.audio)
         audio = None
         if sample_rate is not None and has_sound:
             audio = load_audio(file, sample_rate, max_seconds=max_seconds)
@@ -167,14 +168,8 @@ def _decode_frames(
     size: tuple[int, int] | None = None
     for i, frame in enumerate(container.decode(stream)):
         if i in wanted:
-            image = _upright(frame)
+            image = upright(frame)
             size = size or video_size(image.shape[0], image.shape[1], config)
             yield resize(image, size)
         if i >= indices[-1]:
             return
-
-
-def _upright(frame: VideoFrame) -> NDArray[np.uint8]:
-    """Return a frame as uint8 (h, w, 3), rotated by the display matrix of the file."""
-    image = cast(NDArray[np.uint8], frame.to_ndarray(format="rgb24"))
-    return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))

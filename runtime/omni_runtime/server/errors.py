@@ -11,7 +11,13 @@ from omni_runtime.errors import OmniError
 
 log = logging.getLogger("omni.server")
 
-STATUS = {"out_of_memory": 503, "closed": 503, "failed": 500, "reply_in_progress": 409}
+STATUS = {
+    "out_of_memory": 503,
+    "closed": 503,
+    "failed": 500,
+    "inference_failed": 500,
+    "reply_in_progress": 409,
+}
 """Status of an OmniError by its code; 400 for the others, which a client can repair."""
 RETRY_AFTER = 5
 HUNG_UP = 499

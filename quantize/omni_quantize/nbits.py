@@ -96,18 +96,19 @@ def _replace(
 
 
 def _levels(graph: ir.Graph, levels: tuple[int, ...]) -> ir.Value:
-    """Return the initializer of these levels, which all matrices of the graph share."""
+    """Return the constant of these levels, which all matrices of the graph share."""
     name = f"levels {' '.join(map(str, levels))}"
-    if name not in graph.initializers:
-        tensor = ir.tensor(np.array(levels, np.int8), name=name)
-        value = ir.Value(
-            name=name,
-            shape=ir.Shape([len(levels)]),
-            type=ir.TensorType(tensor.dtype),
-            const_value=tensor,
-        )
-        graph.register_initializer(value)
-    return graph.initializers[name]
+    for node in graph:
+        if node.op_type != "Constant":
+            break  # constants of levels are the first nodes
+        if node.outputs[0].name == name:
+            return node.outputs[0]
+    constant = ir.node("Constant", [], {"value": ir.tensor(np.array(levels, np.int8), name=name)})
+    value = constant.outputs[0]
+    value.name, value.shape = name, ir.Shape([len(levels)])
+    value.type = ir.TensorType(ir.DataType.INT8)
+    graph.insert_before(graph[0], constant)
+    return value
 
 
 @functools.cache

@@ -60,7 +60,7 @@ def test_every_operator(default_twin: Twin, tmp_path: Path) -> None:
         nodes = [*model.graph.node, *(node for one in model.functions for node in one.node)]
         found |= {node.op_type for node in nodes if node.domain}
         found |= {one.name for one in model.functions}
-    assert len(found) == 10 and not found - NAMES
+    assert len(found) == 11 and not found - NAMES
 
 
 def test_tables_encodings_presets_and_cases(default_twin: Twin) -> None:

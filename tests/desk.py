@@ -35,6 +35,17 @@ class Recording:
         data = self.path.read_bytes()
         return np.frombuffer(data[: len(data) & ~1], "<i2").astype(np.float32) / 32768
 
+    def until_quiet(self, seconds: float = 2.0, limit: float = 30.0) -> np.ndarray:
+        """Wait for sound and then for `seconds` of silence; returns all that was heard."""
+        end = time.monotonic() + limit
+        while time.monotonic() < end:
+            heard = self.samples()
+            loud = np.flatnonzero(np.abs(heard) > 0.01)
+            if len(loud) and len(heard) - loud[-1] > seconds * 24_000:
+                return heard
+            time.sleep(0.1)
+        pytest.fail(f"the loudspeaker did not fall silent within {limit:.0f} s")
+
 
 @dataclass
 class Desk:

@@ -91,6 +91,8 @@ def test_a_growing_recording(twin: Twin, read: list[tuple[int, int]], louder: bo
 def test_an_audio_stream(twin: Twin, read: list[tuple[int, int]], louder: bool) -> None:
     assert twin.model.config.audio is not None
     sound = recording(5.3, louder=louder)
+    Conversation(twin.model).read_ahead()  # the system prompt, which is read once for all
+    read.clear()
     wanted = reply(Conversation(twin.model), [Text("Listen:"), Audio((sound, RATE))])
     (whole,) = read
     read.clear()
@@ -206,6 +208,45 @@ def test_a_shorter_read_ahead(twin: Twin, read: list[tuple[int, int]]) -> None:
     read.clear()
     assert alike(reply(conversation, [Audio((sound, RATE))]), wanted)
     assert read[0][1] == 530 - 200, "of the first block nothing again"
+
+
+def test_a_turn_that_is_taken_back_keeps_its_prompt(
+    twin: Twin, read: list[tuple[int, int]]
+) -> None:
+    """A question that goes on: what its beginning was read for is not read again."""
+    sound = recording(5.3)
+    wanted = reply(Conversation(twin.model), [Audio((sound, RATE))])
+    conversation = Conversation(twin.model)
+    events = conversation.send([Audio((sound[: 4 * RATE + RATE // 2], RATE))], SPOKEN)
+    while not isinstance(next(events), TextDelta):
+        pass
+    events.close()
+    conversation.undo(keep_prompt=True)
+    assert conversation.turn_count == 0 and conversation.context_used == 0
+    assert len(conversation.messages) == 1
+    read.clear()
+    assert alike(reply(conversation, [Audio((sound, RATE))]), wanted)
+    assert read[0][1] == 530 - 400, "two blocks of two seconds are not encoded again"
+
+
+def test_a_prefill_that_is_stopped_keeps_what_was_read_ahead(
+    twin: Twin, read: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = recording(5.3)
+    wanted = reply(Conversation(twin.model), [Audio((sound, RATE))])
+    conversation = Conversation(twin.model)
+    conversation.read_ahead([Audio((sound[: 3 * RATE], RATE))], more=True)
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(twin.model.talker, "append", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            list(conversation.send([Audio((sound[: 4 * RATE], RATE))], SPOKEN))
+    read.clear()
+    assert alike(reply(conversation, [Audio((sound, RATE))]), wanted)
+    assert 530 - 400 <= read[0][1] <= 530 - 200
 
 
 def test_a_save_excludes_the_read_ahead_prefix(twin: Twin, tmp_path: Path) -> None:

@@ -69,6 +69,8 @@ class Conversation:
         """The end of the last turn, or of the prompt while its reply is in progress."""
         self._ahead: Prompt | None = None
         """What the context holds behind it."""
+        self._prompt: Prompt | None = None
+        """The prompt of the last turn of this process."""
         self._active: ReferenceType[Response] | None = None
         self._closed = False
 
@@ -164,15 +166,19 @@ class Conversation:
                 self._return_to(start)
                 raise
 
-    def undo(self) -> None:
-        """Take back the last turn, question and reply. Raises UsageError if there is none."""
+    def undo(self, *, keep_prompt: bool = False) -> None:
+        """Take back the last turn, question and reply. Raises UsageError if there is none.
+
+        `keep_prompt`: its prompt then counts as read ahead, for a question that goes on.
+        """
         with self.model.lock:
             self._require_rest()
             if not self._turns:
                 raise UsageError("there is no turn to take back", fix="say something first")
             self._forget_ahead()
-            self._return_to(self._turns.pop().start)
-            self._spoken = None
+            self._ahead = self._prompt if keep_prompt else None
+            self._rewind(self._turns.pop().start)
+            self._prompt = self._spoken = None
 
     def truncate(self, heard_seconds: float) -> str:
         """Cut the last reply to what was heard in its first `heard_seconds` of speech.
@@ -304,7 +310,7 @@ class Conversation:
             turn = Turn(start, self._mark())
             reply = Reply(self.model, options, speech, self._context, progress.clock)
         except BaseException:
-            self._return_to(start)
+            self._rewind(start)
             raise
         self._turns.append(turn)
         yield from self._stream(progress, reply, logits)
@@ -416,9 +422,9 @@ class Conversation:
         """Append the prompt to the Thinker's cache, and to the Talker's if it is to speak."""
         progress.prompt_tokens = len(prompt.ids)
         logits, progress.cached_tokens = yield from self._read(prompt, whole=True, speech=speech)
-        self._ahead, self._end = None, self._context.mark()
         if speech:
             yield from self._context.read_unread()
+        self._prompt, self._ahead, self._end = prompt, None, self._context.mark()
         return logits
 
     def _read(
@@ -435,8 +441,7 @@ class Conversation:
         if self._ahead is not None:
             known = prefix.common_prefix(self._ahead, prompt)
             known = min(known, len(prompt.ids) - 1) if whole else known
-            position = int(prompt.positions[:, :known].max()) + 1 if known else start.position
-            self._context.truncate(ContextMark(start.length + known, position))
+            self._context.truncate(_behind(start, prompt, known))
         if known == len(prompt.ids):
             self._ahead = prompt  # what was read may have been longer
             return np.zeros(0, np.float32), known
@@ -466,6 +471,18 @@ class Conversation:
         return Mark(len(self.messages), self._end)
 
     def _return_to(self, mark: Mark) -> None:
+        self._ahead = None
+        self._rewind(mark)
+
+    def _rewind(self, mark: Mark) -> None:
+        """Return to a mark; what was read ahead behind it stays."""
         del self.messages[mark.messages :]
-        self._ahead, self._end = None, mark.context
-        self._context.truncate(mark.context)
+        self._end, ahead = mark.context, self._ahead
+        kept = _behind(self._end, ahead, len(ahead.ids)) if ahead is not None else self._end
+        self._context.truncate(kept)
+
+
+def _behind(mark: ContextMark, prompt: Prompt, count: int) -> ContextMark:
+    """The mark behind the first `count` tokens of a prompt that begins at `mark`."""
+    position = int(prompt.positions[:, :count].max()) + 1 if count else mark.position
+    return ContextMark(mark.length + count, position)

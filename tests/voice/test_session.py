@@ -1,5 +1,7 @@
 """The voice session on a simulated clock: turns, interruptions, pauses, keys, and what is kept."""
 
+from time import sleep
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from omni_runtime.inputs.audio_stream import AudioStream
 from omni_runtime.inputs.messages import Audio, Text
 from omni_runtime.model import Model
 from omni_runtime.options import ReplyOptions
+from omni_runtime.serving.engine import Engine
 from omni_runtime.voice.events import (
     Caption,
     Forgotten,
@@ -21,7 +24,7 @@ from omni_runtime.voice.events import (
 from omni_runtime.voice.session import VoiceSession
 from omni_runtime.voice.turn_detector import TurnOptions
 from omni_runtime.voice.vad import FRAME_SECONDS
-from voice.talks import ONE_TURN, RATE, REPLY, silence
+from voice.talks import ONE_TURN, RATE, REPLY, Talk, silence
 
 
 def test_three_spoken_turns(start, recording) -> None:
@@ -32,8 +35,7 @@ def test_three_spoken_turns(start, recording) -> None:
     assert talk.replies[0] == "Seven plus five is twelve."
     for figures in talk.of(TurnFigures):
         assert figures.voice_to_sound > figures.decided_to_sound > 0
-        timings = figures.turn.timings
-        assert timings.cached_tokens == timings.prompt_tokens - 1, "prefilled before the turn ended"
+    assert talk.figures[0].turn.timings.cached_tokens > 0, "prefilled while the voice was heard"
     heard = np.concatenate(talk.sound)
     made = np.concatenate([event.samples for event in talk.of(Speech)])
     assert np.abs(heard[np.abs(heard) > 0]).sum() == pytest.approx(np.abs(made).sum(), rel=1e-4)
@@ -41,8 +43,8 @@ def test_three_spoken_turns(start, recording) -> None:
     assert roles == ["system"] + ["user", "assistant"] * 3
 
 
-def test_read_ahead_changes_no_reply(start, recording, trained: Model, monkeypatch) -> None:
-    """The reply is that of a conversation which gets the same samples at once."""
+def sent_streams(monkeypatch) -> list[AudioStream]:
+    """The recordings of all turns, as they are sent."""
     sent: list[AudioStream] = []
     respond = VoiceSession._respond
 
@@ -51,16 +53,63 @@ def test_read_ahead_changes_no_reply(start, recording, trained: Model, monkeypat
         respond(self, parts, *given)
 
     monkeypatch.setattr(VoiceSession, "_respond", spy)
-    talk = start()
-    pieces = [silence(0.8), recording("seven_plus_five"), silence(2)]
-    talk.hear(*pieces)
+    return sent
+
+
+def heard_at_once(
+    talk: Talk, pieces: list[np.ndarray], sent: list[AudioStream], model: Model
+) -> list[int]:
+    """The token ids of a conversation that gets the samples of the only turn at once."""
     (stream,) = sent
     first = talk.session._stream_start
     samples = np.concatenate(pieces)[first : first + round(stream.seconds * RATE)]
-    assert 2.5 < stream.seconds < 3.2, "pre-roll, voice and pause, not the silence that followed"
-    plain = Conversation(trained)
+    plain = Conversation(model)
     list(plain.send([Audio((samples, RATE))], REPLY))
-    assert plain._context.ids == talk.conversation._context.ids
+    return plain._context.ids
+
+
+def test_read_ahead_changes_no_reply(start, recording, trained: Model, monkeypatch) -> None:
+    """The reply is that of a conversation which gets the same samples at once."""
+    sent = sent_streams(monkeypatch)
+    talk = start()
+    pieces = [silence(0.8), recording("seven_plus_five"), silence(2)]
+    talk.hear(*pieces)
+    assert 2.5 < sent[0].seconds < 3.2, "pre-roll, voice and pause, not the silence that followed"
+    assert heard_at_once(talk, pieces, sent, trained) == talk.conversation._context.ids
+
+
+def test_a_reply_begins_before_its_turn_is_decided(start, recording) -> None:
+    """The pause starts it; nothing of it is seen before the silence is long enough."""
+    talk = start(turns=TurnOptions(end_silence=2.0))
+    held: list[int] = []
+
+    def look(_: float) -> None:
+        reply = talk.session._speculative
+        if reply is not None:
+            assert talk.states == [State.HEARING] and not talk.of(Caption) and not talk.of(Speech)
+            while not reply.held:  # simulated time is faster than the engine
+                sleep(0.01)
+            held.append(len(reply.held))
+
+    talk.hear(silence(0.8), recording("seven_plus_five"), silence(5), at=look)
+    assert held and talk.states == ONE_TURN
+    assert talk.replies == ["Seven plus five is twelve."]
+    assert "".join(event.text for event in talk.of(Caption)) == talk.replies[0]
+
+
+def test_a_busy_engine_only_prefills(start, recording, monkeypatch) -> None:
+    """A speculative reply would take time from replies that somebody waits for."""
+    monkeypatch.setattr(Engine, "replying", property(lambda _: True))
+    talk = start()
+    talk.hear(
+        silence(0.8),
+        recording("seven_plus_five"),
+        silence(4),
+        at=lambda _: None if talk.session._speculative is None else pytest.fail("speculative"),
+    )
+    (figures,) = talk.figures
+    timings = figures.turn.timings
+    assert timings.cached_tokens == timings.prompt_tokens - 1, "prefilled before the turn ended"
 
 
 @pytest.mark.parametrize("delay", [0.4, 0.9, 1.4])
@@ -108,14 +157,26 @@ def test_a_backchannel_does_not_interrupt(start, recording) -> None:
     ]
 
 
-def test_a_pause_within_a_sentence(start, recording) -> None:
-    """Up to the user's limit the turn goes on; a voice before the first sound reopens it, too."""
+def test_a_pause_within_a_sentence(start, recording, trained: Model, monkeypatch) -> None:
+    """Up to the user's limit the turn goes on, and the reply to its beginning leaves no trace."""
+    sent = sent_streams(monkeypatch)
     spoken = recording("seven_plus_five")
     half = round(1.15 * RATE)
     talk = start(turns=TurnOptions(end_silence=1.0))
-    talk.hear(silence(0.6), spoken[:half], silence(0.7), spoken[half:], silence(4))
+    begun: list[object] = []
+
+    def look(_: float) -> None:
+        reply = talk.session._speculative
+        while reply is not None and not reply.held:
+            sleep(0.01)
+        begun.append(reply)
+
+    pieces = [silence(0.6), spoken[:half], silence(0.7), spoken[half:], silence(4)]
+    talk.hear(*pieces, at=look)
+    assert len({id(reply) for reply in begun if reply is not None}) >= 2
     assert talk.states == ONE_TURN and len(talk.replies) == 1
-    assert talk.of(TurnFigures)[0].heard_seconds > 2.5
+    assert talk.figures[0].heard_seconds > 2.5
+    assert heard_at_once(talk, pieces, sent, trained) == talk.conversation._context.ids
 
 
 def test_half_duplex_is_deaf_while_it_speaks(start, recording) -> None:

@@ -71,7 +71,7 @@ class Truncate:
 
 @dataclass(frozen=True)
 class Retract:
-    """Cancel the reply in progress and remove its turn, if it has begun one."""
+    """Cancel the reply in progress and remove its turn; its prompt counts as read ahead."""
 
     conversation: int
 

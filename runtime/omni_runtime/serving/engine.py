@@ -114,6 +114,11 @@ class Engine:
             self._sinks.pop(number, None)
             raise
 
+    @property
+    def replying(self) -> bool:
+        """Whether a reply of any conversation is in progress."""
+        return any(entry.response is not None for entry in list(self._entries.values()))
+
     def interrupt(self, conversation: int) -> None:
         """End the graph that runs for a conversation's reply, at once and from any thread."""
         entry = self._entries.get(conversation)
@@ -196,7 +201,7 @@ class Engine:
             case Retract():
                 self._cancel(entry)
                 if entry.conversation.turn_count > entry.turns_before:
-                    entry.conversation.undo()
+                    entry.conversation.undo(keep_prompt=True)
             case Undo():
                 entry.conversation.undo()
             case MakeRoom(tokens=tokens):

@@ -3,25 +3,47 @@
 from dataclasses import dataclass, field
 from time import perf_counter
 
-from omni_runtime.events import AudioDelta, TurnDone
+from omni_runtime.events import AudioDelta, Event, TurnDone
+from omni_runtime.inputs.messages import ContentPart
+from omni_runtime.serving.commands import Failed
 from omni_runtime.voice.events import TurnFigures
 
 END_TOLERANCE = 0.02
 """Seconds: a reply that was played up to here was heard to its end."""
+FULL, KEPT = 0.25, 0.5
+"""With less room than `FULL` of the context, old turns are forgotten until `KEPT` is in use."""
+
+
+def room_wanted(done: TurnDone) -> int:
+    """Tokens for which old turns should be forgotten after a turn; 0 while there is room."""
+    full = done.context_limit - done.context_used < done.context_limit * FULL
+    return round(done.context_limit * (1 - KEPT)) if full else 0
 
 
 @dataclass
 class ReplyProgress:
-    """Text and speech so far; times in seconds."""
+    """Text and speech so far; times in seconds.
 
-    voice_to_decided: float
-    heard_seconds: float
-    decided: float = field(default_factory=perf_counter)
+    `asked` is its turn without the sound. Until the turn is decided the events are `held`.
+    """
+
+    asked: list[ContentPart]
+    held: list[Event | Failed] = field(default_factory=list[Event | Failed])
+    voice_to_decided: float = 0.0
+    heard_seconds: float = 0.0
+    decided: float = 0.0
     text: str = ""
     samples: int = 0
     rate: int = 1
     first_sound: float | None = None
     done: bool = False
+
+    def decide(self, voice_to_decided: float, heard_seconds: float) -> list[Event | Failed]:
+        """The turn has ended; returns what was held."""
+        self.voice_to_decided, self.heard_seconds = voice_to_decided, heard_seconds
+        self.decided = perf_counter()
+        held, self.held = self.held, []
+        return held
 
     def add(self, audio: AudioDelta) -> bool:
         """Count a chunk of speech; True for the first one."""

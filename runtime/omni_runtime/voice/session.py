@@ -5,8 +5,8 @@ clock: time passes with the samples that it hears and with the playback that is 
 terminal, a web page or a phone is a thin shell around it.
 
 While the user speaks, finished blocks of the recording are prefilled. After a short pause the turn
-is prefilled as if it had ended, and taken back if the voice goes on. A voice during playback cuts
-the reply, in both KV caches, to what was heard.
+is answered speculatively: the reply is held until the turn has ended, and taken back if the voice
+goes on. A voice during playback cuts the reply, in both KV caches, to what was heard.
 """
 
 from collections.abc import Callable, Generator
@@ -19,6 +19,7 @@ from omni_runtime.arrays import FloatArray
 from omni_runtime.errors import OmniError
 from omni_runtime.events import (
     AudioDelta,
+    Event,
     PlaybackUnderrun,
     PresetChosen,
     TextDelta,
@@ -31,7 +32,6 @@ from omni_runtime.serving.commands import (
     Cancel,
     Command,
     Compose,
-    EngineEvent,
     Failed,
     MakeRoom,
     ReadAhead,
@@ -51,7 +51,7 @@ from omni_runtime.voice.events import (
     StateChanged,
     TurnTaken,
 )
-from omni_runtime.voice.reply_progress import ReplyProgress
+from omni_runtime.voice.reply_progress import ReplyProgress, room_wanted
 from omni_runtime.voice.smart_turn import SmartTurn
 from omni_runtime.voice.turn_detector import (
     TurnDetector,
@@ -69,8 +69,6 @@ BLOCK_SECONDS = 2.0
 
 ECHO_TAIL = 0.5
 """Seconds after a reply in which a room still echoes it: latency of devices, and reverberation."""
-FULL, KEPT = 0.25, 0.5
-"""With less room than `FULL` of the context, old turns are forgotten until `KEPT` is in use."""
 
 
 class VoiceSession:
@@ -93,12 +91,13 @@ class VoiceSession:
 
         `full_duplex`: the microphone does not hear the reply (headphones or echo cancellation).
         Without it the microphone is ignored during playback. `hands_free` False is push-to-talk.
-        `read_ahead` False prefills a turn only when it has ended. `smart_turn` ends a turn at its
-        first pause if the sentence is complete; otherwise `turns.end_silence` ends it. `answers`
-        False keeps a spoken turn for `respond` instead of answering it.
+        `read_ahead` False prefills and answers a turn only when it has ended. `smart_turn` ends a
+        turn at its first pause if the sentence is complete; otherwise `turns.end_silence` ends it.
+        `answers` False keeps a spoken turn for `respond` instead of answering it.
         """
         self.turns = turns or TurnOptions()
         self.muted = False
+        self.key_down = False
         self.full_duplex = full_duplex
         self.hands_free = hands_free
         self.answers = answers
@@ -119,11 +118,10 @@ class VoiceSession:
         self._ahead: Future[Any] | None = None
         self._snapshot: AudioStream | None = None
         self._reply: ReplyProgress | None = None
+        self._speculative: ReplyProgress | None = None
         self._played = 0.0
         self._added: list[ContentPart] = []
-        self._answered: list[ContentPart] = []  # what was added to the turn of the reply
         self._image: Image | None = None
-        self._key_down = False
         self._state = State.LISTENING
         self._submit(ReadAhead(conversation.id, speech=self._speaks))
 
@@ -147,11 +145,6 @@ class VoiceSession:
         with self._lock:
             self.turns = self._detector.options = turns
 
-    @property
-    def key_down(self) -> bool:
-        """Whether the push-to-talk key is down."""
-        return self._key_down
-
     def hear(self, samples: FloatArray) -> None:
         """Take microphone samples, float32 mono (n,) at 16 kHz."""
         with self._lock:
@@ -174,11 +167,13 @@ class VoiceSession:
         """Add parts to the next turn: text, pictures, files."""
         with self._lock:
             self._added += parts
+            self._take_back()
 
     def take_added(self) -> list[ContentPart]:
         """Take back what was added to the next turn."""
         with self._lock:
             added, self._added = self._added, []
+            self._take_back()
             return added
 
     def say(self, text: str) -> None:
@@ -206,17 +201,17 @@ class VoiceSession:
     def key(self, down: bool) -> None:
         """Push-to-talk: the turn lasts while the key is down. It interrupts a reply."""
         with self._lock:
-            if down and not self._key_down:
+            if down and not self.key_down:
                 self.interrupt()
                 self._begin_turn(self._capture.samples)
-            elif not down and self._key_down and self._stream is not None:
+            elif not down and self.key_down and self._stream is not None:
                 self._end_turn(0.0)
-            self._key_down = down
+            self.key_down = down
 
     def discard(self) -> None:
         """Forget the sound of a turn that has not ended."""
         with self._lock:
-            self._key_down = False
+            self.key_down = False
             self._drop_turn()
             if self._reply is None:
                 self._enter(State.LISTENING)
@@ -224,6 +219,7 @@ class VoiceSession:
     def interrupt(self) -> None:
         """Stop the reply, and cut it to what was heard."""
         with self._lock:
+            self._retract()
             reply = self._reply
             if reply is None:
                 return
@@ -261,8 +257,7 @@ class VoiceSession:
     def close(self) -> None:
         """Stop everything and close the conversation."""
         with self._lock:
-            self._reply = None
-            self._stream = None
+            self._reply = self._speculative = self._stream = None
             self._conversation.close()
 
     # The microphone
@@ -273,7 +268,7 @@ class VoiceSession:
             self._stream.push(frame)
             self._prefill_blocks(self._stream)
         probability = 0.0 if deaf else float(self._vad.probabilities(frame)[0])
-        if self._key_down or not self.hands_free:
+        if self.key_down or not self.hands_free:
             return
         needed = self.turns.interrupt if self._reply is not None else None
         for event in self._detector.push(probability, start=needed):
@@ -315,7 +310,7 @@ class VoiceSession:
         if reply is not None and reply.first_sound is None and self._stream is not None:
             stream = self._stream  # nothing was heard of the reply: the user had only paused
             self.interrupt()
-            self._stream, self._added = stream, [*self._answered]
+            self._stream, self._added = stream, [*reply.asked]
             self._take_back()
             self._enter(State.HEARING)
             return
@@ -341,23 +336,36 @@ class VoiceSession:
     def _prefill_blocks(self, stream: AudioStream) -> None:
         """Prefill when another block is final, unless the engine is still busy with the last."""
         busy = self._ahead is not None and not self._ahead.done()
-        wanted = self._read_ahead and self._reply is None and not busy
+        replying = self._reply is not None or self._speculative is not None
+        wanted = self._read_ahead and not replying and not busy
         if wanted and stream.seconds - self._prefilled >= BLOCK_SECONDS:
             self._prefilled = stream.seconds // BLOCK_SECONDS * BLOCK_SECONDS
             self._submit(ReadAhead(self._conversation.id, speech=self._speaks))
 
     def _speculate(self) -> None:
-        """Prefill the turn as if it had ended."""
-        if self._read_ahead and self._stream is not None and self._reply is None:
-            self._snapshot = self._stream.snapshot()
+        """Answer the turn as if it had ended, unless the engine has other replies to make."""
+        if not self._read_ahead or self._stream is None or self._reply is not None:
+            return
+        self._snapshot = self._stream.snapshot()
+        if self.answers and not self._engine.replying:
+            self._speculative = self._start_reply(self._parts(self._snapshot))
+        else:
             self._submit(Compose(self._conversation.id, self._parts(self._snapshot)))
             self._submit(ReadAhead(self._conversation.id, more=False, speech=self._speaks))
 
     def _take_back(self) -> None:
-        """The voice goes on: the message is the running stream again."""
+        """The turn goes on: the message is the running stream again."""
+        self._retract()
         if self._stream is not None and self._reply is None:
             self._snapshot = None
             self._submit(Compose(self._conversation.id, self._parts(self._stream)))
+
+    def _retract(self) -> None:
+        """Drop the speculative reply; its prompt stays prefilled."""
+        if self._speculative is not None:
+            self._speculative = None
+            self._engine.interrupt(self._conversation.id)
+            self._submit(Retract(self._conversation.id))
 
     def _end_turn(self, silence: float) -> None:
         """Send the turn; its voice ended `silence` seconds ago."""
@@ -373,6 +381,7 @@ class VoiceSession:
             self._enter(State.LISTENING)
 
     def _drop_turn(self) -> None:
+        self._retract()
         self._stream = self._snapshot = None
         self._detector.reset()
         self._submit(Compose(self._conversation.id))
@@ -384,18 +393,26 @@ class VoiceSession:
         return self.reply_options.speech is not None
 
     def _respond(self, parts: list[ContentPart], silence: float, voice: float) -> None:
-        self._reply, self._played = ReplyProgress(silence, voice), 0.0
+        """Answer a turn; a speculative reply to it becomes the reply."""
+        reply, self._speculative = self._speculative or self._start_reply(parts), None
+        self._reply, self._played = reply, 0.0
+        self._added = []
+        if any(part is self._image for part in reply.asked):
+            self._image = None
+        self._enter(State.THINKING)
+        for event in reply.decide(silence, voice):
+            self._reply_event(reply, event)
+
+    def _start_reply(self, parts: list[ContentPart]) -> ReplyProgress:
         self._submit(Compose(self._conversation.id, parts))
-        self._answered = self._parts()
-        self._added, self._image = [], None
-        reply = self._reply
+        reply = ReplyProgress(asked=self._parts())
         future = self._engine.submit_response(
             self._conversation.id,
             self.reply_options,
-            lambda event: self._engine_event(reply, event),
+            lambda event: self._engine_event(reply, event.event),
         )
         future.add_done_callback(lambda done: self._check(reply, done))
-        self._enter(State.THINKING)
+        return reply
 
     @contextmanager
     def _while_current(self, reply: ReplyProgress) -> Generator[bool]:
@@ -405,56 +422,57 @@ class VoiceSession:
         must not wait for the lock then.
         """
         while not self._lock.acquire(timeout=0.01):
-            if self._reply is not reply:
+            if not self._current(reply):
                 yield False
                 return
         try:
-            yield self._reply is reply
+            yield self._current(reply)
         finally:
             self._lock.release()
+
+    def _current(self, reply: ReplyProgress) -> bool:
+        return reply is self._reply or reply is self._speculative
 
     def _check(self, reply: ReplyProgress, done: Future[int]) -> None:
         """Report an error that kept the reply from starting."""
         error = done.exception()
         if error is not None:
-            with self._while_current(reply) as current:
-                if current:
-                    self._fail(error)
+            self._engine_event(reply, Failed(error))
 
-    def _engine_event(self, reply: ReplyProgress, event: EngineEvent) -> None:
+    def _engine_event(self, reply: ReplyProgress, event: Event | Failed) -> None:
         """On the engine's thread. Late events of a reply that was cut are dropped."""
         with self._while_current(reply) as current:
-            if not current:
-                return
-            match event.event:
-                case TextDelta(text):
-                    reply.text += text
-                    self._emit(Caption(text))
-                case AudioDelta() as audio:
-                    if reply.add(audio):
-                        self._stream = None
-                        self._enter(State.SPEAKING)
-                    self._emit(Speech(audio.samples, audio.rate, audio.first_sample))
-                case PresetChosen() | PlaybackUnderrun() as note:
-                    self._emit(note)
-                case TurnDone() as done:
-                    reply.done = True
-                    self._emit(reply.figures(done))
-                    self._keep_room(done)
-                    if not reply.samples:
-                        self._end_reply()
-                case Failed(error):
-                    self._fail(error)
-                case _:
-                    pass
+            if current and reply is self._speculative:
+                reply.held.append(event)
+            elif current:
+                self._reply_event(reply, event)
+
+    def _reply_event(self, reply: ReplyProgress, event: Event | Failed) -> None:
+        match event:
+            case TextDelta(text):
+                reply.text += text
+                self._emit(Caption(text))
+            case AudioDelta() as audio:
+                if reply.add(audio):
+                    self._stream = None
+                    self._enter(State.SPEAKING)
+                self._emit(Speech(audio.samples, audio.rate, audio.first_sample))
+            case PresetChosen() | PlaybackUnderrun() as note:
+                self._emit(note)
+            case TurnDone() as done:
+                reply.done = True
+                self._emit(reply.figures(done))
+                self._keep_room(done)
+                if not reply.samples:
+                    self._end_reply()
+            case Failed(error):
+                self._fail(error)
 
     def _keep_room(self, done: TurnDone) -> None:
         """Forget the oldest turns while the reply is being played, so that the talk can go on."""
-        if done.context_limit - done.context_used >= done.context_limit * FULL:
-            return
-        room = round(done.context_limit * (1 - KEPT))
-        future = self._engine.submit(MakeRoom(self._conversation.id, room))
-        future.add_done_callback(self._forgotten)
+        if room := room_wanted(done):
+            future = self._engine.submit(MakeRoom(self._conversation.id, room))
+            future.add_done_callback(self._forgotten)
 
     def _forgotten(self, done: Future[int]) -> None:
         """On the engine's thread. An error comes again in the next turn."""

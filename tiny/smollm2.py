@@ -21,7 +21,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn import functional
 
-from omni_export import second_moments
+from omni_export import reference_decoder, second_moments
 from omni_quantize import blocks, recipe
 
 LAYERS, HEADS, KV_HEADS, HEAD_DIM = 30, 9, 3, 64
@@ -171,8 +171,8 @@ def moments(model: SmolLM2) -> dict[tuple[int, str], np.ndarray]:
         sums[index, name] = sums.get((index, name), torch.zeros(())) + inputs.square().sum(0)
 
     ids = model.tokenizer.encode(second_moments.text()).ids[: second_moments.MAX_TOKENS]
-    for start in range(0, len(ids), second_moments.SEQUENCE):
-        model.logits(ids[start : start + second_moments.SEQUENCE], note)
+    for start in range(0, len(ids), reference_decoder.SEQUENCE):
+        model.logits(ids[start : start + reference_decoder.SEQUENCE], note)
     return {key: (value / len(ids)).numpy() for key, value in sums.items()}
 
 

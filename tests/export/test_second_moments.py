@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from conftest import Twin, relative
-from omni_export import second_moments
+from omni_export import reference_decoder, second_moments
 from omni_export.build import build
 from omni_export.checkpoint import Checkpoint
 from omni_export.networks import networks
@@ -24,7 +24,7 @@ PARTS = {
 
 
 def test_mean_squares(twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(second_moments, "SEQUENCE", 8)
+    monkeypatch.setattr(reference_decoder, "SEQUENCE", 8)
     source, checkpoint = read_config(twin.folder), Checkpoint(twin.folder)
     network = next(one for one in networks(source, checkpoint) if one.name == "thinker")
     contract = contracts(Bundle(twin.bundle).manifest.model)["thinker"]

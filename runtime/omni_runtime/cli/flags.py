@@ -16,6 +16,7 @@ COMMANDS = {
     "verify": "verify the SHA-256 checksum of every file of a bundle",
     "doctor": "check this machine, and whether a bundle loads and fits in memory",
     "bench": "benchmark a bundle on this machine",
+    "quality": "measure what quantization costs: a bundle against its checkpoint in float32",
     "golden": "write golden vectors to test another runtime, or check a bundle against them",
     "download": "download an optional model: smart-turn, which knows when a sentence is over",
     "export": "export a checkpoint to a bundle (the same as python export/run.py)",
@@ -66,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
     parsers["doctor"].add_argument("bundle", nargs="?", help="bundle folder to check as well")
     _memory_flag(parsers["doctor"])
     _bench_flags(parsers["bench"])
+    _quality_flags(parsers["quality"])
     _golden_flags(parsers["golden"])
     parsers["download"].add_argument("what", choices=("smart-turn",), help="what to download")
     return whole
@@ -355,6 +357,24 @@ def _bench_flags(bench: argparse.ArgumentParser) -> None:
     plots = bench.add_argument_group("plots instead of the table")
     plots.add_argument("--timeline", metavar="FILE", help="timeline of one spoken reply")
     plots.add_argument("--roofline", metavar="FILE", help="roofline model of each graph")
+
+
+def _quality_flags(quality: argparse.ArgumentParser) -> None:
+    quality.add_argument("bundle", help="bundle folder")
+    quality.add_argument(
+        "--checkpoint",
+        metavar="FOLDER",
+        required=True,
+        help="the checkpoint that the bundle was exported from",
+    )
+    quality.add_argument("--text", metavar="FILE", help="text to compare on; one ships")
+    quality.add_argument(
+        "--tokens", type=_positive, default=512, metavar="N", help="tokens of the text (512)"
+    )
+    quality.add_argument("--audio", metavar="FILE", help="a recording, for the audio encoder")
+    quality.add_argument("--image", metavar="FILE", help="a picture, for the vision encoder")
+    quality.add_argument("--json", action="store_true", help="print one JSON object")
+    _machine_flags(quality)
 
 
 def _golden_flags(golden: argparse.ArgumentParser) -> None:

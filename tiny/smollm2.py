@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from omni_export import reference_decoder, second_moments
 from omni_quantize import blocks, recipe
+from omni_quantize.moments import Moments
 
 LAYERS, HEADS, KV_HEADS, HEAD_DIM = 30, 9, 3, 64
 KEPT = KV_HEADS * HEAD_DIM
@@ -163,27 +164,25 @@ def _attend(packed: torch.Tensor) -> torch.Tensor:
     return mixed[0].transpose(0, 1).flatten(1)
 
 
-def moments(model: SmolLM2) -> dict[tuple[int, str], np.ndarray]:
-    """Return the mean squares of the inputs of all matrices on the exporter's text."""
-    sums: dict[tuple[int, str], torch.Tensor] = {}
+def moments(model: SmolLM2) -> dict[tuple[int, str], Moments]:
+    """Return the moments of the inputs of all matrices on the exporter's text."""
+    seen: dict[tuple[int, str], list[torch.Tensor]] = {}
 
     def note(index: int, name: str, inputs: torch.Tensor) -> None:
-        sums[index, name] = sums.get((index, name), torch.zeros(())) + inputs.square().sum(0)
+        seen.setdefault((index, name), []).append(inputs)
 
     ids = model.tokenizer.encode(second_moments.text()).ids[: second_moments.MAX_TOKENS]
     for start in range(0, len(ids), reference_decoder.SEQUENCE):
         model.logits(ids[start : start + reference_decoder.SEQUENCE], note)
-    return {key: (value / len(ids)).numpy() for key, value in sums.items()}
+    return {key: Moments.of(torch.cat(parts).numpy()) for key, parts in seen.items()}
 
 
-def ours(
-    levels: tuple[int, ...], size: int, important: dict[tuple[int, str], np.ndarray]
-) -> Quantize:
-    """Return our 4-bit blocks; `important` may be empty."""
+def ours(levels: tuple[int, ...], size: int, measured: dict[tuple[int, str], Moments]) -> Quantize:
+    """Return our 4-bit blocks; `measured` may be empty."""
 
     def quantize(index: int, name: str, matrix: torch.Tensor) -> torch.Tensor:
         columns = np.ascontiguousarray(matrix.numpy()).T
-        parts = blocks.quantize(columns, size, levels, important.get((index, name)))
+        parts = blocks.quantize(columns, size, levels, measured.get((index, name)))
         packed = parts["packed"]
         indices = np.stack([packed & 15, packed >> 4], -1).reshape(len(packed), -1, size)
         values = np.array(levels, np.float32)[indices] * parts["scales"][..., None]
@@ -259,12 +258,12 @@ def main() -> None:
     ids = model.tokenizer.encode(parser.parse_args().text.read_text("utf-8")).ids[:TOKENS]
     sequences = [ids[start : start + SEQUENCE] for start in range(0, len(ids), SEQUENCE)]
     levels = recipe.load("int4").graphs["thinker"][-1].levels
-    important = moments(model)
+    measured = moments(model)
     formats: dict[str, tuple[Quantize, Callable[[torch.Tensor], torch.Tensor]]] = {
-        "int4": (ours(levels, 32, important), bytes_in_blocks),
+        "int4": (ours(levels, 32, measured), bytes_in_blocks),
         "int4, --no-calibration": (ours(levels, 32, {}), bytes_in_blocks),
-        "int4, blocks of 64": (ours(levels, 64, important), bytes_in_blocks),
-        "int4-uniform": (ours(blocks.UNIFORM, 32, important), bytes_in_blocks),
+        "int4, blocks of 64": (ours(levels, 64, measured), bytes_in_blocks),
+        "int4-uniform": (ours(blocks.UNIFORM, 32, measured), bytes_in_blocks),
         "int4-uniform, --no-calibration": (ours(blocks.UNIFORM, 32, {}), bytes_in_blocks),
     }
     for name, quantize in (

@@ -40,8 +40,11 @@ def save(
     on_slice: SliceCallbacks | None,
     advance: Callable[[int], None],
     workers: int,
+    in_order: bool = False,
 ) -> Path:
     """Write the model and its weights to `folder`. Return the path of the graph.
+
+    The largest are written first, to balance the `workers`, or `weight_streams` `in_order`.
 
     `on_slice` returns the callback for each of `weight_streams`. `advance` is called in this thread
     with the number of weights written since its last call. Afterwards the model refers to the file.
@@ -65,7 +68,8 @@ def save(
         file.truncate(total)
     jobs: list[Job] = [(weight_stream, None) for weight_stream in plain]
     jobs += [(weight_stream, on_slice) for weight_stream in weight_streams]
-    jobs.sort(key=lambda job: -job[0].values)  # largest first, to balance the workers
+    if not in_order:
+        jobs.sort(key=lambda job: -job[0].values)
     _produce(folder / DATA, jobs, offsets, advance, workers)
     for value in external:
         _point_to(value, folder, offsets)

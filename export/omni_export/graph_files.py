@@ -8,7 +8,7 @@ written.
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,12 +58,12 @@ class GraphWriter:
         config: ModelConfig,
         mels: Sequence[FloatArray],
         advance: Callable[[int], None],
-        importance: Mapping[str, FloatArray] | None = None,
+        measure: nbits.Measure | None = None,
     ) -> GraphEntry:
         """Quantize a graph by its `rules`, write it below the bundle `folder`, measure its error.
 
         `model` cannot be used afterwards. `mels`, float32 (frames, mel_dim), calibrate and test the
-        vocoder. `importance` weighs the inputs of matrices (`second_moments`). `advance` receives
+        vocoder. `measure` gives the moments of inputs (`second_moments`). `advance` receives
         the number of weights written since its last call. Raises UsageError for contradictory
         rules.
         """
@@ -74,7 +74,7 @@ class GraphWriter:
         compared = quantized and (bool(fixed) or weight_bytes <= MAX_COMPARED_BYTES)
         exact = self._float32(name, model) if compared else None
         weight_streams = [
-            *nbits.rewrite(model, rules, importance),
+            *nbits.rewrite(model, rules, measure),
             *dynamic.rewrite(model, rules, self.target),
         ]
         if exact is not None and fixed:
@@ -89,6 +89,7 @@ class GraphWriter:
             on_slice=meter and meter.on_slice,
             advance=advance,
             workers=available_cores(),
+            in_order=measure is not None,
         )
         onnx.checker.check_model(final)
         error = meter.result() if meter else None

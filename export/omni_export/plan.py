@@ -43,8 +43,8 @@ SILENT = "config.json disables speech (enable_audio_output)"
 
 Advance = Callable[[int], None]
 
-Importance = Callable[[ir.Model], dict[str, FloatArray]]
-"""The mean squares of the inputs of a graph's weights; see `omni_quantize.blocks`."""
+Calibrate = Callable[[ir.Model, set[str]], nbits.Measure]
+"""Returns what measures the inputs of some weights of a graph."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,13 @@ def make(folder: Path, source: SourceConfig, writer: GraphWriter) -> Plan:
         artifacts += _speech_tables(writer, checkpoint, speech, projection)
     config = model_config(folder, source, voices, frequencies)
 
-    def importance(thinker: ir.Model) -> dict[str, FloatArray]:
+    def calibrate(thinker: ir.Model, wanted: set[str]) -> nbits.Measure:
         tokenizer = Tokenizer(folder / "tokenizer.json", config.thinker.tokens)
-        return second_moments.of_text(writer.calibration, tokenizer, rows, thinker, source.text)
+        embeddings = second_moments.embedded(writer.calibration, tokenizer, rows)
+        return second_moments.InOrder(thinker, source.text, embeddings, wanted)
 
     mels = [voice.mel for voice in voices.values()]
-    artifacts += _graphs(writer, checkpoint, source, config, mels, importance)
+    artifacts += _graphs(writer, checkpoint, source, config, mels, calibrate)
     checkpoint.check_all_used()
     return Plan(config, voices, tuple(artifacts))
 
@@ -126,19 +127,15 @@ def _graphs(
     source: SourceConfig,
     config: ModelConfig,
     mels: list[FloatArray],
-    importance: Importance,
+    calibrate: Calibrate,
 ) -> Iterator[Artifact]:
     random = checkpoint.random
     for network in networks(source, checkpoint):
         contract = contracts(config)[network.name]
         model = build(network, contract, checkpoint)
         calibrated = network.name == "thinker" and writer.calibration and not random
-        weigh = importance if calibrated else _unknown
-        yield _graph(writer, network.name, model, contract, config, mels, weigh)
-
-
-def _unknown(_: ir.Model) -> dict[str, FloatArray]:
-    return {}
+        fitted = calibrate if calibrated else None
+        yield _graph(writer, network.name, model, contract, config, mels, fitted)
 
 
 def _graph(
@@ -148,13 +145,14 @@ def _graph(
     contract: GraphContract,
     config: ModelConfig,
     mels: list[FloatArray],
-    importance: Importance,
+    calibrate: Calibrate | None,
 ) -> Artifact:
     rules = writer.rules(name, model)
 
     def write(bundle: Path, advance: Advance) -> Written:
-        fitted = importance(model) if any(map(nbits.searched, rules.values())) else {}
-        entry = writer.write(bundle, name, model, rules, contract, config, mels, advance, fitted)
+        wanted = {weight for weight, rule in rules.items() if nbits.searched(rule)}
+        measure = calibrate(model, wanted) if calibrate and wanted else None
+        entry = writer.write(bundle, name, model, rules, contract, config, mels, advance, measure)
         files = (bundle / entry.file).parent.iterdir()
         names = tuple(sorted(path.relative_to(bundle).as_posix() for path in files))
         return Written(names, graph=entry)

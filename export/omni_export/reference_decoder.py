@@ -4,7 +4,7 @@ The weights are those of the graph before quantization. Each is read when it is 
 holds one matrix and the activations of one layer. For text, whose three positions are equal.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterator
 
 import numpy as np
 import onnx_ir as ir
@@ -18,44 +18,56 @@ from omni_runtime.arrays import FloatArray
 SEQUENCE = 512
 """Tokens that attend to each other."""
 
-Note = Callable[[str, torch.Tensor], None]
-"""Receives the name of a weight and the inputs of its product, (tokens, inner)."""
+Inputs = tuple[str, torch.Tensor]
+"""The name of a weight, and the inputs of its product, (tokens, inner)."""
 
 
 class ReferenceDecoder:
-    """The decoder of a graph made by `omni_export.build`."""
+    """The decoder of a graph made by `omni_export.build`, whatever becomes of the graph."""
 
-    def __init__(self, model: ir.Model, config: DecoderSource, note: Note | None = None) -> None:
-        self._model = model
+    def __init__(self, model: ir.Model, config: DecoderSource) -> None:
+        found = {name: value.const_value for name, value in model.graph.initializers.items()}
+        self._tensors = {name: tensor for name, tensor in found.items() if tensor is not None}
         self._config = config
-        self._note = note
 
-    @torch.inference_mode()
     def layers(self, embeddings: FloatArray) -> FloatArray:
         """Return the hidden states after the final norm, float32 (tokens, hidden).
 
         `embeddings`: float32 (tokens, hidden), the inputs of the first layer.
         """
+        steps = self.steps(embeddings)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as stop:
+                return stop.value
+
+    def steps(self, embeddings: FloatArray) -> Generator[Inputs, None, FloatArray]:
+        """`layers`, one product after the other; yields the inputs of each before it is made."""
         hidden = torch.from_numpy(embeddings)
         for index in range(self._config.num_hidden_layers):
-            hidden = self._layer(hidden, f"model.layers.{index}")
+            hidden = yield from self._layer(hidden, f"model.layers.{index}")
         return self._norm(hidden, "model.norm").numpy()
 
-    @torch.inference_mode()
     def product(self, rows: FloatArray, name: str) -> FloatArray:
         """Return rows W + b for the weights `name`, float32 (tokens, outer)."""
         return torch.cat([*self._product(torch.from_numpy(rows), name)]).numpy()
 
-    def _layer(self, x: torch.Tensor, name: str) -> torch.Tensor:
+    def _layer(self, x: torch.Tensor, name: str) -> Generator[Inputs, None, torch.Tensor]:
         """One layer of Qwen2, as `graphs.decoder.DecoderLayer`."""
+        qkv, out = f"{name}.self_attn.qkv_proj", f"{name}.self_attn.o_proj"
+        gate_up, down = f"{name}.mlp.gate_up_proj", f"{name}.mlp.down_proj"
         normed = self._norm(x, f"{name}.input_layernorm")
-        packed = self._product(normed, f"{name}.self_attn.qkv_proj")
-        mixed = torch.cat([*map(self._attend, packed)])
-        x = x + torch.cat([*self._product(mixed, f"{name}.self_attn.o_proj")])
+        yield f"{qkv}.weight", normed
+        mixed = torch.cat([*map(self._attend, self._product(normed, qkv))])
+        yield f"{out}.weight", mixed
+        x = x + torch.cat([*self._product(mixed, out)])
         normed = self._norm(x, f"{name}.post_attention_layernorm")
-        pairs = (part.chunk(2, -1) for part in self._product(normed, f"{name}.mlp.gate_up_proj"))
+        yield f"{gate_up}.weight", normed
+        pairs = (part.chunk(2, -1) for part in self._product(normed, gate_up))
         inner = torch.cat([functional.silu(gate) * up for gate, up in pairs])
-        return x + torch.cat([*self._product(inner, f"{name}.mlp.down_proj")])
+        yield f"{down}.weight", inner
+        return x + torch.cat([*self._product(inner, down)])
 
     def _norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
         weight = self._vector(f"{name}.weight")
@@ -64,11 +76,7 @@ class ReferenceDecoder:
 
     def _product(self, x: torch.Tensor, name: str) -> Iterator[torch.Tensor]:
         """Yield x W + b sequence by sequence."""
-        weight = f"{name}.weight"
-        if self._note is not None:
-            self._note(weight, x)
-        tensor = self._model.graph.initializers[weight].const_value
-        assert tensor is not None
+        tensor = self._tensors[f"{name}.weight"]
         matrix = torch.from_numpy(np.asarray(columns_of(tensor)(0, tensor.shape.numpy()[1])))
         bias = self._vector(f"{name}.bias")
         for part in x.split(SEQUENCE):
@@ -76,12 +84,8 @@ class ReferenceDecoder:
             yield product if bias is None else product + bias
 
     def _vector(self, name: str) -> torch.Tensor | None:
-        value = self._model.graph.initializers.get(name)
-        return (
-            None
-            if value is None or value.const_value is None
-            else torch.from_numpy(np.array(value.const_value.numpy()))
-        )
+        tensor = self._tensors.get(name)
+        return None if tensor is None else torch.from_numpy(np.array(tensor.numpy()))
 
     def _attend(self, packed: torch.Tensor) -> torch.Tensor:
         """Causal grouped-query attention over one sequence (tokens, q | k | v)."""

@@ -1,18 +1,20 @@
-"""Mean squares of the inputs of a decoder's matrices, measured on a text.
+"""Second moments of the inputs of a decoder's matrices, measured on a text.
 
-They tell the search of 4-bit blocks (`omni_quantize.blocks`) which inputs matter.
+They tell the search of 4-bit blocks (`omni_quantize.blocks`) which inputs matter, and which errors
+make up for each other.
 `calibration.txt` has short conversations and texts in several languages, written for this purpose.
 """
 
 from importlib import resources
+from threading import Lock
 
 import numpy as np
 import onnx_ir as ir
-import torch
 
 from omni_export.graphs.layers import Rows
 from omni_export.reference_decoder import ReferenceDecoder
 from omni_export.source import DecoderSource
+from omni_quantize.moments import Moments
 from omni_runtime.arrays import FloatArray
 from omni_runtime.inputs.tokenizer import Tokenizer
 
@@ -25,13 +27,14 @@ def text() -> str:
     return (resources.files("omni_export") / "calibration.txt").read_text("utf-8")
 
 
-def of_text(
-    text: str, tokenizer: Tokenizer, rows: Rows, model: ir.Model, config: DecoderSource
-) -> dict[str, FloatArray]:
-    """`measure` on a text, which may have special tokens. `rows` reads rows of the embedding."""
+def embedded(text: str, tokenizer: Tokenizer, rows: Rows) -> FloatArray:
+    """Return the embeddings of a text, which may have special tokens, float32 (tokens, hidden).
+
+    `rows` reads rows of the embedding.
+    """
     ids = token_ids(text, tokenizer)[:MAX_TOKENS]
     known = {one: rows(one, one + 1)[0] for one in sorted(set(ids))}
-    return measure(model, config, np.stack([known[one] for one in ids]))
+    return np.stack([known[one] for one in ids])
 
 
 def token_ids(text: str, tokenizer: Tokenizer) -> list[int]:
@@ -42,17 +45,44 @@ def token_ids(text: str, tokenizer: Tokenizer) -> list[int]:
     return ids
 
 
-def measure(
-    model: ir.Model, config: DecoderSource, embeddings: FloatArray
-) -> dict[str, FloatArray]:
-    """Return float32 (inner,) for each weight (inner, outer) of the layers of a decoder graph.
+class InOrder:
+    """Measures the inputs of weights of a decoder graph when they are asked for.
 
-    `embeddings`: float32 (tokens, hidden), the inputs of the first layer.
+    They should be asked for in the order of the layers: then memory holds the activations of one
+    layer. A weight that was asked for before is measured from the start again. Thread-safe.
     """
-    found: dict[str, FloatArray] = {}
 
-    def note(weight: str, inputs: torch.Tensor) -> None:
-        found[weight] = inputs.square().mean(0).numpy()
+    def __init__(
+        self, model: ir.Model, config: DecoderSource, embeddings: FloatArray, wanted: set[str]
+    ) -> None:
+        """`embeddings`: float32 (tokens, hidden), the inputs of the first layer.
 
-    ReferenceDecoder(model, config, note).layers(embeddings)
-    return found
+        `wanted` are the weights that will be asked for.
+        """
+        self._decoder = ReferenceDecoder(model, config)
+        self._embeddings = embeddings
+        self._wanted = wanted
+        self._lock = Lock()
+        self._restart()
+
+    def __call__(self, weight: str) -> Moments:
+        """Return the moments of the inputs of a weight."""
+        with self._lock:
+            inputs = self._find(weight)
+        return Moments.of(inputs)
+
+    def _restart(self) -> None:
+        self._steps = self._decoder.steps(self._embeddings)
+        self._passed: dict[str, FloatArray] = {}
+
+    def _find(self, weight: str) -> FloatArray:
+        for _ in range(2):
+            if (known := self._passed.pop(weight, None)) is not None:
+                return known
+            for name, inputs in self._steps:
+                if name == weight:
+                    return inputs.numpy()
+                if name in self._wanted:
+                    self._passed[name] = inputs.numpy()
+            self._restart()
+        raise AssertionError(f"{weight} is no matrix of a layer")

@@ -2,14 +2,15 @@
 
 A weight is a scale times one of 16 integers, the *levels*: -8 ... 7, or levels that lie closer
 together near zero, where most weights are (as IQ4_NL of llama.cpp and NF4 of QLoRA have). The
-search minimizes the squared error of the weights. With the mean squares of the layer's inputs as
-`importance` it minimizes that of the layer's outputs, apart from the correlation of the inputs.
+search minimizes the squared error of the weights. With the second moments of the layer's inputs it
+minimizes that of the layer's outputs: inputs are weighed, and errors carried on to later inputs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from omni_quantize.moments import Moments
 from omni_quantize.recipe import REACH
 from omni_quantize.weight_stream import Parts
 from omni_runtime.arrays import FloatArray
@@ -24,23 +25,54 @@ def quantize(
     values: FloatArray,
     size: int,
     levels: Sequence[int] = UNIFORM,
-    importance: FloatArray | None = None,
+    moments: Moments | None = None,
 ) -> Parts:
     """Quantize columns, float32 (inner, columns), in blocks of `size` rows.
 
-    `importance`: float32 (inner,), not negative; None weighs all rows alike. Returns `packed`,
-    uint8 (columns, blocks, size / 2) with the index of an even row in the low nibble, and `scales`,
-    float32 (columns, blocks) with values of float16.
+    `moments` are those of the inputs; None weighs all alike. Returns `packed`, uint8 (columns,
+    blocks, size / 2) with the index of an even row in the low nibble, and `scales`, float32
+    (columns, blocks) with values of float16.
     """
+    if moments is not None and moments.factors:
+        found = [*_carrying(np.array(values, order="C"), size, levels, moments)]
+        indices = np.stack([indices for indices, _ in found], 1)
+        scales = np.stack([scale for _, scale in found], 1)
+    else:
+        search = _searched(values, size, levels, None if moments is None else moments.mean_squares)
+        indices, scales = search.indices, search.scales
+    return {"packed": indices[..., ::2] | indices[..., 1::2] << 4, "scales": scales}
+
+
+def _searched(
+    values: FloatArray, size: int, levels: Sequence[int], importance: FloatArray | None
+) -> "_Search":
     search = _Search(values, size, np.asarray(levels, np.float32), importance)
     uniform = tuple(levels) == UNIFORM
     ends = levels[:1] if uniform else (levels[0], levels[-1])
     for end in ends:
         for share in UNIFORM_SHARES if uniform else SHARES:
             search.attempt(share / end)
-    indices = search.indices
-    packed = indices[..., ::2] | indices[..., 1::2] << 4
-    return {"packed": packed, "scales": search.scales}
+    return search
+
+
+def _carrying(
+    values: FloatArray, size: int, levels: Sequence[int], moments: Moments
+) -> Iterator[tuple[np.ndarray, FloatArray]]:
+    """Yield indices (columns, size) and scales (columns,) of each block.
+
+    Errors are carried on to rows of `values` that follow in the same segment.
+    """
+    first = 0
+    for factor in moments.factors:
+        segment = values[first : first + len(factor)]
+        importance = moments.mean_squares[first : first + len(factor)]
+        for start in range(0, len(segment), size):
+            stop = min(start + size, len(segment))
+            search = _searched(segment[start:stop], size, levels, importance[start:stop])
+            errors = search.round_in_order(segment[start:stop], factor[start:stop, start:stop])
+            segment[stop:] -= factor[start:stop, stop:].T @ errors
+            yield search.indices[:, 0], search.scales[:, 0]
+        first += len(factor)
 
 
 class _Search:
@@ -80,10 +112,29 @@ class _Search:
         np.copyto(self.scales, scale, where=better)
         np.copyto(self._least, error, where=better)
 
+    def round_in_order(self, rows: FloatArray, factor: FloatArray) -> FloatArray:
+        """Round the rows of the only block, (rows, columns), one after the other.
+
+        The error of a row changes the rows that follow. Returns the errors, as the rows of further
+        blocks need them. `factor` (rows, rows) is the block's part of a factor of the moments.
+        """
+        scale = self.scales[:, 0]
+        twice = np.divide(2, scale, out=np.zeros_like(scale), where=scale != 0)
+        errors = np.empty_like(rows)
+        for n, row in enumerate(rows):
+            indices = self._index(row * twice)
+            self.indices[:, 0, n] = indices
+            errors[n] = (row - self._levels[indices] * scale) / factor[n, n]
+            rows[n + 1 :] -= factor[n, n + 1 :, None] * errors[n]
+        return errors
+
     def _nearest(self, scale: FloatArray) -> np.ndarray:
         """Return the index of the nearest level of each weight."""
         twice = np.divide(2, scale, out=np.zeros_like(scale), where=scale != 0)
-        places = self._blocks * twice[..., None]
+        return self._index(self._blocks * twice[..., None])
+
+    def _index(self, places: FloatArray) -> np.ndarray:
+        """Return the index of the level nearest to half of each value, which is overwritten."""
         places += 2 * REACH
         np.clip(places, 0, 4 * REACH - 1, out=places)
         return self._rounding[places.astype(np.uint8)]

@@ -8,7 +8,7 @@ contiguous range of each input of the operator.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import onnx_ir as ir
 from onnxruntime.capi import _pybind_state
 
 from omni_quantize import blocks
+from omni_quantize.moments import Moments
 from omni_quantize.operators import MICROSOFT, forwarded, function
 from omni_quantize.recipe import Rule
 from omni_quantize.weight_stream import (
@@ -39,18 +40,21 @@ PACK: dict[int, Callable[..., object]] = {
     8: _NATIVE.quantize_matmul_8bits,
 }
 
+Measure = Callable[[str], Moments]
+"""Returns the second moments of the inputs of a weight. Called when the weight is quantized."""
+
 BLOCK_MATMUL, TABLE_MATMUL = "BlockMatMul", "TableMatMul"
 KERNEL_STEP = 64
 """The kernel needs weights with a multiple of this number of rows."""
 
 
 def rewrite(
-    model: ir.Model, rules: dict[str, Rule], importance: Mapping[str, FloatArray] | None = None
+    model: ir.Model, rules: dict[str, Rule], measure: Measure | None = None
 ) -> list[WeightStream]:
     """Replace the MatMul of each weight with an "nbits" rule by MatMulNBits.
 
-    `importance` maps weights to the mean squares of their inputs, float32 (inner,) (`blocks`).
-    Return one weight stream per weight, which reads nothing before its pieces are requested.
+    `measure` is asked for weights whose blocks are searched. Return one weight stream per weight,
+    which reads nothing before its pieces are requested.
     """
     made: list[WeightStream] = []
     for node in list(model.graph):
@@ -59,8 +63,7 @@ def rewrite(
         weight = node.inputs[1]
         if weight is None or weight.name not in rules or rules[weight.name].method != "nbits":
             continue
-        important = (importance or {}).get(weight.name)
-        made.append(_replace(model, node, weight, rules[weight.name], important))
+        made.append(_replace(model, node, weight, rules[weight.name], measure))
     return made
 
 
@@ -69,13 +72,13 @@ def _replace(
     node: ir.Node,
     weight: ir.Value,
     rule: Rule,
-    importance: FloatArray | None,
+    measure: Measure | None,
 ) -> WeightStream:
     graph = model.graph
     assert weight.const_value is not None and weight.name is not None
     inner, outer = weight.const_value.shape.numpy()
     columns = columns_of(weight.const_value)
-    matrix = BlockMatrix(weight.name, inner, outer, rule, columns, importance)
+    matrix = BlockMatrix(weight.name, inner, outer, rule, columns, measure)
     parts = register(graph, weight.name, matrix.layout(outer), matrix)
     inputs, given = [node.inputs[0], *parts], attributes(inner, outer, rule)
     name, domain = "MatMulNBits", MICROSOFT
@@ -188,7 +191,7 @@ def attributes(inner: int, outer: int, rule: Rule) -> dict[str, int]:
 
 
 def searched(rule: Rule) -> bool:
-    """Whether the blocks of a rule are searched for, which can use the importance of inputs."""
+    """Whether the blocks of a rule are searched for, which can use the moments of inputs."""
     return rule.method == "nbits" and rule.bits == 4 and rule.symmetric
 
 
@@ -201,7 +204,7 @@ class BlockMatrix:
     outer: int
     rule: Rule
     columns: Columns
-    importance: FloatArray | None = None
+    measure: Measure | None = None
 
     @property
     def values(self) -> int:
@@ -240,20 +243,22 @@ class BlockMatrix:
 
     def pieces(self, on_slice: SliceCallback | None = None) -> Iterator[Piece]:
         written = dict.fromkeys(self.layout(0), 0)
+        measure = self.measure if searched(self.rule) else None
+        moments = measure(self.weight) if measure else None
         for start, stop in slices(self.inner, self.outer):
             values = self.columns(start, stop)
-            parts = self.quantize(values)
+            parts = self.quantize(values, moments)
             if on_slice is not None:
                 on_slice(values, parts)
             for part, data in parts.items():
                 yield Piece(f"{self.weight}.{part}", written[part], data)
                 written[part] += data.nbytes
 
-    def quantize(self, values: FloatArray) -> Parts:
+    def quantize(self, values: FloatArray, moments: Moments | None = None) -> Parts:
         """Quantize some columns, float32 (inner, columns): the inputs of the operator."""
         if searched(self.rule):
             levels = self.levels or blocks.UNIFORM
-            parts = blocks.quantize(values, self.rule.block, levels, self.importance)
+            parts = blocks.quantize(values, self.rule.block, levels, moments)
         else:
             parts = self._packed(values)
         parts["scales"] = parts["scales"].astype(self.layout(0)["scales"].dtype.numpy())

@@ -253,9 +253,11 @@ def main() -> None:
     """Print a line for each format."""
     parser = argparse.ArgumentParser(prog="python -m tiny.smollm2", description=__doc__)
     parser.add_argument("--text", type=Path, required=True, help="a text of 2,000 tokens")
+    parser.add_argument("--only", nargs="+", metavar="FORMAT", help="formats to compare; all")
+    options = parser.parse_args()
     torch.set_grad_enabled(False)
     model, llama = SmolLM2(), LlamaCpp()
-    ids = model.tokenizer.encode(parser.parse_args().text.read_text("utf-8")).ids[:TOKENS]
+    ids = model.tokenizer.encode(options.text.read_text("utf-8")).ids[:TOKENS]
     sequences = [ids[start : start + SEQUENCE] for start in range(0, len(ids), SEQUENCE)]
     levels = recipe.load("int4").graphs["thinker"][-1].levels
     measured = moments(model)
@@ -273,6 +275,8 @@ def main() -> None:
     ):
         formats[name] = (quantize, lambda head: llama.round(head, TYPES.Q6_K))
     for name, (quantize, head) in formats.items():
+        if options.only and name not in options.only:
+            continue
         found = compare(model, model.quantized(quantize, head), sequences)
         print(f"{name:32s} {found}", flush=True)  # noqa: T201
 

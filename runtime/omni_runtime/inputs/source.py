@@ -34,7 +34,10 @@ MAX_PIPE_BYTES = 2**30
 """A pipe is kept in memory, and may never end."""
 
 _ADDRESS = re.compile(r"(https?|ftps?|rtsps?|rtmps?|wss?):/", re.IGNORECASE)
-_NO_PROTOCOLS = {"protocol_whitelist": "none"}
+MAX_FRAME_PIXELS = 8192 * 4320
+"""Pixels of an 8K frame; a header that states more is damaged."""
+
+_OPTIONS = {"protocol_whitelist": "none", "max_pixels": str(MAX_FRAME_PIXELS)}
 # Failures are raised as errors; the decoders must not print.
 av.logging.set_level(None)
 logging.getLogger("PIL").addHandler(logging.NullHandler())
@@ -79,7 +82,7 @@ def open_container(source: Source, kind: str) -> Generator[tuple[InputContainer,
     """
     with open_source(source) as (file, name):
         try:
-            with av.open(file, "r", options=_NO_PROTOCOLS, metadata_errors="replace") as container:
+            with av.open(file, "r", options=_OPTIONS, metadata_errors="replace") as container:
                 yield container, name
         except (av.error.FFmpegError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or type(error).__name__

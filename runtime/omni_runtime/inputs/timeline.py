@@ -5,6 +5,7 @@ a frame when something changes, those of a browser have any rate, and edit lists
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -19,6 +20,9 @@ from omni_runtime.errors import MediaError
 
 HOLE = 0.1
 """Seconds. Shorter differences of time stamps are rounding, or the jitter of a recorder."""
+
+ROUNDING = 0.002
+"""Seconds. Many containers round time stamps to milliseconds."""
 
 _MAX_JUMP = 10.0
 """Seconds. Where recordings were joined, the time stamps jump; a longer jump is no pause."""
@@ -67,8 +71,7 @@ class FrameTimes:
         """Return the time stamps of the frames that are shown at `indices` of the constant rate."""
         if self.constant:
             return self.times[indices]
-        rounding = 0.25 / self.rate
-        at = self.start + indices / self.rate + rounding
+        at = self.start + indices / self.rate + ROUNDING
         return self.times[np.maximum(np.searchsorted(self.times, at, "right") - 1, 0)]
 
 
@@ -98,14 +101,30 @@ def frame_times(
             end = max(end, seconds + length)
         if packet.stream.type in ("audio", "video"):
             start = min(start, seconds)
+    rates = [float(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
+    return measured(stamps, start, max(end, max(stamps, default=0.0)), rates, fps, name)
+
+
+def measured(
+    stamps: Sequence[float],
+    start: float,
+    end: float,
+    rates: Sequence[float],
+    fps: float,
+    name: str,
+) -> FrameTimes:
+    """Return when frames with these time stamps are shown, in seconds, the last until `end`.
+
+    `rates` are those that the file states. Raises MediaError for a video without frames.
+    """
     if not stamps:
         raise MediaError(f"{name} has no frames", fix="convert it to mp4")
     times = np.unique(stamps)
     start = float(times[0]) if times[0] - start < HOLE else start
-    for rate in (stream.average_rate, stream.guessed_rate):
-        if rate and np.abs(times - start - np.arange(len(times)) / float(rate)).max() < 0.5 / rate:
-            return FrameTimes(times, start, len(times), float(rate), constant=True)
-    last = min(float(np.median(np.diff(times))), 1.0) if len(times) > 1 else usual
-    duration = max(end, float(times[-1]) + last) - start
+    for rate in rates:
+        if np.abs(times - start - np.arange(len(times)) / rate).max() < 0.5 / rate:
+            return FrameTimes(times, start, len(times), rate, constant=True)
+    usual = min(float(np.median(np.diff(times))), 1.0) if len(times) > 1 else 0.04
+    duration = max(end, float(times[-1]) + usual) - start
     frames = max(len(times), round(duration * fps))
     return FrameTimes(times, start, frames, frames / duration, constant=False)

@@ -9,9 +9,9 @@ Every failure is a MediaError of one line. Source: Qwen2VLVideoProcessor.sample_
 import logging
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import BinaryIO, cast
 
 import numpy as np
 from av.container import InputContainer
@@ -23,9 +23,11 @@ from numpy.typing import NDArray
 from omni_runtime.arrays import FloatArray, IntArray
 from omni_runtime.bundle.config import VisionConfig
 from omni_runtime.errors import MediaError
+from omni_runtime.inputs.animation import animation_frames, animation_size, frame_lengths
 from omni_runtime.inputs.media import MAX_SECONDS, TrackError, load_audio
 from omni_runtime.inputs.pixels import resize, video_size
 from omni_runtime.inputs.source import (
+    MAX_FRAME_PIXELS,
     Source,
     decoded,
     open_container,
@@ -33,13 +35,13 @@ from omni_runtime.inputs.source import (
     require_decoder,
     upright,
 )
-from omni_runtime.inputs.timeline import Clock, FrameTimes, frame_times
+from omni_runtime.inputs.timeline import ROUNDING, Clock, FrameTimes, frame_times, measured
 from omni_runtime.inputs.truncation import truncated_error
 
 _log = logging.getLogger("omni_runtime")
 
-_MAX_FRAME_PIXELS = 8192 * 4320
-"""Pixels of an 8K frame; a header that states more is damaged."""
+_MAX_THREADED_PIXELS = 4096 * 2304
+"""Larger frames are decoded by one thread: each thread keeps frames of its own."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,15 @@ def load_video(
     Raises MediaError when the file cannot be read or is truncated, has no video track, needs more
     than `max_tokens` tokens, or has audio longer than `max_seconds`.
     """
-    with open_source(source) as (file, _):
+    with open_source(source) as (file, given):
+        if lengths := frame_lengths(file):
+            return _load_animation(file, lengths, config, max_tokens, given)
         with open_container(file, "video") as (container, name):
             stream = _picture_stream(container, name)
             times = frame_times(container, stream, config.video_fps, name)
             indices, fps = sample_frames(times.frames, times.rate, config)
-            _require_supported_size(stream, len(indices), config, max_tokens, name)
+            size = stream.width, stream.height
+            _require_supported_size(*size, len(indices), config, max_tokens, name)
             has_sound = bool(container.streams.audio)
         # Opened again instead of rewound: raw h264 and flv cannot seek.
         with open_container(file, "video") as (container, name):
@@ -93,6 +98,27 @@ def load_video(
             except TrackError as error:
                 _log.warning("%s; the video is used without its audio", error.message)
     return VideoClip(frames, times.duration, fps, audio)
+
+
+def _load_animation(
+    file: BinaryIO,
+    lengths: Sequence[float],
+    config: VisionConfig,
+    max_tokens: int | None,
+    name: str,
+) -> VideoClip:
+    stamps = np.cumsum([0.0, *lengths]).tolist()
+    times = measured(stamps[:-1], 0.0, stamps[-1], (), config.video_fps, name)
+    indices, fps = sample_frames(times.frames, times.rate, config)
+    size = animation_size(file, name)
+    _require_supported_size(*size, len(indices), config, max_tokens, name)
+    numbers = np.searchsorted(times.times, times.shown(indices)).tolist()
+    shape = video_size(size[1], size[0], config)
+    images = {
+        number: resize(image, shape) for number, image in animation_frames(file, set(numbers), name)
+    }
+    frames = np.stack([images[number] for number in numbers])
+    return VideoClip(frames, times.duration, fps, None)
 
 
 def sample_frames(total: int, rate: float, config: VisionConfig) -> tuple[IntArray, float]:
@@ -124,24 +150,28 @@ def _picture_stream(container: InputContainer, name: str) -> VideoStream:
     for stream in container.streams.video:
         if not stream.disposition & Disposition.attached_pic:  # cover art is not a video
             require_decoder(stream, name)
-            stream.codec_context.options = {"max_pixels": str(_MAX_FRAME_PIXELS)}
-            stream.thread_type = "AUTO"
+            stream.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
+            small = stream.width * stream.height <= _MAX_THREADED_PIXELS
+            stream.thread_type = "AUTO" if small else "SLICE"
             return stream
     raise MediaError(f"{name} has no video track", fix="attach it as audio or as an image")
 
 
 def _require_frame_size(width: int, height: int, name: str) -> None:
-    if width * height > _MAX_FRAME_PIXELS:
+    if width * height > MAX_FRAME_PIXELS:
         raise MediaError(f"{name} has frames of {width} x {height} pixels", fix="scale it down")
 
 
 def _require_supported_size(
-    stream: VideoStream, frames: int, config: VisionConfig, max_tokens: int | None, name: str
+    width: int, height: int, frames: int, config: VisionConfig, max_tokens: int | None, name: str
 ) -> None:
-    if not stream.width or not stream.height:
-        raise MediaError(f"{name} does not state the size of its frames", fix="convert it to mp4")
-    _require_frame_size(stream.width, stream.height, name)
-    height, width = video_size(stream.height, stream.width, config)
+    if not width or not height:
+        raise MediaError(
+            f"{name} has frames of more than {MAX_FRAME_PIXELS:,} pixels or of unknown size",
+            fix="scale it down, or convert it to mp4",
+        )
+    _require_frame_size(width, height, name)
+    height, width = video_size(height, width, config)
     side = config.patch_size * config.merge_size
     tokens = -(-frames // config.temporal_patch_size) * (height // side) * (width // side)
     if max_tokens is not None and tokens > max_tokens:
@@ -176,7 +206,7 @@ def _decode_frames(
 
     A frame that cannot be decoded, or whose packet holds none, is replaced by the one before it.
     """
-    wanted, clock, same = deque(shown.tolist()), Clock(container), 0.25 / times.rate
+    wanted, clock, same = deque(shown.tolist()), Clock(container), ROUNDING
     count, last = 0, None
     for frame in cast(Iterator[VideoFrame], decoded(container, stream, name)):
         _require_frame_size(frame.width, frame.height, name)

@@ -150,7 +150,7 @@ class _Meter(NodeTransformer):
 
 
 def _items(node: nodes.Node) -> list[nodes.Expr]:
-    """Return the items of a literal; those of others are not looked at, such as targets of loops."""
+    """Return the items of a literal. Targets of loops are none."""
     if isinstance(node, nodes.List) or (isinstance(node, nodes.Tuple) and node.ctx == "load"):
         return node.items
     return [node.key, node.value] if isinstance(node, nodes.Pair) else []

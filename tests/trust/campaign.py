@@ -5,6 +5,8 @@ A run is resumed by `--state FILE`, which holds the next seed and the counts so 
 
 import argparse
 import json
+import os
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -13,6 +15,54 @@ from pathlib import Path
 
 GOOD = ("answered", "refused", "right")
 """Results that are no fault."""
+
+SLOW = 20
+"""Seconds after which a child counts as hanging."""
+
+COMPILES = 150
+"""The same where the kernels may have to be compiled beside other work."""
+
+ANSWER = """
+import sys
+from omni_runtime.conversation import Conversation
+from omni_runtime.engine import prepack_cache
+from omni_runtime.engine.session import SessionOptions
+from omni_runtime.errors import OmniError
+from omni_runtime.model import Model
+from omni_runtime.options import ReplyOptions, SpeechOptions
+prepack_cache.LEAST, native = 0, sys.argv[2] == "native"
+try:
+    model = Model(sys.argv[1], SessionOptions(threads=1, native=native, prepack_cache=not native))
+    speech = SpeechOptions(max_codes=40) if model.config.speech else None
+    *_, done = Conversation(model).send("Hello!", ReplyOptions(speech, max_tokens=8))
+    print("answered:", ascii(done.text))
+except OmniError as error:
+    print("refused:", error.message[:150])
+"""
+
+
+def ask(
+    bundle: Path, kernels: str = "native", caches: Path | None = None, seconds: float = SLOW
+) -> tuple[str, str]:
+    """Let a child answer. Return ("answered", text), ("refused", error) or (fault, its last line).
+
+    Without "native" `kernels` it uses copies of packed weights, below `caches`.
+    """
+    environment = {**os.environ, **({"XDG_CACHE_HOME": str(caches)} if caches else {})}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", ANSWER, str(bundle), kernels],
+            env=environment, capture_output=True, text=True, timeout=seconds, check=False,
+            errors="replace",
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return "slow", ""
+    if done.returncode < 0:
+        return f"signal {-done.returncode}", ""
+    if done.returncode or "Traceback" in done.stderr:
+        return "traceback", (done.stderr.strip() or "?").splitlines()[-1][:200]
+    result, _, text = done.stdout.partition(": ")
+    return result, text.strip()
 
 
 def bundle_argument(parser: argparse.ArgumentParser) -> None:

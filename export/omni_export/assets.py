@@ -29,7 +29,7 @@ def _tokenizer(checkpoint: Path, destination: Path) -> None:
     from transformers import AutoTokenizer  # noqa: PLC0415 - only for checkpoints without tokenizer.json
 
     try:
-        slow: Any = AutoTokenizer.from_pretrained(checkpoint)
+        slow: Any = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
     except Exception as error:
         raise OmniError(
             f"{checkpoint} has no readable tokenizer: {str(error).splitlines()[0]}",

@@ -100,7 +100,9 @@ def _model(folder: Path) -> Any:
     from transformers import Qwen2_5OmniConfig, Qwen2_5OmniForConditionalGeneration  # noqa: PLC0415
 
     with torch.device("meta"):
-        return Qwen2_5OmniForConditionalGeneration(Qwen2_5OmniConfig.from_pretrained(folder))
+        return Qwen2_5OmniForConditionalGeneration(
+            Qwen2_5OmniConfig.from_pretrained(folder, trust_remote_code=False)
+        )
 
 
 def _scale(name: str, shape: tuple[int, ...]) -> tuple[float, float]:

@@ -156,3 +156,12 @@ def test_packages_equal_pyproject() -> None:
     wanted = dict(line.split(">=") for line in project["dependencies"])
     assert wanted == doctor.PACKAGES
     assert project["requires-python"] == ">=" + ".".join(map(str, doctor.LEAST_PYTHON))
+
+
+def test_licences_of_all_dependencies(omni) -> None:
+    ran = omni("doctor", "--licences")
+    assert ran.code == 0
+    lines = {line.split()[0].lower(): line for line in ran.out.splitlines()[1:]}
+    assert lines["pocket-omni"].split()[2] == "Apache-2.0"
+    assert {"numpy", "jinja2", "markupsafe", "onnxruntime", "torch"} <= lines.keys()
+    assert not [line for line in lines.values() if len(line.split()) < 3]

@@ -12,6 +12,7 @@ from time import sleep
 import numpy as np
 import pytest
 
+from inputs.samples import frame, write_media
 from omni_runtime.cli import audio_output, ui
 from omni_runtime.cli.answer import Style, deliver
 from omni_runtime.cli.speaker import Loudspeaker
@@ -248,3 +249,16 @@ def test_show_prints_the_evaluations_of_each_preset(omni, bundle: Path) -> None:
         "5 euler evaluations, 5",
     ):
         assert work in out
+
+
+def test_a_video_without_usable_audio_is_announced_in_one_line(omni, bundle, here: Path) -> None:
+    path = write_media(
+        here / "a.mkv", frames=[frame(i) for i in range(25)], sound=np.full(48000, np.nan),
+        audio_codec="pcm_f32le",
+    )  # fmt: skip
+    ask = ("run", bundle, "What?", "--video", path, "--no-speech", "--max-tokens", "2")
+    done = omni(*ask)
+    assert done.code == 0
+    line = f"{path} has samples that are NaN or infinite; the video is used without its audio"
+    assert done.err.splitlines()[0] == line
+    assert omni(*ask, "-q").err == ""

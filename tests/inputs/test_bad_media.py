@@ -2,6 +2,7 @@
 
 import errno
 import io
+import math
 import os
 import subprocess
 import sys
@@ -206,7 +207,15 @@ def test_empty_and_non_finite_audio(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "given",
-    [(np.zeros((2, 2, 2)), 16000), (np.zeros(9), 0), (np.array(["a"]), 16000), (np.zeros(9), -5)],
+    [
+        (np.zeros((2, 2, 2)), 16000),
+        (np.zeros(9), 0),
+        (np.array(["a"]), 16000),
+        (np.zeros(9), -5),
+        (np.zeros(9), math.nan),
+        (np.zeros(9), math.inf),
+        (np.zeros(9), 2**31 - 1),
+    ],
 )
 def test_invalid_sample_arrays(given: tuple[np.ndarray, int]) -> None:
     check("sound", given, "is not audio")
@@ -231,7 +240,7 @@ def test_video_with_oversized_frames(tmp_path: Path) -> None:
     frames = [frame(i) for i in range(9)]
     data = bytearray(write_media(tmp_path / "a.gif", frames=frames, video_codec="gif").read_bytes())
     data[6:10] = (16_000).to_bytes(2, "little") * 2
-    check("video", bytes(data), "frames of 16000 x 16000 pixels")
+    check("video", bytes(data), "frames of more than 35,389,440 pixels")
 
 
 def test_decompression_bomb() -> None:
@@ -241,7 +250,7 @@ def test_decompression_bomb() -> None:
     for name, body in ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000)))):
         chunk = name + body
         content += len(body).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
-    check("picture", content, "more than .* pixels")
+    check("picture", content, "too many pixels")
 
 
 def test_decoders_print_nothing(tmp_path: Path) -> None:

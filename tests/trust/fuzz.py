@@ -1,9 +1,10 @@
-"""Damages manifests and seals them again: each must open, or give one error.
+"""Fuzzes what strangers write: manifests, media and prompts. Each is answered, or one error.
 
-    python -m tests.trust.fuzz BUNDLE --runs 2000 [--seed N]
+    python -m tests.trust.fuzz [BUNDLE] [--kind manifests|media|prompts] --runs 2000 | --minutes 5
 
-Each damaged copy is opened in a child process and asked for one spoken reply. One line a fault: a
-traceback, a signal, or more than 20 s, with the seed that repeats it.
+A manifest is damaged and sealed again; a child process opens the bundle and asks for one spoken
+reply. Media and prompts go to a child that answers many. One line a fault, with the seed that
+repeats it: a traceback, a signal, more than 20 s, or more memory than a medium may take.
 """
 
 import argparse
@@ -13,31 +14,19 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections import Counter
+import threading
 from pathlib import Path
 from typing import Any
 
+from tests.trust.campaign import SLOW, Campaign, ask, bundle_argument
+from tests.trust.fuzz_worker import make_media
+
 from omni_runtime.checksums import write_with_digest
 
-SLOW = 20
+KINDS = ("manifests", "media", "prompts")
 STRINGS = ("", "../x", "/etc/passwd", "C:\\x", "a\x1b[31mb", "x" * 10_000, "\u202e", "float32",
            "nothing", "manifest.json", ".", "tables")  # fmt: skip
 NUMBERS = (-(2**63), -1, 0, 1, 2, 3, 7, 2**16, 2**31, 2**40, 2**62, 10**9, 0.5, -1e300, 1e300)
-CHILD = """
-import sys
-from omni_runtime.conversation import Conversation
-from omni_runtime.engine.session import SessionOptions
-from omni_runtime.errors import OmniError
-from omni_runtime.model import Model
-from omni_runtime.options import ReplyOptions, SpeechOptions
-try:
-    model = Model(sys.argv[1], SessionOptions(threads=1))
-    speech = SpeechOptions(max_codes=40) if model.config.speech else None
-    list(Conversation(model).send("Hello!", ReplyOptions(speech, max_tokens=8)))
-    print("answered")
-except OmniError as error:
-    print("refused:", error.message[:150])
-"""
 
 
 def damage(manifest: Any, r: random.Random) -> str:
@@ -70,29 +59,24 @@ def damage(manifest: Any, r: random.Random) -> str:
 def run(bundle: Path, folder: Path, seed: int) -> tuple[str, str]:
     """Return ("answered", "refused" or a fault, recipe)."""
     r = random.Random(seed)
-    copy = folder / "bundle"
+    copy = copied(bundle, folder / "bundle")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    recipe = "; ".join(damage(manifest, r) for _ in range(r.choice((1, 1, 1, 2, 3))))
+    write_with_digest(copy / "manifest.json", json.dumps(manifest).encode())
+    result, detail = ask(copy)
+    return result, f"manifests: {recipe}: {detail}"
+
+
+def copied(bundle: Path, copy: Path) -> Path:
+    """Copy a bundle without its manifest, by hard links, so that nothing leads out of the copy."""
     shutil.rmtree(copy, ignore_errors=True)
     copy.mkdir()
-    for path in bundle.iterdir():  # hard links, so that nothing leads out of the copy
+    for path in bundle.iterdir():
         if path.is_dir():
             shutil.copytree(path, copy / path.name, copy_function=_link)
         elif not path.name.startswith("manifest."):
             _link(str(path), str(copy / path.name))
-    manifest = json.loads((bundle / "manifest.json").read_text())
-    recipe = "; ".join(damage(manifest, r) for _ in range(r.choice((1, 1, 1, 2, 3))))
-    write_with_digest(copy / "manifest.json", json.dumps(manifest).encode())
-    command = [sys.executable, "-c", CHILD, str(copy)]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=SLOW, check=False, errors="replace"
-        )
-    except subprocess.TimeoutExpired:
-        return "slow", recipe
-    if done.returncode < 0:
-        return f"signal {-done.returncode}", recipe
-    if done.returncode or "Traceback" in done.stderr:
-        return "traceback", f"{recipe}: {(done.stderr.strip() or '?').splitlines()[-1][:200]}"
-    return done.stdout.split(":")[0].strip(), recipe
+    return copy
 
 
 def _link(source: str, target: str) -> None:
@@ -102,22 +86,67 @@ def _link(source: str, target: str) -> None:
         shutil.copyfile(source, target)
 
 
+class Worker:
+    """A child that answers many seeds, started again when it was lost."""
+
+    def __init__(self, bundle: Path, kind: str, folder: Path) -> None:
+        self._command = [sys.executable, "-m", "tests.trust.fuzz_worker", bundle, kind, folder]
+        self._child: subprocess.Popen[str] | None = None
+
+    def run(self, seed: int) -> tuple[str, str]:
+        """Return the result and the recipe of one seed."""
+        if self._child is None:
+            self._child = subprocess.Popen(
+                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+        child = self._child
+        assert child.stdin is not None and child.stdout is not None
+        child.stdin.write(f"{seed}\n")
+        child.stdin.flush()
+        timer = threading.Timer(SLOW, child.kill)
+        timer.start()
+        line = child.stdout.readline()
+        slow = not timer.is_alive()
+        timer.cancel()
+        if line:
+            result, recipe = json.loads(line)
+            return result, recipe
+        self.close()
+        return ("slow", "") if slow else (f"signal {-child.returncode}", "")
+
+    def close(self) -> None:
+        """End the child."""
+        if self._child is not None:
+            self._child.kill()
+            self._child.communicate()
+            self._child = None
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what is fuzzed."""
+    bundle_argument(parser)
+    parser.add_argument("--kind", choices=KINDS, help="default: each in turn")
+
+
 def main() -> int:
     """Run, print the faults, and count."""
-    parser = argparse.ArgumentParser(prog="python -m tests.trust.fuzz", description=__doc__)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--runs", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    found: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory() as folder:
-        for seed in range(options.seed, options.seed + options.runs):
-            what, recipe = run(options.bundle, Path(folder), seed)
-            found[what] += 1
-            if what not in ("answered", "refused"):
-                print(f"--seed {seed} --runs 1: {what}: {recipe}", flush=True)  # noqa: T201
-    print(dict(found))  # noqa: T201
-    return 0 if found.keys() <= {"answered", "refused"} else 1
+    campaign = Campaign("fuzz", __doc__, arguments, runs=2000)
+    bundle = campaign.options.bundle
+    with tempfile.TemporaryDirectory() as name:
+        media, copies = Path(name) / "media", Path(name) / "copies"
+        media.mkdir()
+        copies.mkdir()
+        make_media(media)
+        workers = {kind: Worker(bundle, kind, media) for kind in ("media", "prompts")}
+        for seed in campaign:
+            kind = campaign.options.kind or KINDS[seed % len(KINDS)]
+            if kind == "manifests":
+                campaign.note(*run(bundle, copies, seed))
+            else:
+                campaign.note(*workers[kind].run(seed))
+        for worker in workers.values():
+            worker.close()
+    return campaign.result()
 
 
 if __name__ == "__main__":

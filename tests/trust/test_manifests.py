@@ -71,6 +71,8 @@ def set_in(path: str, value: object) -> Callable[[Any], None]:
         ("model/audio/hop_length", 0),
         ("model/vision/image_max_pixels", 2**40),
         ("graphs/thinker/file", "elsewhere.onnx"),
+        ("graphs", {}),
+        ("tables", {}),
         ("tables/thinker_embedding/encoding", "float7"),
         ("tables/thinker_embedding/rows", 0),
         ("name", "red\x1b[31m"),

@@ -38,7 +38,7 @@ def comparisons(
     _check_shape(model, read_config(checkpoint))
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(model.options.resolved_threads())
-    config: Any = Qwen2_5OmniConfig.from_pretrained(checkpoint)
+    config: Any = Qwen2_5OmniConfig.from_pretrained(checkpoint, trust_remote_code=False)
     makers = {"audio": _audio, "image": _images, "dit": _dit, "vocoder": _vocoder}
     yield NAME, (one for name in names for one in makers[name](model, config))
 

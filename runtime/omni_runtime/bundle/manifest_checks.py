@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from omni_runtime.bundle.contracts import contracts
 from omni_runtime.bundle.manifest import EXPORT_AGAIN, Manifest
 from omni_runtime.errors import BundleError
 
@@ -49,6 +50,7 @@ BOUNDS = {
 """Of whole numbers from 1: far above every checkpoint, and too low to allocate absurd amounts."""
 MAY_BE_ZERO = frozenset({"context_frames"})
 LINES_ALLOWED = "system_prompt"
+SPEECH_TABLES = ("talker_embedding", "dit_code")
 ENCODINGS = ("float32", "bfloat16", "int8")
 
 
@@ -60,6 +62,10 @@ def check(manifest: Manifest, folder: Path) -> None:
             raise BundleError(f"{folder}: {where} {problem}", fix=EXPORT_AGAIN)
     for name in manifest.files:
         _check_name(name, folder)
+    tables = ("thinker_embedding", *(SPEECH_TABLES if manifest.model.speech else ()))
+    missing = contracts(manifest.model).keys() - manifest.graphs.keys()
+    for name in sorted(missing) or [name for name in tables if name not in manifest.tables]:
+        raise BundleError(f"{folder} lacks {name}", fix=EXPORT_AGAIN)
     for where, name in _named(manifest):
         if name not in manifest.files:
             raise BundleError(

@@ -39,7 +39,12 @@ TALK = 'pip install "pocket-omni[talk]"'
 
 
 def main(options: argparse.Namespace) -> int:
-    """Print the results. Return 1 if a check failed, else 0."""
+    """Print the results, or the licences. Return 1 if a check failed, else 0."""
+    if options.licences:
+        from omni_runtime.cli import licences, ui  # noqa: PLC0415
+
+        ui.say(ui.table(("package", "version", "licence"), licences.licences()))
+        return 0
     failed = False
     for check in checks(options.bundle, options.memory):
         fix = f"  ->  {check.fix}" if check.fix else ""

@@ -65,6 +65,9 @@ def parser() -> argparse.ArgumentParser:
     parsers["push"].add_argument("bundle", help="bundle folder")
     parsers["push"].add_argument("--serial", metavar="ID", help="phone, if there are several")
     parsers["doctor"].add_argument("bundle", nargs="?", help="bundle folder to check as well")
+    parsers["doctor"].add_argument(
+        "--licences", action="store_true", help="list the licences of all dependencies"
+    )
     _memory_flag(parsers["doctor"])
     _bench_flags(parsers["bench"])
     _quality_flags(parsers["quality"])

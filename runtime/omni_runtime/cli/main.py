@@ -4,12 +4,13 @@ import argparse
 import errno
 import importlib
 import io
+import logging
 import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
-from omni_runtime.cli import flags
+from omni_runtime.cli import flags, ui
 from omni_runtime.cli.common import INTERRUPTED, complain, terminable
 from omni_runtime.errors import OmniError
 
@@ -78,6 +79,7 @@ def _output_lost(error: OSError) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     _prepare_streams()
+    _show_warnings(quiet=getattr(options, "quiet", False))
     with terminable():
         module = importlib.import_module(f"omni_runtime.cli.{options.command}")
         code = int(module.main(options))
@@ -90,6 +92,18 @@ def _prepare_streams() -> None:
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+def _show_warnings(*, quiet: bool) -> None:
+    """Print what the library logs, such as an audio track that is left out."""
+    handler = logging.StreamHandler()
+    handler.addFilter(lambda record: not quiet and _printable(record))
+    logging.getLogger("omni_runtime").handlers = [handler]
+
+
+def _printable(record: logging.LogRecord) -> bool:
+    record.msg, record.args = ui.printable(record.getMessage(), sys.stderr), ()
+    return True
 
 
 def _export(words: list[str]) -> int:

@@ -161,8 +161,9 @@ def forget() -> None:
 
 
 def _report(level: int, message: str, progress: Callable[[str], None] | None) -> None:
-    _log.log(level, message)
-    if progress is not None:
+    if progress is None:
+        _log.log(level, message)
+    else:
         progress(message)
 
 

@@ -8,20 +8,14 @@ only blocks that later samples cannot change.
 from threading import Lock
 
 import numpy as np
-import soxr  # pyright: ignore[reportMissingTypeStubs]
 from numpy.typing import NDArray
 
 from omni_runtime.arrays import FloatArray
 from omni_runtime.bundle.config import AudioConfig
 from omni_runtime.errors import MediaError, UsageError
-from omni_runtime.inputs.media import (
-    RESAMPLING_QUALITY,
-    empty_audio,
-    from_array,
-    require_finite,
-    resampled_length,
-)
+from omni_runtime.inputs.media import empty_audio, from_array, require_finite
 from omni_runtime.inputs.mel_features import LogMelStream, MelFeatures
+from omni_runtime.inputs.resampler import Resampler
 
 NAME = "the audio stream"
 
@@ -42,7 +36,7 @@ class AudioStream:
         self._running = True
         self._queue_lock = Lock()
         self._mel = LogMelStream(config)
-        self._resampler: _Resampler | None = None
+        self._resampler: Resampler | None = None
         self._mel_finished = False
         self._mel_lock = Lock()
 
@@ -115,37 +109,11 @@ class AudioStream:
             if not running and not pushed:
                 raise empty_audio(NAME)
             if rate is not None and not self._mel_finished:
-                self._resampler = self._resampler or _Resampler(rate, self.config.sample_rate)
-                self._mel.push(self._resampler.push(queue))
+                self._resampler = self._resampler or Resampler(rate, self.config.sample_rate)
+                samples = np.concatenate([np.zeros(0, np.float32), *queue])
+                self._mel.push(self._resampler.push(samples))
                 if not running:
                     self._mel.push(self._resampler.finish())
                     self._mel.finish()
                     self._mel_finished = True
             return self._mel.features()
-
-
-class _Resampler:
-    """Streaming soxr, with the length of librosa.resample: ceil(n * sample_rate / rate)."""
-
-    def __init__(self, rate: int, sample_rate: int) -> None:
-        self._rates = rate, sample_rate
-        self._taken = self._given = 0
-        self._stream = None
-        if rate != sample_rate:
-            self._stream = soxr.ResampleStream(rate, sample_rate, 1, quality=RESAMPLING_QUALITY)
-
-    def push(self, pieces: list[FloatArray]) -> FloatArray:
-        samples = np.concatenate([np.zeros(0, np.float32), *pieces])
-        self._taken += len(samples)
-        if self._stream is not None and len(samples):
-            samples = np.asarray(self._stream.resample_chunk(samples), np.float32)
-        self._given += len(samples)
-        return samples
-
-    def finish(self) -> FloatArray:
-        if self._stream is None:
-            return np.zeros(0, np.float32)
-        rest = np.asarray(self._stream.resample_chunk(np.zeros(0, np.float32), last=True))
-        # soxr rounds the length to the nearest integer.
-        length = resampled_length(self._taken, *self._rates) - self._given
-        return np.pad(rest[:length], (0, max(0, length - len(rest))))

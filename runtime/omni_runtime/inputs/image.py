@@ -6,6 +6,7 @@ Every failure is a MediaError of one line. Sources: transformers' load_image (or
 qwen_omni_utils (transparency on white).
 """
 
+import math
 import struct
 import warnings
 from collections.abc import Generator
@@ -14,14 +15,30 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from omni_runtime.errors import MediaError
 from omni_runtime.inputs.pixels import require_aspect_ratio
-from omni_runtime.inputs.source import Source, open_container, open_source, require_decoder, upright
+from omni_runtime.inputs.source import (
+    MAX_FRAME_PIXELS,
+    Source,
+    open_container,
+    open_source,
+    require_decoder,
+    upright,
+)
 
 MAX_PIXELS = 89_478_485
-"""Pillow's limit against decompression bombs."""
+"""Pillow's limit against decompression bombs. Decoding takes 4 bytes a pixel."""
+
+_LIMITS = {"AVIF": 2**25, "JPEG2000": 2**25, "WEBP": 2**24, "progressive": 2**26}
+"""Pixels at most where a decoder takes more memory: 6 to 24 bytes a pixel."""
+
+_ENOUGH_PIXELS = 16384 * 28 * 28
+"""Pixels that a model uses at most. A larger image is reduced to no less."""
+
+_STRIP_PIXELS = 2**20
 
 _FORMATS = {
     "AVIF",
@@ -40,42 +57,56 @@ _FORMATS = {
 }
 """Formats that Pillow decodes itself. For others, such as EPS, it would start programs."""
 
-_SCALED_FORMATS = {"JPEG", "MPO"}
-"""Formats that can be decoded at an eighth to a half of their size."""
-
 _HEIF_BRANDS = {"heic", "heix", "heim", "heis", "mif1"}
 
 
 def load_image(source: Source) -> NDArray[np.uint8]:
     """Decode an image to uint8 (h, w, 3), upright, with transparent areas on white.
 
-    Raises MediaError when it cannot be read, has more than MAX_PIXELS pixels (a jpeg four times as
-    many: it is scaled while it is decoded), or an aspect ratio above 200 : 1.
+    An image of which a model uses less than a quarter of the pixels is reduced by a whole number.
+
+    Raises MediaError when it cannot be read, has more than MAX_PIXELS pixels (fewer in formats that
+    take more memory; a jpeg four times as many, for it is scaled while it is decoded), or an aspect
+    ratio above 200 : 1.
     """
-    with open_source(source) as (file, name), _one_error(name):
-        Image.init()
+    with open_source(source) as (file, name), one_error(name):
         try:
-            picture = Image.open(file, formats=sorted(_FORMATS & Image.OPEN.keys()))
+            picture = _opened(file)
         except Image.UnidentifiedImageError:
             return _load_heif(file, name)
         with picture:
-            width, height = picture.size
-            require_aspect_ratio(height, width)
-            if width * height > MAX_PIXELS and picture.format in _SCALED_FORMATS:
-                picture.draft("RGB", (width // 2, height // 2))
-            _require_size(*picture.size, name)
-            return _rgb(ImageOps.exif_transpose(picture) or picture)
+            require_aspect_ratio(picture.height, picture.width)
+            if picture.format in ("JPEG", "MPO"):
+                kind = "progressive" if picture.info.get("progressive") else "JPEG"
+                _require_size(*picture.size, _LIMITS.get(kind, 4 * MAX_PIXELS), name)
+                factor = _reduction(picture)
+                picture.draft("RGB", (picture.width // factor, picture.height // factor))
+            else:
+                _require_size(*picture.size, _LIMITS.get(picture.format or "", MAX_PIXELS), name)
+            return to_rgb(picture)
+
+
+def _opened(file: BinaryIO) -> Image.Image:
+    Image.init()
+    try:
+        return Image.open(file, formats=sorted(_FORMATS & Image.OPEN.keys()))
+    except Image.DecompressionBombError:
+        file.seek(0)
+        if file.read(2) != b"\xff\xd8":
+            raise
+        file.seek(0)
+        return JpegImageFile(file)  # a larger one can be scaled
 
 
 @contextmanager
-def _one_error(name: str) -> Generator[None]:
+def one_error(name: str) -> Generator[None]:
     """Turn the many kinds of exceptions of Pillow's plug-ins into a MediaError."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             yield
         except (Image.DecompressionBombError, MemoryError) as error:
-            raise _too_large(name) from error
+            raise MediaError(f"{name} has too many pixels", fix="scale it down") from error
         except OSError as error:
             if error.errno is not None:  # the file, not its content; `open_source` reports it
                 raise
@@ -86,18 +117,42 @@ def _one_error(name: str) -> Generator[None]:
             raise _damaged(name, error) from error
 
 
-def _rgb(picture: Image.Image) -> NDArray[np.uint8]:
-    """Convert to RGB: transparency on white, 16-bit gray scaled to 8 bits."""
-    if picture.mode.startswith("I"):
-        gray = np.asarray(picture).astype(np.int64)
-        scaled = np.rint(gray / 257) if gray.max(initial=0) > 255 else gray
-        return np.repeat(np.clip(scaled, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
-    if picture.has_transparency_data:
-        seen = picture.convert("RGBA")
+def _reduction(picture: Image.Image) -> int:
+    return max(1, math.isqrt(picture.width * picture.height // _ENOUGH_PIXELS))
+
+
+def to_rgb(picture: Image.Image) -> NDArray[np.uint8]:
+    """Convert to RGB, reduced and upright. Strips bound the memory beside the decoded image."""
+    width, height, factor = *picture.size, _reduction(picture)
+    rows = max(1, _STRIP_PIXELS // width // factor) * factor
+    deep = picture.mode.startswith("I") and np.max(picture.getextrema()) > 255
+    image = np.empty((-(-height // factor), -(-width // factor), 3), np.uint8)
+    for top in range(0, height, rows):
+        strip = _strip(picture.crop((0, top, width, min(top + rows, height))), deep=bool(deep))
+        start = top // factor
+        image[start : start + rows // factor] = np.asarray(strip.reduce(factor))
+    return _upright(image, picture.getexif().get(ExifTags.Base.Orientation, 1))
+
+
+def _strip(strip: Image.Image, *, deep: bool) -> Image.Image:
+    """Convert to RGB: transparency on white, 16-bit gray scaled to 8 bits if it is `deep`."""
+    if strip.mode.startswith("I"):
+        gray = np.asarray(strip).astype(np.int64)
+        scaled = np.rint(gray / 257) if deep else gray
+        return Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8)).convert("RGB")
+    if strip.has_transparency_data:
+        seen = strip.convert("RGBA")
         white = Image.new("RGB", seen.size, (255, 255, 255))
         white.paste(seen, mask=seen.getchannel("A"))
-        return np.array(white)
-    return np.array(picture.convert("RGB"))
+        return white
+    return strip.convert("RGB")
+
+
+def _upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Undo an EXIF orientation: 1 to 8; others count as 1."""
+    turns = {3: 2, 4: 2, 5: 3, 6: 3, 7: 1, 8: 1}.get(orientation, 0)
+    image = np.rot90(image, turns)
+    return np.ascontiguousarray(image[:, ::-1] if orientation in (2, 4, 5, 7) else image)
 
 
 def _load_heif(file: BinaryIO, name: str) -> NDArray[np.uint8]:
@@ -117,19 +172,15 @@ def _load_heif(file: BinaryIO, name: str) -> NDArray[np.uint8]:
             raise MediaError(f"{name} is split into tiles", fix="convert it to jpeg")
         require_decoder(stream, name)
         require_aspect_ratio(stream.height, stream.width)
-        _require_size(stream.width, stream.height, name)
+        _require_size(stream.width, stream.height, MAX_FRAME_PIXELS, name)
         for frame in container.decode(stream):
             return upright(frame)
     raise MediaError(f"{name} has no image", fix="convert it to png or jpeg")
 
 
-def _require_size(width: int, height: int, name: str) -> None:
-    if width * height > MAX_PIXELS:
-        raise _too_large(name)
-
-
-def _too_large(name: str) -> MediaError:
-    return MediaError(f"{name} has more than {MAX_PIXELS:,} pixels", fix="scale it down")
+def _require_size(width: int, height: int, limit: int, name: str) -> None:
+    if width * height > limit:
+        raise MediaError(f"{name} has more than {limit:,} pixels", fix="scale it down")
 
 
 def _damaged(name: str, error: Exception) -> MediaError:

@@ -1,18 +1,17 @@
 """Decode audio from any file that libav reads.
 
 Not the model's preprocessing (`mel.py`); images are in `image.py`, video in `video.py`. A file may
-be far larger than the model's context, so the length is checked while it is decoded.
+be far larger than the model's context and state any sample rate, so the audio is resampled, and its
+length checked, while it is decoded.
 
 Every failure is a MediaError of one line. Source: librosa.load (mono, resampling).
 """
 
-import math
+import logging
 from collections.abc import Iterator
-from itertools import groupby
+from typing import cast
 
-import av.error
 import numpy as np
-import soxr  # pyright: ignore[reportMissingTypeStubs]
 from av.audio.frame import AudioFrame, format_dtypes
 from av.audio.resampler import AudioResampler
 from av.container import InputContainer
@@ -20,74 +19,110 @@ from numpy.typing import NDArray
 
 from omni_runtime.arrays import FloatArray
 from omni_runtime.errors import MediaError
+from omni_runtime.inputs.resampler import Resampler
 from omni_runtime.inputs.source import (
-    EXACT_DURATION_FORMATS,
     Source,
+    can_decode,
+    decoded,
     open_container,
-    require_decoder,
-    truncated_error,
+    open_source,
 )
-
-"""Mono samples, nominally within [-1, 1]."""
+from omni_runtime.inputs.timeline import HOLE, Clock
+from omni_runtime.inputs.truncation import truncated_error
 
 Samples = tuple[NDArray[np.generic], int]
 """Decoded audio: samples (n,) or (channels, n), float or integer, and their rate in hertz."""
 
 MAX_SECONDS = 3600.0
-RESAMPLING_QUALITY = "HQ"
+MAX_RATE = 768_000
+"""Hertz. No recorder has a higher sample rate."""
+
 _MAX_UNPACKED_CHANNELS = 8
+_MAX_PARTS = 4096
+"""Parts that are joined at a time: a small array takes more memory than its samples."""
+
+_log = logging.getLogger("omni_runtime")
+
+
+class TrackError(MediaError):
+    """An audio track that cannot be used. A file may have another one, and a video needs none."""
 
 
 def load_audio(
-    source: Source | Samples, sample_rate: int = 16000, *, max_seconds: float = MAX_SECONDS
+    source: Source | Samples,
+    sample_rate: int = 16000,
+    *,
+    max_seconds: float = MAX_SECONDS,
+    start: float | None = None,
 ) -> FloatArray:
     """Decode audio to float32 mono (n,) at `sample_rate`: channels averaged, resampled by soxr HQ.
 
-    Raises MediaError when the file cannot be read or is truncated, when the audio is empty or
-    longer than `max_seconds`, or when a sample is not finite.
+    The first audio track that can be decoded is used; a log line says so when others cannot. Pauses
+    in the time stamps are silence. The audio begins with its first sample, or at the time stamp
+    `start` in seconds.
+
+    Raises MediaError when the file cannot be read or is truncated, when the audio is longer than
+    `max_seconds`, and TrackError when all tracks are empty, damaged or of unknown codecs.
     """
     if isinstance(source, tuple):
-        name, (mono, rate) = "the given audio", from_array(*source)
+        mono, rate = from_array(*source)
         if len(mono) > max_seconds * rate:
-            raise audio_too_long(name, max_seconds)
-    else:
-        with open_container(source, "audio") as (container, name):
-            mono, rate = _decode_sound(container, name, max_seconds)
-    if not len(mono):
-        raise empty_audio(name)
-    require_finite(mono, name)
-    return _resampled(mono, rate, sample_rate)
+            raise audio_too_long("the given audio", max_seconds)
+        resampler = Resampler(rate, sample_rate)
+        mono = np.concatenate([resampler.push(mono), resampler.finish()])
+        _require_usable(mono, "the given audio")
+        return mono
+    problem: TrackError | None = None
+    number, tracks = 0, 1
+    with open_source(source) as (file, _):
+        while number < tracks:
+            with open_container(file, "audio") as (container, name):
+                tracks = len(container.streams.audio)
+                try:
+                    track = _Track(name, sample_rate, max_seconds)
+                    mono = _decode(container, number, name, track, start)
+                except TrackError as error:
+                    problem = problem or error
+                else:
+                    if problem is not None:
+                        _log.warning("%s; audio track %d is used", problem.message, number + 1)
+                    return mono
+            number += 1
+    assert problem is not None
+    raise problem
 
 
 def from_array(samples: NDArray[np.generic], rate: int) -> tuple[FloatArray, int]:
     """Copy samples (n,) or (channels, n) to float32 mono (n,).
 
-    Raises MediaError for another shape, a dtype that is not numeric, or a rate below 1.
+    Raises MediaError for another shape, a dtype that is not numeric, or an impossible rate.
     """
-    if samples.ndim not in (1, 2) or samples.dtype.kind not in "fiu" or rate <= 0:
+    numeric = samples.ndim in (1, 2) and samples.dtype.kind in "fiu"
+    if not numeric or not 0 < rate <= MAX_RATE:  # also refuses NaN
         raise MediaError(
             f"an array of {samples.dtype} with shape {samples.shape} at {rate} Hz is not audio",
-            fix="pass numbers of shape (n,) or (channels, n) and a rate above 0",
+            fix=f"pass numbers of shape (n,) or (channels, n) and a rate of 1 to {MAX_RATE} Hz",
         )
     return _mono(np.atleast_2d(samples)), rate
 
 
-def empty_audio(name: str) -> MediaError:
+def empty_audio(name: str) -> TrackError:
     """Return the error for audio without samples."""
-    return MediaError(f"{name} holds no audio: its length is zero", fix="record it again")
+    return TrackError(f"{name} holds no audio: its length is zero", fix="record it again")
 
 
 def require_finite(mono: FloatArray, name: str) -> None:
-    """Raise MediaError when a sample is not finite."""
+    """Raise TrackError when a sample is not finite."""
     if not np.isfinite(mono).all():
-        raise MediaError(
+        raise TrackError(
             f"{name} has samples that are NaN or infinite", fix="export the audio again"
         )
 
 
-def resampled_length(samples: int, rate: int, sample_rate: int) -> int:
-    """Return the length of librosa.resample's result."""
-    return math.ceil(samples * sample_rate / rate)
+def _require_usable(mono: FloatArray, name: str) -> None:
+    if not len(mono):
+        raise empty_audio(name)
+    require_finite(mono, name)
 
 
 def _mono(planes: NDArray[np.generic]) -> FloatArray:
@@ -100,60 +135,94 @@ def _mono(planes: NDArray[np.generic]) -> FloatArray:
         return planes.astype(np.float32).mean(axis=0)
 
 
-def _resampled(mono: FloatArray, rate: int, sample_rate: int) -> FloatArray:
-    """Resample as librosa.resample does by default: length ceil(n * sample_rate / rate)."""
-    if rate == sample_rate:
-        return mono
-    result = np.asarray(
-        soxr.resample(mono, rate, sample_rate, quality=RESAMPLING_QUALITY), np.float32
-    )
-    length = resampled_length(len(mono), rate, sample_rate)
-    return np.pad(result[:length], (0, max(0, length - len(result))))
-
-
-def _decode_sound(
-    container: InputContainer, name: str, max_seconds: float
-) -> tuple[FloatArray, int]:
-    """Return all samples of the first audio track, mixed to mono, and their first rate.
-
-    Parts with another rate, as in recordings that were joined, are resampled to the first.
-    """
+def _decode(
+    container: InputContainer, number: int, name: str, track: "_Track", start: float | None
+) -> FloatArray:
+    """Return one audio track, mixed to mono. Raises MediaError or TrackError."""
     if not container.streams.audio:
-        raise MediaError(f"{name} has no audio track", fix="choose a file with audio")
-    parts: list[FloatArray] = []
-    seconds, first = 0.0, 0
-    for rate, frames in groupby(_audio_frames(container, name), lambda frame: frame.sample_rate):
-        first = first or rate
-        chunks, length = [np.zeros(0, np.float32)], 0
-        for frame in frames:
-            chunks.append(_mono(_planes(frame)))
-            length += len(chunks[-1])
-            if seconds + length / rate > max_seconds:
-                raise audio_too_long(name, max_seconds)
-        seconds += length / rate
-        parts.append(_resampled(np.concatenate(chunks), rate, first))
-    _require_full_duration(container, seconds, name)
-    return np.concatenate([np.zeros(0, np.float32), *parts]), first
+        raise TrackError(f"{name} has no audio track", fix="choose a file with audio")
+    stream = container.streams.audio[number]
+    if not can_decode(stream):
+        raise TrackError(f"{name} has an unsupported codec", fix="convert it to wav or mp4")
+    _require_rate(stream.rate, name)
+    clock = Clock(container)
+    for frame in cast(Iterator[AudioFrame], decoded(container, stream, name)):
+        _require_rate(frame.sample_rate, name)
+        if frame.pts is not None and frame.time_base is not None:
+            seconds = clock(frame.pts, frame.time_base)
+            start = seconds if start is None else start
+            track.pause(seconds - start - track.seconds)
+        track.add(_mono(_planes(frame)), frame.sample_rate)
+    mono = track.finish()
+    stated = float((stream.duration or 0) * (stream.time_base or 0))
+    if container.format.name == "flac" and track.seconds < 0.9 * stated - 0.1:
+        raise truncated_error(name, f"it has {track.seconds:.1f} of {stated:.1f} s of audio")
+    _require_usable(mono, name)
+    return mono
 
 
-def _audio_frames(container: InputContainer, name: str) -> Iterator[AudioFrame]:
-    """Decode frames and skip damaged packets, as players do. Raises MediaError for too many."""
-    good, bad = 0, 0
-    stream = container.streams.audio[0]
-    require_decoder(stream, name)
-    for packet in container.demux(stream):
-        try:
-            frames = packet.decode()
-        except av.error.InvalidDataError:
-            bad += 1
-            continue
-        good += 1
-        yield from frames
-    if bad > 1 + good // 20:
-        raise MediaError(
-            f"{name} is damaged: {bad} of {good + bad} packets cannot be decoded",
-            fix="copy or download it again",
-        )
+class _Track:
+    """Collects samples at the model's rate, with silence where time stamps leave a hole.
+
+    Parts with another rate, as in recordings that were joined, are resampled from theirs.
+    """
+
+    def __init__(self, name: str, sample_rate: int, max_seconds: float) -> None:
+        self._earlier, self._samples = 0.0, 0  # seconds of the parts before, samples of this one
+        self._name, self._sample_rate, self._max_seconds = name, sample_rate, max_seconds
+        self._resampler: Resampler | None = None
+        self._parts: list[FloatArray] = []
+        self._blocks: list[FloatArray] = [np.zeros(0, np.float32)]
+
+    @property
+    def seconds(self) -> float:
+        """Duration so far."""
+        rate = self._resampler.rate if self._resampler else 1
+        return self._earlier + self._samples / rate
+
+    def add(self, mono: FloatArray, rate: int) -> None:
+        """Append samples (n,)."""
+        if self._resampler is None or rate != self._resampler.rate:
+            self._end_part()
+            self._resampler = Resampler(rate, self._sample_rate)
+        self._samples += len(mono)
+        self._require_short()
+        self._parts.append(self._resampler.push(mono))
+        if len(self._parts) == _MAX_PARTS:
+            self._end_block()
+
+    def pause(self, seconds: float) -> None:
+        """Append silence if it is longer than the jitter of time stamps."""
+        if seconds > HOLE:
+            self._end_part()
+            self._earlier += seconds
+            self._require_short()
+            self._parts.append(np.zeros(round(seconds * self._sample_rate), np.float32))
+
+    def finish(self) -> FloatArray:
+        """Return all samples, float32 (n,)."""
+        self._end_part()
+        self._end_block()
+        return np.concatenate(self._blocks)
+
+    def _require_short(self) -> None:
+        if self.seconds > self._max_seconds:
+            raise audio_too_long(self._name, self._max_seconds)
+
+    def _end_part(self) -> None:
+        if self._resampler is not None:
+            self._parts.append(self._resampler.finish())
+            self._earlier, self._samples = self.seconds, 0
+            self._resampler = None
+
+    def _end_block(self) -> None:
+        self._blocks.append(np.concatenate([np.zeros(0, np.float32), *self._parts]))
+        self._parts.clear()
+
+
+def _require_rate(rate: int, name: str) -> None:
+    if not 0 < rate <= MAX_RATE:
+        raise TrackError(f"{name} has a sample rate of {rate} Hz", fix="record it again")
 
 
 def _planes(frame: AudioFrame) -> NDArray[np.generic]:
@@ -167,20 +236,6 @@ def _planes(frame: AudioFrame) -> NDArray[np.generic]:
         (frame,) = AudioResampler(format="flt").resample(frame)
     planes = frame.to_ndarray()
     return planes if frame.format.is_planar else planes.reshape(-1, frame.layout.nb_channels).T
-
-
-def _require_full_duration(container: InputContainer, seconds: float, name: str) -> None:
-    """Raise MediaError when the decoded audio is shorter than the header states."""
-    stream = container.streams.audio[0]
-    stated = 0.0
-    if not container.format.name.startswith(EXACT_DURATION_FORMATS):
-        return
-    if stream.duration and stream.time_base:
-        stated = float(stream.duration * stream.time_base)
-    elif container.duration and len(container.streams) == 1:
-        stated = container.duration / av.time_base
-    if seconds < 0.9 * stated - 0.1:
-        raise truncated_error(name, f"it has {seconds:.1f} of {stated:.1f} s of audio")
 
 
 def audio_too_long(name: str, max_seconds: float) -> MediaError:

@@ -9,7 +9,7 @@ import io
 import logging
 import os
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -19,26 +19,25 @@ import av.error
 import av.logging
 import numpy as np
 from av.container import InputContainer
+from av.frame import Frame
 from av.stream import Stream
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from omni_runtime.errors import MediaError
+from omni_runtime.inputs.truncation import require_complete
 
 Source = str | os.PathLike[str] | bytes | BinaryIO
 """A local path, the bytes of a file, or a binary file object (read from its start)."""
-
-EXACT_DURATION_FORMATS = ("mov", "matroska", "flac", "avi")
-"""Containers whose stated duration is exact. For others libav may estimate it from the bit rate."""
 
 MAX_PIPE_BYTES = 2**30
 """A pipe is kept in memory, and may never end."""
 
 _ADDRESS = re.compile(r"(https?|ftps?|rtsps?|rtmps?|wss?):/", re.IGNORECASE)
-_NO_PROTOCOLS = {"protocol_whitelist": "none"}
-_UNKNOWN_RIFF_SIZE = 0x7FFF0000
-"""Programs that write into a pipe do not know the size, and state one from this value up."""
+MAX_FRAME_PIXELS = 8192 * 4320
+"""Pixels of an 8K frame; a header that states more is damaged."""
 
+_OPTIONS = {"protocol_whitelist": "none", "max_pixels": str(MAX_FRAME_PIXELS)}
 # Failures are raised as errors; the decoders must not print.
 av.logging.set_level(None)
 logging.getLogger("PIL").addHandler(logging.NullHandler())
@@ -64,7 +63,7 @@ def open_source(source: Source) -> Generator[tuple[BinaryIO, str]]:
         name = str(getattr(source, "name", "the given data"))
         file = _rewound(source, name)
     try:
-        _require_complete(file, name)
+        require_complete(file, name)
         yield file, name
     except OSError as error:
         if isinstance(error, av.error.FFmpegError):
@@ -83,7 +82,7 @@ def open_container(source: Source, kind: str) -> Generator[tuple[InputContainer,
     """
     with open_source(source) as (file, name):
         try:
-            with av.open(file, "r", options=_NO_PROTOCOLS, metadata_errors="replace") as container:
+            with av.open(file, "r", options=_OPTIONS, metadata_errors="replace") as container:
                 yield container, name
         except (av.error.FFmpegError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or type(error).__name__
@@ -154,33 +153,36 @@ def _unreadable(name: str, error: Exception) -> MediaError:
     return MediaError(f"{name} cannot be read: {reason}", fix="copy it to this machine")
 
 
-def _require_complete(file: BinaryIO, name: str) -> None:
-    """Raise MediaError for an empty file, and for a truncated RIFF file (wav, avi, webp).
-
-    libav decodes a truncated wav file without an error; the size after "RIFF" shows it.
-    """
-    head = file.read(8)
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    if size == 0:
-        raise MediaError(f"{name} is empty", fix="copy or download it again")
-    stated = int.from_bytes(head[4:8], "little")
-    if head[:4] == b"RIFF" and size < stated + 8 and stated < _UNKNOWN_RIFF_SIZE:
-        raise truncated_error(name, f"it has {size:,} of {stated + 8:,} bytes")
+def can_decode(stream: Stream) -> bool:
+    """Return whether libav has a decoder for a stream."""
+    return getattr(stream, "codec_context", None) is not None  # PyAV: unknown codec
 
 
 def require_decoder(stream: Stream, name: str) -> None:
     """Raise MediaError for a stream that libav has no decoder for."""
-    if getattr(stream, "codec_context", None) is None:  # PyAV: unknown codec
+    if not can_decode(stream):
         raise MediaError(f"{name} has an unsupported codec", fix="convert it to wav or mp4")
+
+
+def decoded(container: InputContainer, stream: Stream, name: str) -> Iterator[Frame]:
+    """Decode frames and skip damaged packets, as players do. Raises MediaError for too many."""
+    good, bad = 0, 0
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.error.InvalidDataError:
+            bad += 1
+            continue
+        good += 1
+        yield from cast(list[Frame], frames)
+    if bad > 1 + good // 20:
+        raise MediaError(
+            f"{name} is damaged: {bad} of {good + bad} packets cannot be decoded",
+            fix="copy or download it again",
+        )
 
 
 def upright(frame: VideoFrame) -> NDArray[np.uint8]:
     """Return a frame as uint8 (h, w, 3), rotated by the display matrix of the file."""
     image = cast(NDArray[np.uint8], frame.to_ndarray(format="rgb24"))
     return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))
-
-
-def truncated_error(name: str, what: str) -> MediaError:
-    """Return the error for a file that is shorter than its header states."""
-    return MediaError(f"{name} is truncated: {what}", fix="copy or download it again")

@@ -4,16 +4,14 @@ Not a tokenizer. The template renders a private mark in place of each text. Its 
 at the marks, so special tokens of the template are encoded and those in user text are not.
 """
 
-import json
 import re
 from collections.abc import Sequence
-from datetime import datetime
-from typing import Any, NoReturn, cast, get_args
+from typing import get_args
 
 import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from omni_runtime.errors import BundleError, UsageError
+from omni_runtime.inputs.bounded_template import BoundedTemplate, TemplateBoundError
 from omni_runtime.inputs.messages import Message, Role, Text, kind_of
 
 Segment = str | int
@@ -22,24 +20,26 @@ Segment = str | int
 RE_EXPORT = "export the bundle again"
 
 _ROLES: tuple[str, ...] = get_args(Role)
-_MARK = re.compile("\ue000([0-9]+)\ue001")
+_MARK = re.compile("\ue000([0-9]{1,9})\ue001")
 
 
 class ChatTemplate:
     """A compiled chat template."""
 
     def __init__(self, source: str) -> None:
-        """Compile a Jinja template. Raises BundleError for a syntax error."""
+        """Compile a Jinja template. Raises BundleError for an invalid one."""
         try:
-            self._template = _environment().from_string(source)
-        except jinja2.TemplateSyntaxError as error:
-            raise BundleError(f"the chat template is invalid: {error}", fix=RE_EXPORT) from error
+            self._template = BoundedTemplate(source)
+        except jinja2.TemplateError as error:
+            raise BundleError(
+                f"the chat template is invalid: {_line(error)}", fix=RE_EXPORT
+            ) from error
 
     def render(self, messages: Sequence[Message]) -> list[Segment]:
         """Render a conversation up to the start of the model's reply.
 
         Raises UsageError for an unknown role or when the template raises. Raises BundleError when
-        the template does not render every text exactly once and in order.
+        the template takes too long, or does not render every text exactly once and in order.
         """
         texts: list[int] = []
         turns: list[dict[str, object]] = []
@@ -61,8 +61,12 @@ class ChatTemplate:
             turns.append({"role": message.role, "content": content})
         try:
             rendered = self._template.render(messages=turns, add_generation_prompt=True)
+        except TemplateBoundError as error:
+            raise BundleError(
+                f"the chat template is invalid: {_line(error)}", fix=RE_EXPORT
+            ) from error
         except jinja2.TemplateError as error:
-            raise UsageError(f"the chat template rejects these messages: {error}") from error
+            raise UsageError(f"the chat template rejects these messages: {_line(error)}") from error
         pieces = _MARK.split(rendered)
         if list(map(int, pieces[1::2])) != texts:
             raise BundleError("the chat template loses or reorders text", fix=RE_EXPORT)
@@ -85,22 +89,7 @@ def last_reply(messages: Sequence[Message]) -> int:
     return last
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    """Return a Jinja environment configured as transformers does for chat templates."""
-
-    def refuse(message: str) -> NoReturn:
-        raise jinja2.TemplateError(message)
-
-    def tojson(value: object, indent: int | None = None, **options: Any) -> str:
-        return json.dumps(value, ensure_ascii=False, indent=indent, **options)
-
-    def strftime_now(form: str) -> str:
-        return datetime.now().strftime(form)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = tojson
-    helpers = cast(dict[str, object], environment.globals)
-    helpers.update(raise_exception=refuse, strftime_now=strftime_now)
-    return environment
+def _line(error: Exception) -> str:
+    """Return the message of an error, which a stranger may have written, as one printable line."""
+    said = "".join(c if c.isprintable() else " " for c in str(error))
+    return " ".join(said.split())[:200]

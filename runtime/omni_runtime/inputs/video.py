@@ -6,34 +6,42 @@ context, so only the sampled frames are kept, resized for the encoder.
 Every failure is a MediaError of one line. Source: Qwen2VLVideoProcessor.sample_frames.
 """
 
+import logging
 import math
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import BinaryIO, cast
 
-import av
 import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
+from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from omni_runtime.arrays import FloatArray, IntArray
 from omni_runtime.bundle.config import VisionConfig
 from omni_runtime.errors import MediaError
-from omni_runtime.inputs.media import MAX_SECONDS, load_audio
+from omni_runtime.inputs.animation import animation_frames, animation_size, frame_lengths
+from omni_runtime.inputs.media import MAX_SECONDS, TrackError, load_audio
 from omni_runtime.inputs.pixels import resize, video_size
 from omni_runtime.inputs.source import (
-    EXACT_DURATION_FORMATS,
+    MAX_FRAME_PIXELS,
     Source,
+    decoded,
     open_container,
     open_source,
     require_decoder,
-    truncated_error,
     upright,
 )
+from omni_runtime.inputs.timeline import ROUNDING, Clock, FrameTimes, frame_times, measured
+from omni_runtime.inputs.truncation import truncated_error
 
-_MAX_FRAME_PIXELS = 8192 * 4320
-"""Pixels of an 8K frame; a header that states more is damaged."""
+_log = logging.getLogger("omni_runtime")
+
+_MAX_THREADED_PIXELS = 4096 * 2304
+"""Larger frames are decoded by one thread: each thread keeps frames of its own."""
 
 
 @dataclass(frozen=True)
@@ -61,29 +69,56 @@ def load_video(
 ) -> VideoClip:
     """Decode the sampled frames of a video, and its audio.
 
-    Frames are sampled by index at `config.video_fps` and rotated upright. `sample_rate` None skips
-    the audio. Raises MediaError when the file cannot be read or is truncated, has no video track,
-    needs more than `max_tokens` tokens, or has audio longer than `max_seconds`.
+    Frames are sampled by their time stamps at `config.video_fps` and rotated upright. `sample_rate`
+    None skips the audio. Audio that cannot be used is left out, and a log line says so. Both begin
+    at the earlier of their first time stamps.
+
+    Raises MediaError when the file cannot be read or is truncated, has no video track, needs more
+    than `max_tokens` tokens, or has audio longer than `max_seconds`.
     """
-    with open_source(source) as (file, _):
+    with open_source(source) as (file, given):
+        if lengths := frame_lengths(file):
+            return _load_animation(file, lengths, config, max_tokens, given)
         with open_container(file, "video") as (container, name):
             stream = _picture_stream(container, name)
-            total, rate = _count_frames(container, stream, name)
-            indices, fps = sample_frames(total, rate, config)
-            _require_supported_size(stream, len(indices), config, max_tokens, name)
+            times = frame_times(container, stream, config.video_fps, name)
+            indices, fps = sample_frames(times.frames, times.rate, config)
+            size = stream.width, stream.height
+            _require_supported_size(*size, len(indices), config, max_tokens, name)
             has_sound = bool(container.streams.audio)
         # Opened again instead of rewound: raw h264 and flv cannot seek.
         with open_container(file, "video") as (container, name):
             stream = _picture_stream(container, name)
-            frames = list(_decode_frames(container, stream, indices, config))
-            if len(frames) < 0.9 * len(indices):
-                raise truncated_error(
-                    name, f"it has {len(frames)} of {len(indices)} sampled frames"
-                )
+            sampled = _decode_frames(container, stream, times, times.shown(indices), name)
+            frames = _images(sampled, config)
         audio = None
         if sample_rate is not None and has_sound:
-            audio = load_audio(file, sample_rate, max_seconds=max_seconds)
-    return VideoClip(np.stack(frames), total / rate, fps, audio)
+            try:
+                audio = load_audio(file, sample_rate, max_seconds=max_seconds, start=times.start)
+            except TrackError as error:
+                _log.warning("%s; the video is used without its audio", error.message)
+    return VideoClip(frames, times.duration, fps, audio)
+
+
+def _load_animation(
+    file: BinaryIO,
+    lengths: Sequence[float],
+    config: VisionConfig,
+    max_tokens: int | None,
+    name: str,
+) -> VideoClip:
+    stamps = np.cumsum([0.0, *lengths]).tolist()
+    times = measured(stamps[:-1], 0.0, stamps[-1], (), config.video_fps, name)
+    indices, fps = sample_frames(times.frames, times.rate, config)
+    size = animation_size(file, name)
+    _require_supported_size(*size, len(indices), config, max_tokens, name)
+    numbers = np.searchsorted(times.times, times.shown(indices)).tolist()
+    shape = video_size(size[1], size[0], config)
+    images = {
+        number: resize(image, shape) for number, image in animation_frames(file, set(numbers), name)
+    }
+    frames = np.stack([images[number] for number in numbers])
+    return VideoClip(frames, times.duration, fps, None)
 
 
 def sample_frames(total: int, rate: float, config: VisionConfig) -> tuple[IntArray, float]:
@@ -115,39 +150,28 @@ def _picture_stream(container: InputContainer, name: str) -> VideoStream:
     for stream in container.streams.video:
         if not stream.disposition & Disposition.attached_pic:  # cover art is not a video
             require_decoder(stream, name)
-            stream.thread_type = "AUTO"
+            stream.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
+            small = stream.width * stream.height <= _MAX_THREADED_PIXELS
+            stream.thread_type = "AUTO" if small else "SLICE"
             return stream
     raise MediaError(f"{name} has no video track", fix="attach it as audio or as an image")
 
 
-def _count_frames(container: InputContainer, stream: VideoStream, name: str) -> tuple[int, float]:
-    """Return the number of frames and their mean rate. Packets are counted if it is not stated."""
-    rate = stream.average_rate or stream.guessed_rate or stream.base_rate
-    total = stream.frames
-    if not total:
-        total, end = 0, 0.0
-        for packet in container.demux():
-            total += packet.stream is stream and packet.size > 0
-            if packet.pts is not None and packet.time_base:
-                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-        stated = (container.duration or 0) / av.time_base
-        if end < 0.9 * stated - 0.5 and container.format.name.startswith(EXACT_DURATION_FORMATS):
-            raise truncated_error(name, f"it has {end:.1f} of {stated:.1f} s")
-    if not total or not rate:
-        raise MediaError(f"{name} has no frames", fix="convert it to mp4")
-    return total, float(rate)
+def _require_frame_size(width: int, height: int, name: str) -> None:
+    if width * height > MAX_FRAME_PIXELS:
+        raise MediaError(f"{name} has frames of {width} x {height} pixels", fix="scale it down")
 
 
 def _require_supported_size(
-    stream: VideoStream, frames: int, config: VisionConfig, max_tokens: int | None, name: str
+    width: int, height: int, frames: int, config: VisionConfig, max_tokens: int | None, name: str
 ) -> None:
-    if not stream.width or not stream.height:
-        raise MediaError(f"{name} does not state the size of its frames", fix="convert it to mp4")
-    if stream.width * stream.height > _MAX_FRAME_PIXELS:
+    if not width or not height:
         raise MediaError(
-            f"{name} has frames of {stream.width} x {stream.height} pixels", fix="scale it down"
+            f"{name} has frames of more than {MAX_FRAME_PIXELS:,} pixels or of unknown size",
+            fix="scale it down, or convert it to mp4",
         )
-    height, width = video_size(stream.height, stream.width, config)
+    _require_frame_size(width, height, name)
+    height, width = video_size(height, width, config)
     side = config.patch_size * config.merge_size
     tokens = -(-frames // config.temporal_patch_size) * (height // side) * (width // side)
     if max_tokens is not None and tokens > max_tokens:
@@ -157,19 +181,47 @@ def _require_supported_size(
         )
 
 
+def _images(frames: Iterator[VideoFrame], config: VisionConfig) -> NDArray[np.uint8]:
+    """Return the frames upright and at the encoder's resolution, uint8 (t, h, w, 3)."""
+    images: list[NDArray[np.uint8]] = []
+    size, before = None, None
+    for frame in frames:
+        if frame is not before:  # a frame that is shown for long is sampled repeatedly
+            image, before = upright(frame), frame
+            size = size or video_size(image.shape[0], image.shape[1], config)
+            images.append(resize(image, size))
+        else:
+            images.append(images[-1])
+    return np.stack(images)
+
+
 def _decode_frames(
     container: InputContainer,
     stream: VideoStream,
-    indices: IntArray,
-    config: VisionConfig,
-) -> Iterator[NDArray[np.uint8]]:
-    """Decode up to the last index; yield the frames at `indices`, upright and resized."""
-    wanted: set[int] = set(indices.tolist())
-    size: tuple[int, int] | None = None
-    for i, frame in enumerate(container.decode(stream)):
-        if i in wanted:
-            image = upright(frame)
-            size = size or video_size(image.shape[0], image.shape[1], config)
-            yield resize(image, size)
-        if i >= indices[-1]:
+    times: FrameTimes,
+    shown: NDArray[np.float64],
+    name: str,
+) -> Iterator[VideoFrame]:
+    """Decode up to the last of `shown`, and yield the frames of these times.
+
+    A frame that cannot be decoded, or whose packet holds none, is replaced by the one before it.
+    """
+    wanted, clock, same = deque(shown.tolist()), Clock(container), ROUNDING
+    count, last = 0, None
+    for frame in cast(Iterator[VideoFrame], decoded(container, stream, name)):
+        _require_frame_size(frame.width, frame.height, name)
+        # Raw streams have no time stamps.
+        seconds = times.times[min(count, len(times.times) - 1)]
+        if frame.pts is not None and frame.time_base is not None:
+            seconds = clock(frame.pts, frame.time_base)
+        count += 1
+        while wanted and wanted[0] < seconds + same:
+            late = wanted.popleft() < seconds - same
+            yield last if late and last is not None else frame
+        if not wanted:
             return
+        last = frame
+    if last is None or count < 0.9 * len(times.times):
+        raise truncated_error(name, f"it has {count} of {len(times.times)} frames")
+    for _ in wanted:
+        yield last

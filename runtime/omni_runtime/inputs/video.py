@@ -3,10 +3,9 @@
 Not the model's preprocessing (`pixels.py`, `mel.py`). A video may be far larger than the model's
 context, so only the sampled frames are kept, resized for the encoder.
 
-Every failure is a MediaError of one line. Source: Qwen2VLVideoProcessor.sample_frames.
+Every failure is a MediaError of one line. Source: fetch_video of qwen_omni_utils 0.0.9.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -91,9 +90,8 @@ def sample_frames(total: int, rate: float, config: VisionConfig) -> tuple[IntArr
 
     `total` and `rate` are the number of frames of the video and its frame rate.
 
-    The indices equal Qwen2VLVideoProcessor.sample_frames. Its float32 arange depends on the vector
-    width of the CPU, so one index may be off by one in 1 of 2000 clips. A video of one frame, which
-    the reference rejects, returns that frame.
+    The indices equal smart_nframes and linspace of qwen_omni_utils, so the first and the last frame
+    are among them. A video of one frame, which the reference rejects, returns that frame.
 
     The returned rate is `config.video_fps`, as the reference assumes. If `video_max_frames` or the
     length of the video allows fewer frames, it is the true rate; otherwise video and audio would
@@ -104,11 +102,20 @@ def sample_frames(total: int, rate: float, config: VisionConfig) -> tuple[IntArr
     wanted = total / rate * config.video_fps
     count = int(min(max(wanted, config.video_min_frames), limit)) // depth * depth
     count = max(count, min(depth, total))
-    step = total / count
-    indices = (np.arange(math.ceil(total / step)) * step).astype(np.float32).astype(np.int64)
     thinned = wanted // depth * depth > count
     fps = count / (total / rate) if thinned else config.video_fps
-    return indices[indices < total], fps
+    return _evenly_spaced(total, count), fps
+
+
+def _evenly_spaced(total: int, count: int) -> IntArray:
+    """Return torch.linspace(0, total - 1, count).round(): float32, from both ends to the middle."""
+    if count == 1:
+        return np.zeros(1, np.int64)
+    last = np.float32(total - 1)
+    step = last / np.float32(count - 1)
+    offsets = np.arange(count // 2, dtype=np.float32) * step
+    behind = np.arange(count - count // 2, dtype=np.float32)[::-1] * step
+    return np.concatenate([offsets, last - behind]).round().astype(np.int64)
 
 
 def _picture_stream(container: InputContainer, name: str) -> VideoStream:
@@ -147,7 +154,7 @@ def _require_supported_size(
         raise MediaError(
             f"{name} has frames of {stream.width} x {stream.height} pixels", fix="scale it down"
         )
-    height, width = video_size(stream.height, stream.width, config)
+    height, width = video_size(stream.height, stream.width, frames, config)
     side = config.patch_size * config.merge_size
     tokens = -(-frames // config.temporal_patch_size) * (height // side) * (width // side)
     if max_tokens is not None and tokens > max_tokens:
@@ -169,7 +176,7 @@ def _decode_frames(
     for i, frame in enumerate(container.decode(stream)):
         if i in wanted:
             image = upright(frame)
-            size = size or video_size(image.shape[0], image.shape[1], config)
+            size = size or video_size(image.shape[0], image.shape[1], len(indices), config)
             yield resize(image, size)
         if i >= indices[-1]:
             return

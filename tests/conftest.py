@@ -77,15 +77,19 @@ class Twin:
         return Model(self.bundle, SessionOptions(threads=1))
 
 
-def export_to(checkpoint: Path, destination: Path, recipe: str = "fp32", **checks: Any) -> Path:
+def export_to(
+    checkpoint: Path | LocalCheckpoint, destination: Path, recipe: str = "fp32", **checks: Any
+) -> Path:
     """Export without further processes and a trial reply, which the tests of the command cover."""
+    if isinstance(checkpoint, Path):
+        checkpoint = LocalCheckpoint(checkpoint, checkpoint.name, "test")
     original = exporter.smoke_test.first_reply, int8_cache.calibrate
     exporter.smoke_test.first_reply = lambda bundle: None  # type: ignore[assignment]
     int8_cache.calibrate = int8_cache.absmax
     try:
         exporter.export(
             exporter.ExportRequest(
-                LocalCheckpoint(checkpoint, checkpoint.name, "test"),
+                checkpoint,
                 load(recipe),
                 resolve_target("native"),
                 destination,

@@ -4,6 +4,7 @@ The reference stops its rows one token before its last one, so it is asked for o
 than we make. It always drops its last code, so it is asked for one code more, too.
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,10 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ContentPart]:
     write_media(folder / "sound.wav", sound=sweep(2.6), rate=16000, audio_codec="pcm_s16le")
     write_media(folder / "silent.mp4", frames=frames, fps=6)
     write_media(folder / "clip.mp4", sound=sweep(2.0, 44100), rate=44100, frames=frames, fps=6)
+    long = [picture(32, 32, seed) for seed in range(8)]
+    write_media(folder / "long.mp4", sound=sweep(2.1, 44100), rate=44100, frames=long, fps=2)
     return {
+        "long clip": Video(folder / "long.mp4"),
         "image": Image(folder / "picture.png"),
         "audio": Audio(folder / "sound.wav"),
         "video": Video(folder / "silent.mp4"),
@@ -73,15 +77,18 @@ def reply(
     conversation: Conversation, parts: list[ContentPart], recorder: Recorder
 ) -> tuple[list[Event], list[int]]:
     recorder.codes.clear()
-    options = ReplyOptions(
+    events = list(conversation.send(parts, spoken(recorder)))
+    return events, conversation.last_tokens
+
+
+def spoken(recorder: Recorder) -> ReplyOptions:
+    return ReplyOptions(
         # The whole utterance as look-ahead: only then is the stream's mel the reference's.
         speech=SpeechOptions(
             "Ethan", "faithful", GREEDY_CODES, CODES, recorder.blocks, chunks="whole"
         ),
         max_tokens=TOKENS,
     )
-    events = list(conversation.send(parts, options))
-    return events, conversation.last_tokens
 
 
 def reference_inputs(prompts: list[Prompt], replies: list[list[int]]) -> dict[str, Any]:
@@ -180,6 +187,29 @@ def test_reply_equals_reference(
         monkeypatch,
         sound_in_video=kind == "clip",
     )
+
+
+def test_pictures_that_outlast_the_sound(
+    default_twin: Twin,
+    media: dict[str, ContentPart],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """The Talker's first rows continue the text, the following ones are behind the pictures."""
+    recorder = Recorder(default_twin, monkeypatch)
+    conversation = Conversation(default_twin.model)
+    events, tokens = reply(conversation, [media["text"], media["long clip"]], recorder)
+    positions, following = recorder.prompts[0].positions, recorder.prompts[0].next_position
+    assert positions[0, -1] + 3 < following
+    codes = [*recorder.codes]
+    with monkeypatch.context() as patch:
+        check(default_twin, recorder, events, [tokens], patch, sound_in_video=True)
+    conversation.save(tmp_path / "saved")
+    loaded = Conversation.load(tmp_path / "saved", default_twin.model)
+    for again in (conversation, conversation.fork(), loaded):
+        recorder.codes.clear()
+        list(again.regenerate(spoken(recorder)))
+        assert (again.last_tokens, recorder.codes) == (tokens, codes)
 
 
 def test_three_turns_equal_reference(

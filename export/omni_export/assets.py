@@ -50,14 +50,22 @@ def _chat_template(checkpoint: Path) -> str:
     raise OmniError(f"{checkpoint} has no chat template", fix="download chat_template.json")
 
 
+def licence_of(checkpoint: Path) -> str | None:
+    """Return the first line of the checkpoint's licence file; None without one."""
+    for name in LICENCE_FILES:
+        if (checkpoint / name).is_file():
+            lines = (checkpoint / name).read_text("utf-8", errors="replace").splitlines()
+            return next((line.strip() for line in lines if line.strip()), None)
+    return None
+
+
 def _licence(checkpoint: Path, destination: Path) -> str:
     if (checkpoint / NOTICE).is_file():
         shutil.copyfile(checkpoint / NOTICE, destination.parent / NOTICE)
     for name in LICENCE_FILES:
         if (checkpoint / name).is_file():
             shutil.copyfile(checkpoint / name, destination)
-            lines = (checkpoint / name).read_text("utf-8", errors="replace").splitlines()
-            return next((line.strip() for line in lines if line.strip()), "unknown")
+            return licence_of(checkpoint) or "unknown"
     destination.write_text(
         "The checkpoint has no licence file. The licence of its source applies.\n", "utf-8"
     )

@@ -6,9 +6,10 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript import GraphBuilder
 
-from omni_export.checkpoint import Checkpoint, TensorHandle
+from omni_export.checkpoint import Checkpoint
 from omni_export.graphs.layers import Matrix, Weight
 from omni_export.networks import Network
+from omni_export.weight_files import TensorHandle
 from omni_quantize.operators import MICROSOFT
 from omni_quantize.weight_stream import set_columns
 from omni_runtime.arrays import FloatArray

@@ -1,87 +1,54 @@
-"""Tensors of a checkpoint, read one at a time. Every tensor must be used or explicitly dropped.
+"""The tensors of a checkpoint by name. Every tensor must be used or explicitly dropped.
 
-Opening a checkpoint reads only the headers. No file stays open, since pages of a mapped file count
-as memory of the process until it is unmapped. `claim` marks a tensor as used and returns a handle
-that reads it on demand; `drop` marks tensors that the graphs do not use, with the reason.
-`check_all_used` raises an error for any other tensor. A folder with virtual random weights
-(`random_weights.py`) is read in the same way.
+`claim` marks a tensor as used and returns a handle that reads it on demand; `drop` marks tensors
+that the graphs do not use, with the reason. `check_all_used` raises an error for any other tensor.
+Names are those of a published checkpoint, whatever training wrapped around the model. A folder
+with virtual random weights (`random_weights.py`) is read in the same way.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError, safe_open
-
-from omni_export import random_weights
-from omni_export.source import read_json
-from omni_runtime.arrays import FloatArray
+from omni_export import random_weights, weight_files
+from omni_export.adapter import Adapter
+from omni_export.weight_files import TensorHandle, some
 from omni_runtime.errors import OmniError
 
 INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
-REPAIR = "download the checkpoint again"
-NAMES_SHOWN = 5
+THINKER, SPEECH = "thinker.", ("talker.", "token2wav.")
 
-
-@dataclass(frozen=True)
-class TensorHandle:
-    """A tensor that is read as float32 by each call of `read`. Nothing is cached."""
-
-    name: str
-    shape: tuple[int, ...]
-    _get: Callable[[slice | None], torch.Tensor]
-
-    def read(self) -> FloatArray:
-        """Read the complete tensor."""
-        return self._float32(lambda: self._get(None))
-
-    def rows(self, start: int, stop: int) -> FloatArray:
-        """Read the rows start ... stop only."""
-        return self._float32(lambda: self._get(slice(start, stop)))
-
-    def _float32(self, get: Callable[[], torch.Tensor]) -> FloatArray:
-        try:
-            return get().to(torch.float32).numpy()
-        except (SafetensorError, OSError) as error:
-            raise OmniError(f"tensor {self.name} cannot be read: {error}", fix=REPAIR) from None
+# Of DataParallel and DistributedDataParallel, torch.compile, PEFT, and FSDP.
+WRAPPERS = re.compile(
+    r"^(?:module\.|base_model\.model\.)+"
+    r"|(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
+UNMERGED = re.compile(r"\.(lora_[A-Za-z_]+|base_layer)\.")
 
 
 class Checkpoint:
     """The tensors of a checkpoint folder by name."""
 
-    def __init__(self, folder: Path) -> None:
-        """Read the headers. Raises OmniError for missing, truncated or unreadable shards.
+    def __init__(
+        self, folder: Path, *, adapter: Path | None = None, speech_from: Path | None = None
+    ) -> None:
+        """Read the headers, add the adapter, and take speech from another checkpoint if given.
 
-        `random`: the weights are virtual and random.
+        Raises OmniError for missing, truncated or unreadable shards, and for an adapter that does
+        not belong to the checkpoint. `random`: the weights are virtual and random.
         """
-        self._handles: dict[str, TensorHandle] = {}
         self._accounted: set[str] = set()
         self._claims: set[tuple[str, str]] = set()
         self.random = random_weights.described(folder)
-        if self.random:
-            random = random_weights.RandomWeights(folder)
-            for name, shape in random.shapes.items():
-                self._handles[name] = TensorHandle(name, shape, partial(random.get, name))
-        else:
-            for path, names in _shards(folder).items():
-                self._read_header(path, names)
-
-    def _read_header(self, path: Path, names: set[str] | None) -> None:
-        try:
-            shapes = _shapes(path)
-        except FileNotFoundError:
-            raise OmniError(f"the checkpoint lacks {path.name}", fix=REPAIR) from None
-        except (SafetensorError, OSError) as error:
-            raise OmniError(f"{path} is damaged or truncated: {error}", fix=REPAIR) from None
-        if names is not None and (missing := names - set(shapes)):
-            raise OmniError(
-                f"{path.name} lacks {_some(missing)}, which its index lists", fix=REPAIR
-            )
-        for name, shape in shapes.items():
-            self._handles[name] = TensorHandle(name, shape, partial(_read, path, name))
+        self._handles = _open(folder)
+        if adapter is not None:
+            Adapter(adapter).apply(self._handles)
+        if speech_from is not None:
+            own = {k: v for k, v in self._handles.items() if not k.startswith(SPEECH)}
+            theirs = {k: v for k, v in _open(speech_from).items() if k.startswith(SPEECH)}
+            self._handles = own | theirs
 
     def __contains__(self, name: str) -> bool:
         return name in self._handles
@@ -99,7 +66,9 @@ class Checkpoint:
         """
         handle = self._handles.get(name)
         if handle is None:
-            raise OmniError(f"the checkpoint lacks the tensor {name}", fix=REPAIR)
+            raise OmniError(
+                f"the checkpoint lacks the tensor {name}", fix="save the complete model"
+            )
         if shape is not None and handle.shape != shape:
             raise OmniError(
                 f"tensor {name} has shape {handle.shape}, but config.json requires {shape}",
@@ -120,41 +89,40 @@ class Checkpoint:
         """Raise OmniError if a tensor was neither claimed nor dropped."""
         if extra := set(self._handles) - self._accounted:
             raise OmniError(
-                f"the checkpoint has tensors that no graph uses: {_some(extra)}",
-                fix="use a checkpoint of the published architecture, without adapters",
+                f"the checkpoint has tensors that no graph uses: {some(extra)}",
+                fix="use a checkpoint of the published architecture",
             )
 
 
-def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    with safe_open(path, framework="pt") as shard:
-        return {name: tuple(shard.get_slice(name).get_shape()) for name in shard.keys()}  # noqa: SIM118
+def _open(folder: Path) -> dict[str, TensorHandle]:
+    if random_weights.described(folder):
+        weights = random_weights.RandomWeights(folder)
+        return {
+            name: TensorHandle(name, shape, partial(weights.get, name))
+            for name, shape in weights.shapes.items()
+        }
+    found = weight_files.handles(folder)
+    names = canonical(found)
+    return {name: replace(found[raw], name=name) for raw, name in names.items()}
 
 
-def _read(path: Path, name: str, rows: slice | None) -> torch.Tensor:
-    with safe_open(path, framework="pt") as shard:
-        return shard.get_tensor(name) if rows is None else shard.get_slice(name)[rows]
+def canonical(names: Iterable[str]) -> dict[str, str]:
+    """Map the names in the files to those of a published checkpoint.
 
-
-def _shards(folder: Path) -> dict[Path, set[str] | None]:
-    """Return the shards and the tensors that the index lists for each (None: no index)."""
-    if (folder / INDEX).exists():
-        weight_map = read_json(folder / INDEX).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise OmniError(f"{folder / INDEX} has no weight_map", fix=REPAIR)
-        shards: dict[Path, set[str] | None] = {}
-        for name, file in weight_map.items():
-            if Path(str(file)).name != file:
-                raise OmniError(f"{folder / INDEX} points outside its folder: {file}", fix=REPAIR)
-            names = shards.setdefault(folder / file, set())
-            assert names is not None
-            names.add(str(name))
-        return shards
-    if (folder / SINGLE).exists():
-        return {folder / SINGLE: None}
-    raise OmniError(f"{folder} has neither {INDEX} nor {SINGLE}", fix=REPAIR)
-
-
-def _some(names: set[str]) -> str:
-    shown = sorted(names)[:NAMES_SHOWN]
-    rest = len(names) - len(shown)
-    return ", ".join(shown) + (f" and {rest} more" if rest else "")
+    Wrappers are removed, and `thinker.` is added to those of a Thinker that was saved alone.
+    Raises OmniError for LoRA matrices, and if two names become one.
+    """
+    found = {raw: WRAPPERS.sub("", raw) for raw in names}
+    if unmerged := {raw for raw in found if UNMERGED.search(raw)}:
+        raise OmniError(
+            f"the checkpoint has an adapter that is not merged: {some(unmerged)}",
+            fix="save the adapter alone and give it as --adapter, or merge it (merge_and_unload)",
+        )
+    if not any(name.startswith(THINKER) for name in found.values()):
+        found = {
+            raw: name if name.startswith(SPEECH) else THINKER + name for raw, name in found.items()
+        }
+    if len(set(found.values())) < len(found):
+        twice = {raw for raw, name in found.items() if raw != name and name in found}
+        raise OmniError(f"the checkpoint has tensors twice: {some(twice)}")
+    return found

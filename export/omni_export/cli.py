@@ -65,7 +65,27 @@ def _parser() -> argparse.ArgumentParser:
         default=TINY,
         help="checkpoint folder, or hub id such as Qwen/Qwen2.5-Omni-3B; tiny (default) is the "
         "small trained model of this repository; random is small and has random weights; random:3b "
-        "and random:7b have the shapes of the published models",
+        "and random:7b have the shapes of the published models; modelscope:OWNER/NAME is an id of "
+        "ModelScope",
+    )
+    parser.add_argument(
+        "--adapter",
+        type=Path,
+        metavar="FOLDER",
+        help="LoRA adapter of PEFT to merge into the model",
+    )
+    speech = parser.add_mutually_exclusive_group()
+    speech.add_argument(
+        "--speech-from",
+        metavar="NAME",
+        help="take speech from this checkpoint (as --model), for a model without voices or Talker",
+    )
+    speech.add_argument("--mute", action="store_true", help="export without speech")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="only report kind, sizes, licence, memory, time and what is dropped; reads the "
+        "configuration and the names of the tensors",
     )
     recipe = parser.add_mutually_exclusive_group()
     recipe.add_argument(
@@ -119,6 +139,14 @@ def _run(options: argparse.Namespace) -> int:
     if options.write is not None:
         return _write(options.model, options.write)
 
+    if options.check:
+        with TemporaryDirectory(prefix="omni-") as scratch:
+            from omni_export import check  # noqa: PLC0415
+
+            local = _checkpoint(options, Path(scratch))
+            sys.stdout.write(check.report(local, recipe, calibrated=bool(calibration)) + "\n")
+        return 0
+
     from omni_export.exporter import ExportRequest, check_destination, export  # noqa: PLC0415
     from omni_runtime import machine  # noqa: PLC0415
     from omni_runtime.cli import ui  # noqa: PLC0415
@@ -129,7 +157,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.output is not None:
         check_destination(options.output)  # before a large download
     with TemporaryDirectory(prefix="omni-") as scratch:
-        checkpoint = _checkpoint(options.model, Path(scratch))
+        checkpoint = _checkpoint(options, Path(scratch))
         destination = options.output or Path("bundles") / f"{checkpoint.name}-{recipe.name}"
         kernels.build(ui.note)
         line = _ProgressLine()
@@ -175,15 +203,24 @@ def _calibration(options: argparse.Namespace) -> str:
     return text
 
 
-def _checkpoint(model: str, scratch: Path) -> "LocalCheckpoint":
+def _checkpoint(options: argparse.Namespace, scratch: Path) -> "LocalCheckpoint":
+    """Find the checkpoint, its adapter, and the checkpoint with its speech."""
+    weights = not options.check
+    found = _find(options.model, scratch / "model", weights=weights)
+    voiced = options.speech_from
+    speech_from = _find(voiced, scratch / "speech", weights=weights).folder if voiced else None
+    return replace(found, adapter=options.adapter, speech_from=speech_from, mute=options.mute)
+
+
+def _find(model: str, scratch: Path, *, weights: bool) -> "LocalCheckpoint":
     """Find a checkpoint by name. A random one is described in `scratch`."""
     from omni_export.hub import LocalCheckpoint, resolve  # noqa: PLC0415
 
     if (size := _random_size(model)) is not None:
         from omni_export import random_checkpoint  # noqa: PLC0415
 
-        random_checkpoint.describe(scratch / "random", random_checkpoint.shape_of(size))
-        return LocalCheckpoint(scratch / "random", model, random_checkpoint.REVISION)
+        random_checkpoint.describe(scratch, random_checkpoint.shape_of(size))
+        return LocalCheckpoint(scratch, model, random_checkpoint.REVISION)
     if model == TINY:
         if not EMBEDDED.is_dir():
             raise UsageError(
@@ -191,7 +228,7 @@ def _checkpoint(model: str, scratch: Path) -> "LocalCheckpoint":
                 fix="--model random, or a hub id such as Qwen/Qwen2.5-Omni-3B",
             )
         return replace(resolve(str(EMBEDDED)), model=TINY)
-    return resolve(model)
+    return resolve(model, weights=weights)
 
 
 def _random_size(model: str) -> str | None:

@@ -79,7 +79,8 @@ class ExportRequest:
         depends = {
             "model": self.checkpoint.model,
             "revision": self.checkpoint.revision,
-            "files": digest_of_files(self.checkpoint.folder, "*"),
+            "files": [digest_of_files(folder, "*") for folder in self.checkpoint.folders],
+            "mute": self.checkpoint.mute,
             "recipe": self.recipe,
             "target": self.target,
             "calibration": self.calibration,
@@ -100,11 +101,12 @@ def export(request: ExportRequest, report: Report) -> Manifest:
         store = ArtifactStore(staged.folder, request.key(), bundle=staged.new)
         meter = ProgressMeter(report)
         meter.prepare("reading the checkpoint")
-        source = read_config(request.checkpoint.folder)
+        local = request.checkpoint
+        source = read_config(local.folder, speech_from=local.speech_from, mute=local.mute)
         writer = GraphWriter(
             staged.folder / SCRATCH, request.recipe, request.target, request.calibration
         )
-        planned = plan.make(request.checkpoint.folder, source, writer)
+        planned = plan.make(local, source, writer)
         finished = store.finished(artifact.name for artifact in planned.artifacts)
         licence = _write_small_files(request, planned, store.bundle)
         artifacts = _write_artifacts(planned, finished, store, meter)
@@ -169,7 +171,7 @@ def _manifest(
         format=FORMAT,
         name=request.destination.name,
         exporter=f"pocket-omni {_version()}",
-        origin=Origin(model=checkpoint.model, revision=checkpoint.revision, licence=licence),
+        origin=Origin(model=checkpoint.origin, revision=checkpoint.revision, licence=licence),
         recipe=request.recipe.name,
         recipe_rules=msgspec.Raw(msgspec.json.encode(request.recipe)),
         target=request.target,

@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Struct
 
 from omni_export.source import (
+    INVALID,
     DecoderSource,
     SourceConfig,
     SpeechSource,
@@ -71,8 +72,11 @@ PRESETS = {
 }
 DEFAULT_PRESET = "balanced"
 
-GENERATION = "generation_config.json"
-DOWNLOAD_AGAIN = "download the checkpoint again"
+GENERATION, PROCESSOR = "generation_config.json", "processor_config.json"
+IMAGE_KEYS = (
+    *("image_mean", "image_std", "patch_size", "temporal_patch_size", "merge_size"),
+    *("size", "min_pixels", "max_pixels"),
+)
 
 Record = TypeVar("Record", bound=Struct)
 
@@ -98,13 +102,32 @@ class Preprocessor(Struct, frozen=True):
 
 
 def read_preprocessor(folder: Path) -> Preprocessor:
-    """Read the file. Raises OmniError if it is missing or lacks a key."""
-    raw = read_json(folder / "preprocessor_config.json")
+    """Read the file, in the format of transformers 4 or 5.
+
+    Raises OmniError if it is missing or lacks a key.
+    """
+    name = "preprocessor_config.json"
+    if not (folder / name).is_file() and (folder / PROCESSOR).is_file():
+        name, raw = PROCESSOR, _merged(read_json(folder / PROCESSOR))
+    else:
+        raw = read_json(folder / name)
     size = raw.get("size")
     if isinstance(size, dict):  # the format of newer releases
         raw.setdefault("min_pixels", size.get("shortest_edge", size.get("min_pixels")))
         raw.setdefault("max_pixels", size.get("longest_edge", size.get("max_pixels")))
-    return _convert(raw, Preprocessor, "preprocessor_config.json")
+    return _convert(raw, Preprocessor, name)
+
+
+def _merged(processor: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of audio and images, which transformers 5 keeps in two sections.
+
+    It repeats keys of each in the other, where they have no effect.
+    """
+    audio, images = (processor.get(part) for part in ("feature_extractor", "image_processor"))
+    if not isinstance(audio, dict) or not isinstance(images, dict):
+        raise OmniError(f"{PROCESSOR} lacks feature_extractor or image_processor", fix=INVALID)
+    pixels = {key: images[key] for key in IMAGE_KEYS if key in images}
+    return {key: value for key, value in audio.items() if key not in IMAGE_KEYS} | pixels
 
 
 def read_generation(folder: Path) -> dict[str, Any]:
@@ -118,12 +141,16 @@ def model_config(
     source: SourceConfig,
     voices: dict[str, Voice],
     rotary_frequencies: FloatArray | None,
+    talker_generation: dict[str, Any],
 ) -> ModelConfig:
-    """Build the configuration. `rotary_frequencies` are those of the DiT; None without speech."""
+    """Build the configuration. `rotary_frequencies` are those of the DiT; None without speech.
+
+    `talker_generation`: the generation_config.json of the checkpoint with the Talker.
+    """
     preprocessor, generation = read_preprocessor(folder), read_generation(folder)
     speech = None
     if source.speech is not None and rotary_frequencies is not None:
-        sampling = _talker_sampling(generation)
+        sampling = _talker_sampling(talker_generation)
         speech = _speech(source.speech, voices, rotary_frequencies, sampling)
     return ModelConfig(
         thinker=ThinkerConfig(
@@ -183,7 +210,7 @@ def _eos(source: SourceConfig, generation: dict[str, Any]) -> tuple[int, ...]:
     """
     found = {*source.eos, *eos_ids(generation, GENERATION)}
     if not found:
-        raise OmniError("config.json: thinker_config has no eos_token_id", fix=DOWNLOAD_AGAIN)
+        raise OmniError("config.json: thinker_config has no eos_token_id", fix=INVALID)
     return tuple(sorted(found))
 
 
@@ -261,4 +288,4 @@ def _convert(raw: object, kind: type[Record] | Any, where: str) -> Any:
     try:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:
-        raise OmniError(f"{where}: {error}", fix=DOWNLOAD_AGAIN) from None
+        raise OmniError(f"{where}: {error}", fix=INVALID) from None

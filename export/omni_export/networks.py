@@ -1,11 +1,10 @@
 """The networks of a bundle, and the names of their tensors in the checkpoint."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 
 from onnxscript import nn
 
-from omni_export.checkpoint import Checkpoint
 from omni_export.graphs.audio_encoder import AudioEncoder
 from omni_export.graphs.decoder import Talker, Thinker
 from omni_export.graphs.dit import Dit
@@ -32,8 +31,11 @@ class Network:
     part: str = ""
 
 
-def networks(source: SourceConfig, checkpoint: Checkpoint) -> Iterator[Network]:
-    """Yield the networks of the bundle one by one, so that only one is in memory."""
+def networks(source: SourceConfig, checkpoint: Container[str]) -> Iterator[Network]:
+    """Yield the networks of the bundle one by one, so that only one is in memory.
+
+    `checkpoint` tells which tensors there are; without `LM_HEAD` the embedding table is used twice.
+    """
     yield Network("audio_encoder", AudioEncoder(source.audio), "thinker.audio_tower.")
     yield Network("vision_encoder", VisionEncoder(source.vision), "thinker.visual.")
     tied = {} if LM_HEAD in checkpoint else {LM_HEAD: THINKER_TABLE}

@@ -16,18 +16,21 @@ from omni_export.artifacts import Artifact, Written
 from omni_export.build import build
 from omni_export.checkpoint import Checkpoint
 from omni_export.graph_files import GraphWriter, weights
-from omni_export.model_config import PRESETS, model_config
+from omni_export.hub import LocalCheckpoint
+from omni_export.model_config import PRESETS, model_config, read_generation
 from omni_export.networks import TALKER_TABLE, networks
 from omni_export.source import SourceConfig, SpeechSource
 from omni_export.speech import (
-    DIT,
     THINKER_TABLE,
+    VOICES,
     InputProjection,
     TimeModulation,
     Voice,
     code_table,
     modulation_times,
     read_voices,
+    require_speech,
+    rotary_frequencies,
 )
 from omni_quantize import nbits, tables
 from omni_runtime.arrays import FloatArray
@@ -39,7 +42,7 @@ from omni_runtime.inputs.tokenizer import Tokenizer
 DROPPED = {"thinker.audio_tower.audio_bos_eos_token.": "the reference never reads it"}
 """Unused tensors, by name or prefix, with the reason."""
 
-SILENT = "config.json disables speech (enable_audio_output)"
+SILENT = "the bundle does not speak: --mute, or enable_audio_output of config.json"
 
 Advance = Callable[[int], None]
 
@@ -56,13 +59,14 @@ class Plan:
     artifacts: tuple[Artifact, ...]
 
 
-def make(folder: Path, source: SourceConfig, writer: GraphWriter) -> Plan:
-    """Plan the bundle of the checkpoint in `folder`.
+def make(local: LocalCheckpoint, source: SourceConfig, writer: GraphWriter) -> Plan:
+    """Plan the bundle of a checkpoint.
 
     Raises OmniError if the checkpoint is incomplete, damaged, or has unused tensors, and UsageError
     if a rule of the recipe does not apply.
     """
-    checkpoint = Checkpoint(folder)
+    folder, voiced = local.folder, local.speech_folder
+    checkpoint = Checkpoint(folder, adapter=local.adapter, speech_from=local.speech_from)
     checkpoint.drop(DROPPED)
     shape = (source.text.vocab_size, source.text.hidden_size)
     rows = checkpoint.claim(THINKER_TABLE, shape, "table").rows
@@ -72,12 +76,12 @@ def make(folder: Path, source: SourceConfig, writer: GraphWriter) -> Plan:
     if (speech := source.speech) is None:
         checkpoint.drop({"talker.": SILENT, "token2wav.": SILENT})
     else:
+        require_speech(checkpoint, folder)
         projection = InputProjection(checkpoint, speech.dit)
-        voices = read_voices(folder / "spk_dict.pt", checkpoint, speech, projection)
-        half = (speech.dit.head_dim // 2,)
-        frequencies = checkpoint.claim(DIT + "rotary_embed.inv_freq", half).read()
+        voices = read_voices(voiced / VOICES, checkpoint, speech, projection)
+        frequencies = rotary_frequencies(checkpoint, speech)
         artifacts += _speech_tables(writer, checkpoint, speech, projection)
-    config = model_config(folder, source, voices, frequencies)
+    config = model_config(folder, source, voices, frequencies, read_generation(voiced))
 
     def calibrate(thinker: ir.Model, wanted: set[str]) -> nbits.Measure:
         tokenizer = Tokenizer(folder / "tokenizer.json", config.thinker.tokens)

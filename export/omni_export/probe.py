@@ -17,6 +17,7 @@ from omni_runtime.bundle.contracts import GraphContract
 from omni_runtime.bundle.manifest import QuantizationError
 from omni_runtime.engine.kv_cache import RotaryTable
 from omni_runtime.engine.session import SessionOptions, open_session
+from omni_runtime.inputs.mel import MIN_FRAMES
 from omni_runtime.inputs.pixels import vision_geometry
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -55,7 +56,7 @@ def inputs(
     random = np.random.default_rng(0)
     sizes = {
         "blocks": 2,
-        "mel_frames": 200,
+        "mel_frames": config.audio.block_frames if config.audio else 1,
         "rows": ROWS,
         "capacity": ROWS,
         "branches": 2,
@@ -80,7 +81,9 @@ def inputs(
 def _valid_inputs(graph: str, arrays: Arrays, config: ModelConfig) -> Arrays:
     """Return the inputs whose values must be valid."""
     if graph == "audio_encoder":
-        return {"frames": np.array([200, 137], np.int32), "mel": arrays["mel"] * np.float32(0.5)}
+        full = arrays["mel"].shape[2]  # one block is not full
+        frames = np.array([full, max(full * 2 // 3, MIN_FRAMES)], np.int32)
+        return {"frames": frames, "mel": arrays["mel"] * np.float32(0.5)}
     if graph == "vision_encoder":
         assert config.vision is not None
         geometry = vision_geometry([GRID], config.vision)

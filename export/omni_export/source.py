@@ -2,8 +2,9 @@
 
 Each record lists the keys that the export needs. A missing key or a wrong type is an error that
 names the key. There are no defaults, since a wrong default would give a bundle that loads but
-replies nonsense. Both formats of the rotary settings are read: `rope_scaling` with `rope_theta`
-(published checkpoints) and `rope_parameters` (transformers 5).
+replies nonsense. A Thinker that was saved alone has its section as the whole file. Both formats of
+the rotary settings are read: `rope_scaling` with `rope_theta` (published checkpoints) and
+`rope_parameters` (transformers 5).
 """
 
 import json
@@ -13,9 +14,10 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct
 
+from omni_export import kinds
 from omni_runtime.errors import OmniError, UsageError
 
-SUPPORTED_TYPE = "qwen2_5_omni"
+INVALID = "use the file of the published checkpoint, or the one that was saved with these weights"
 
 Record = TypeVar("Record", bound=Struct)
 
@@ -143,7 +145,8 @@ class SpeechSource(Struct, frozen=True):
 class SourceConfig(Struct, frozen=True):
     """The keys of config.json that the export needs.
 
-    `eos` are the ids in the Thinker's section that end a reply.
+    `eos` are the ids in the Thinker's section that end a reply. `speech` is None for a Thinker that
+    was saved alone, and where speech is switched off or left out.
     """
 
     audio: AudioSource
@@ -159,10 +162,7 @@ def read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise OmniError(
-            f"{path.parent} has no {path.name}, so it is not a Hugging Face checkpoint",
-            fix="give --model a folder with config.json and *.safetensors, or a hub id",
-        ) from None
+        raise kinds.missing(path) from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -170,32 +170,32 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(read_bytes(path).decode("utf-8"))
     except (ValueError, OSError) as error:
-        raise OmniError(
-            f"{path} cannot be read as JSON: {error}", fix="download the checkpoint again"
-        ) from None
+        raise OmniError(f"{path} cannot be read as JSON: {error}", fix=INVALID) from None
     if not isinstance(found, dict):
-        raise OmniError(f"{path} is not a JSON object", fix="download the checkpoint again")
+        raise OmniError(f"{path} is not a JSON object", fix=INVALID)
     return found
 
 
-def read_config(folder: Path) -> SourceConfig:
-    """Read config.json of the checkpoint in `folder`.
+def read_config(
+    folder: Path, *, speech_from: Path | None = None, mute: bool = False
+) -> SourceConfig:
+    """Read config.json of the checkpoint in `folder`, and that of the checkpoint with its speech.
+
+    `speech_from`: take the Talker and all after it from that checkpoint. `mute`: leave them out.
 
     Raises:
-        UsageError: another model type, or a setting that the graphs do not implement.
+        UsageError: another kind of model, a setting that the graphs do not implement, or a
+            `speech_from` that belongs to another size of model.
         OmniError: the file is missing or not JSON, or a key is missing or has the wrong type.
     """
-    raw = read_json(folder / "config.json")
-    kind = raw.get("model_type")
-    if kind != SUPPORTED_TYPE:
-        raise UsageError(
-            f"{folder} holds a model of type {kind!r}; only {SUPPORTED_TYPE!r} can be exported",
-            fix="for example --model Qwen/Qwen2.5-Omni-3B",
-        )
-    section = _Section(raw, "config.json")
-    thinker = section.inside("thinker_config")
+    section = _Section(read_json(folder / "config.json"), "config.json")
+    kinds.require_supported(section.raw, folder)
+    complete = section.raw["model_type"] == kinds.COMPLETE
+    thinker = section.inside("thinker_config") if complete else section
     speech = None
-    if section.flag("enable_audio_output"):
+    if speech_from is not None:
+        speech = _speech_of(speech_from)
+    elif complete and not mute and section.flag("enable_audio_output"):
         speech = _read_speech(section)
     config = SourceConfig(
         audio=thinker.inside("audio_config").read(AudioSource),
@@ -209,6 +209,17 @@ def read_config(folder: Path) -> SourceConfig:
     return config
 
 
+def _speech_of(folder: Path) -> SpeechSource:
+    section = _Section(read_json(folder / "config.json"), "config.json of --speech-from")
+    kinds.require_supported(section.raw, folder)
+    if section.raw["model_type"] != kinds.COMPLETE:
+        raise UsageError(
+            f"{folder} is {kinds.name_of(section.raw)}, without speech",
+            fix="give --speech-from a complete checkpoint, for example the published one",
+        )
+    return _read_speech(section)
+
+
 def eos_ids(raw: dict[str, Any], where: str) -> tuple[int, ...]:
     """Return `eos_token_id` of a section: one id, several, or none. Raises OmniError."""
     found = raw.get("eos_token_id")
@@ -216,9 +227,7 @@ def eos_ids(raw: dict[str, Any], where: str) -> tuple[int, ...]:
     try:
         return msgspec.convert(listed, tuple[int, ...])
     except msgspec.ValidationError as error:
-        raise OmniError(
-            f"{where}: eos_token_id: {error}", fix="download the checkpoint again"
-        ) from None
+        raise OmniError(f"{where}: eos_token_id: {error}", fix=INVALID) from None
 
 
 def _read_speech(section: "_Section") -> SpeechSource:
@@ -270,7 +279,7 @@ class _Section:
         return _Section(flat, self.path).read(DecoderSource)
 
     def _error(self, what: str) -> OmniError:
-        return OmniError(f"{self.path}: {what}", fix="download the checkpoint's config.json again")
+        return OmniError(f"{self.path}: {what}", fix=INVALID)
 
 
 def _check_supported(config: SourceConfig) -> None:
@@ -284,6 +293,13 @@ def _check_supported(config: SourceConfig) -> None:
     decoders = {"text_config": config.text}
     if config.speech is not None:
         decoders["talker_config"] = config.speech.talker
+        width = config.speech.talker_ids.embedding_size
+        if width != config.text.hidden_size:
+            raise UsageError(
+                f"the Talker reads states of width {width}, but the Thinker has "
+                f"{config.text.hidden_size}: they belong to models of different size",
+                fix="give --speech-from the checkpoint that this one was trained from",
+            )
     for name, decoder in decoders.items():
         wanted += [
             (f"{name}.hidden_act", decoder.hidden_act, "silu"),

@@ -37,7 +37,11 @@ SAMPLE_RATE = 24000  # only in the documentation of the reference
 THINKER_TABLE = "thinker.model.embed_tokens.weight"
 VOICE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # used as a file name on all systems
 MIN_FRAMES = 5  # minimum for the reflect padding of the voice encoder's widest dilation
+VOICES = "spk_dict.pt"
 VOICE_FIX = "get spk_dict.pt from the repository of the checkpoint"
+SPEECH_FIX = "take speech from another checkpoint (--speech-from), or leave it out (--mute)"
+ROTARY = DIT + "rotary_embed.inv_freq"
+ROTARY_THETA = 10000.0  # the default of the reference
 
 
 @dataclass(frozen=True)
@@ -56,12 +60,27 @@ class Voice:
 class InputProjection:
     """The columns of the DiT's input projection that multiply constants."""
 
-    def __init__(self, checkpoint: Checkpoint, config: DitSource) -> None:
+    @staticmethod
+    def shapes(config: DitSource) -> dict[str, tuple[int, ...]]:
+        """Return the tensors that it reads."""
         shape = (config.hidden_size, config.input_width)
-        weight = checkpoint.claim(PROJECTION + "weight", shape, "constant columns").read()
+        return {PROJECTION + "weight": shape, PROJECTION + "bias": shape[:1]}
+
+    def __init__(self, checkpoint: Checkpoint, config: DitSource) -> None:
+        (matrix, shape), (bias, width) = self.shapes(config).items()
+        weight = checkpoint.claim(matrix, shape, "constant columns").read()
         ends = np.cumsum([config.mel_dim, config.enc_dim, config.emb_dim])
         _, self.voice, self.code, self.speaker = np.split(weight, ends, axis=1)
-        self.bias = checkpoint.claim(PROJECTION + "bias", shape[:1]).read()
+        self.bias = checkpoint.claim(bias, width).read()
+
+
+def require_speech(checkpoint: Checkpoint, folder: Path) -> None:
+    """Raise OmniError if the checkpoint has only the Thinker's weights."""
+    if not checkpoint.shapes("talker."):
+        raise OmniError(
+            f"{folder} has the weights of the Thinker alone, but its config.json has speech",
+            fix=SPEECH_FIX,
+        )
 
 
 def read_voices(
@@ -72,7 +91,8 @@ def read_voices(
         entries: Any = torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError:
         raise OmniError(
-            f"the checkpoint has no {path.name}, which has the voices", fix=VOICE_FIX
+            f"the checkpoint has no {path.name}, which has the voices",
+            fix=f"{VOICE_FIX}; or {SPEECH_FIX}",
         ) from None
     except Exception as error:  # pickle may raise any exception
         reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -117,8 +137,25 @@ def _problem(name: object, entry: Any, dit: DitSource, vocabulary: int) -> str |
     return None
 
 
+def voice_encoder_shapes(speech: SpeechSource) -> dict[str, tuple[int, ...]]:
+    """Return the tensors of the voice encoder."""
+    with torch.device("meta"):
+        state = _untrained_encoder(speech).state_dict()
+    return {VOICE_ENCODER + name: tuple(value.shape) for name, value in state.items()}
+
+
 def _voice_encoder(checkpoint: Checkpoint, speech: SpeechSource) -> torch.nn.Module:
     """Load the voice encoder of transformers. It runs only during the export."""
+    encoder = _untrained_encoder(speech)
+    state = {
+        name: torch.from_numpy(checkpoint.claim(VOICE_ENCODER + name, tuple(value.shape)).read())
+        for name, value in encoder.state_dict().items()
+    }
+    encoder.load_state_dict(state)
+    return encoder.eval()
+
+
+def _untrained_encoder(speech: SpeechSource) -> torch.nn.Module:
     from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import (  # noqa: PLC0415
         Qwen2_5OmniDiTConfig,
     )
@@ -127,12 +164,12 @@ def _voice_encoder(checkpoint: Checkpoint, speech: SpeechSource) -> torch.nn.Mod
     )
 
     encoder: torch.nn.Module = ECAPA_TimeDelayNet(Qwen2_5OmniDiTConfig(**speech.dit_raw))
-    state = {
-        name: torch.from_numpy(checkpoint.claim(VOICE_ENCODER + name, tuple(value.shape)).read())
-        for name, value in encoder.state_dict().items()
-    }
-    encoder.load_state_dict(state)
-    return encoder.eval()
+    return encoder
+
+
+def code_table_shape(config: DitSource) -> dict[str, tuple[int, ...]]:
+    """Return the tensor that `code_table` reads."""
+    return {DIT + "text_embed.codec_embed.weight": (config.num_embeds + 1, config.emb_dim)}
 
 
 def code_table(
@@ -142,34 +179,55 @@ def code_table(
 
     Row 0 is the null code.
     """
-    shape = (config.num_embeds + 1, config.emb_dim)
-    table = checkpoint.claim(DIT + "text_embed.codec_embed.weight", shape).read()
+    ((name, shape),) = code_table_shape(config).items()
+    table = checkpoint.claim(name, shape).read()
     return table @ projection.code.T
+
+
+def rotary_frequencies(checkpoint: Checkpoint, speech: SpeechSource) -> FloatArray:
+    """Return the rotary frequencies of the DiT, float32 (head_dim / 2,).
+
+    Checkpoints that transformers 5 wrote lack them, since they are not learned.
+    """
+    width = speech.dit.head_dim
+    if ROTARY in checkpoint:
+        return checkpoint.claim(ROTARY, (width // 2,)).read()
+    rope = speech.dit_raw.get("rope_parameters") or {}
+    theta = float(rope.get("rope_theta", ROTARY_THETA))
+    return (1.0 / theta ** (torch.arange(0, width, 2, dtype=torch.float32) / width)).numpy()
 
 
 class TimeModulation:
     """Scales, shifts and gates of all DiT layers. They depend only on the time."""
 
-    def __init__(self, checkpoint: Checkpoint, config: DitSource) -> None:
+    @staticmethod
+    def shapes(config: DitSource) -> dict[str, tuple[int, ...]]:
+        """Return the tensors that it reads: pairs of weight and bias, in the order of use."""
         width = config.hidden_size
-        claim = checkpoint.claim
-        self.config = config
-        self._time_mlp = [
-            (
-                claim(f"{DIT}time_embed.time_mlp.{index}.weight", (width, inputs)).read(),
-                claim(f"{DIT}time_embed.time_mlp.{index}.bias", (width,)).read(),
-            )
-            for index, inputs in ((0, TIME_FREQUENCIES), (2, width))
-        ]
         names = [f"transformer_blocks.{i}.attn_norm" for i in range(config.num_hidden_layers)]
         rows = [MODULATION_ROWS] * len(names) + [FINAL_MODULATION_ROWS]
-        self._layers = [
-            (
-                claim(f"{DIT}{name}.linear.weight", (count * width, width)),
-                claim(f"{DIT}{name}.linear.bias", (count * width,)),
-            )
-            for name, count in zip([*names, "norm_out"], rows, strict=True)
+        pairs = [
+            *(
+                (f"time_embed.time_mlp.{i}", n, width)
+                for i, n in ((0, TIME_FREQUENCIES), (2, width))
+            ),
+            *(
+                (f"{name}.linear", width, count * width)
+                for name, count in zip([*names, "norm_out"], rows, strict=True)
+            ),
         ]
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name, inputs, outputs in pairs:
+            shapes[f"{DIT}{name}.weight"] = (outputs, inputs)
+            shapes[f"{DIT}{name}.bias"] = (outputs,)
+        return shapes
+
+    def __init__(self, checkpoint: Checkpoint, config: DitSource) -> None:
+        self.config = config
+        handles = [checkpoint.claim(name, shape) for name, shape in self.shapes(config).items()]
+        pairs = list(zip(handles[::2], handles[1::2], strict=True))
+        self._time_mlp = [(weight.read(), bias.read()) for weight, bias in pairs[:2]]
+        self._layers = pairs[2:]
 
     @property
     def weights(self) -> int:

@@ -91,7 +91,16 @@ class Context:
         self.unread = TalkerRows(model.config.thinker.decoder.hidden_size)
         self.ids: list[int] = []
         self.position = 0
+        self._tails: dict[int, int] = {}
         self._speech_start: int | None = None
+
+    @property
+    def text_position(self) -> int:
+        """One more than the position of the last token.
+
+        `position` is more if the pictures of a clip outlast its sound and the text behind it.
+        """
+        return self._tails.get(self.length, self.position)
 
     @property
     def length(self) -> int:
@@ -135,6 +144,7 @@ class Context:
         self._add_rows(output.talker_rows, prompt.positions)
         self.ids += prompt.ids[-count:].tolist()
         self.position = prompt.next_position
+        self._note_tail(int(prompt.positions[0, -1]) + 1)
         return output.logits
 
     def push(self, token: int) -> None:
@@ -158,10 +168,13 @@ class Context:
 
     def reread_last(self) -> ThinkerOutput:
         """Read the last token once more, for its logits."""
-        token = self.ids[-1]
-        self.truncate(ContextMark(self.length - 1, self.position - 1))
+        token, position, tail = self.ids[-1], self.position, self.text_position
+        self.truncate(ContextMark(self.length - 1, tail - 1))
         self.push(token)
-        return self.forward()
+        output = self.forward()
+        self.position = position
+        self._note_tail(tail)
+        return output
 
     def check_speech_room(self, mark: ContextMark | None = None) -> None:
         """Raise ContextFullError when the Talker could not say anything behind `mark`."""
@@ -205,6 +218,9 @@ class Context:
         known = read + len(self.unread) if self._speaks else self.thinker.length
         self.thinker.truncate(min(self.thinker.length, mark.length, known))
         del self.ids[mark.length :]
+        self._tails = {
+            length: tail for length, tail in self._tails.items() if length <= mark.length
+        }
         self.position = mark.position
 
     def replace_start(self, stop: int, start: "Context") -> Generator[None, None, None]:
@@ -221,6 +237,8 @@ class Context:
             self.unread.replace_start(stop, start.unread)
         self.thinker.replace_start(stop, start.thinker)
         self.ids[:stop] = start.ids
+        shift = stop - start.length
+        self._tails = {n - shift: tail for n, tail in self._tails.items() if n > stop}
 
     def fork(self, limit: int | None = None) -> "Context":
         """Return an independent copy, by default with the same limit."""
@@ -229,7 +247,7 @@ class Context:
         copy.thinker = self.thinker.fork(limit)
         copy.talker = self.talker.fork(limit) if self.talker is not None else None
         copy.unread = self.unread.fork()
-        copy.ids, copy.position = [*self.ids], self.position
+        copy.ids, copy.position, copy._tails = [*self.ids], self.position, {**self._tails}
         copy._speech_start = None
         if copy.talker is not None and self._speech_start is not None:
             copy.talker.truncate(self._speech_start)
@@ -249,6 +267,7 @@ class Context:
                 position=self.position,
                 rows=rows,
                 positions=positions,
+                tails=np.array([*self._tails.items()], np.int64).reshape(-1, 2),
             )
 
     @classmethod
@@ -265,6 +284,7 @@ class Context:
             context.ids = file["ids"].tolist()
             context.position = int(file["position"])
             context.unread.add(file["rows"], file["positions"])
+            context._tails = dict(file["tails"].tolist())
         return context
 
     def prefill(self, prompt: Prompt) -> FloatArray:
@@ -275,6 +295,10 @@ class Context:
         if self.talker is None:
             self.talker = self._model.talker.new_cache(self.limit)
         return self.talker
+
+    def _note_tail(self, tail: int) -> None:
+        if tail != self.position:
+            self._tails[self.length] = tail
 
     def _add_rows(self, rows: FloatArray, positions: IntArray) -> None:
         if self._speaks:

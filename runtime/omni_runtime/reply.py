@@ -98,7 +98,7 @@ class Reply:
         self._options = options
         self._speech_options = speech
         self._context = context
-        self._start = context.mark()
+        self._start, self._first_position = context.mark(), context.text_position
         self._clock = clock
         self._text_random = np.random.default_rng([options.seed, TEXT_STREAM])
         self._decoder = StreamDecoder(model.tokenizer)
@@ -203,10 +203,11 @@ class Reply:
             self._context.begin_speech(),
             model.speech.voices[options.voice],
             first_row,
-            self._start.position,
+            self._first_position,
             TalkerSettings(
                 options.sampling, options.max_codes, np.random.default_rng([seed, TALKER_STREAM])
             ),
+            self._start.position,
         )
 
     def _next_code(self, speech: CodecStream, sound: Code2Wav) -> Iterator[AudioEvent]:

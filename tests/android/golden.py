@@ -34,9 +34,9 @@ def _text(engine: Engine, inputs: Values) -> Values:
 
 def _picture(engine: Engine, inputs: Values) -> Values:
     clips = engine.ask("clips", clips=inputs["clips"])
-    size = engine.ask("sizes", sizes=[inputs["small"].shape[:2]])["image_sizes"][0]
+    size = engine.ask("sizes", sizes=[inputs["small"].shape[:2]], video_frames=[])["image_sizes"][0]
     return {
-        **engine.ask("sizes", sizes=inputs["sizes"]),
+        **engine.ask("sizes", sizes=inputs["sizes"], video_frames=inputs["video_frames"]),
         **engine.ask("picture", picture=inputs["picture"]),
         "clip_frames": [frames[:40] for frames, _ in clips],
         "clip_counts": [len(frames) for frames, _ in clips],

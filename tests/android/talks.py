@@ -80,7 +80,8 @@ class Script:
     def film(self, *, with_sound: bool = True) -> Values:
         frames = int(self._random.integers(1, 20))
         rate = int(self._random.integers(1, 6))
-        sound = self.wav(frames / rate) if with_sound else None
+        part = float(self._random.choice([1, 0.55]))  # the pictures may outlast the sound
+        sound = self.wav(part * frames / rate) if with_sound else None
         return {
             "video": {"frames": Tensor(self._pixels(frames, 16, 24)), "rate": rate, "sound": sound}
         }

@@ -241,15 +241,25 @@ def clip_frames(total: int, rate: float, config: dict[str, Any]) -> tuple[list[i
     wanted = total / rate * config["video_fps"]
     count = int(min(max(wanted, config["video_min_frames"]), limit)) // depth * depth
     count = max(count, min(depth, total))
-    numbers: list[int] = []
-    while len(numbers) * (total / count) < total:
-        numbers.append(int(single(len(numbers) * (total / count))))
+    last, step = single(total - 1), single((total - 1) / max(count - 1, 1))
+    numbers = [
+        round(single(i * step) if i < count // 2 else single(last - single((count - 1 - i) * step)))
+        for i in range(count)
+    ]
     thinned = wanted // depth * depth > count
     fps = count / (total / rate) if thinned else config["video_fps"]
-    return [number for number in numbers if number < total], fps
+    return numbers if count > 1 else [0], fps
 
 
-def size(h: int, w: int, low: int, high: int, factor: int) -> list[int]:
+def film_bounds(frames: int, config: dict[str, Any]) -> tuple[int, float]:
+    """Section 10."""
+    low, most = config["video_min_pixels"], config["video_max_pixels"]
+    token = (config["patch_size"] * config["merge_size"]) ** 2
+    share = 115200 * token * config["temporal_patch_size"] / frames
+    return low, max(min(most, share), min(int(1.05 * low), most))
+
+
+def size(h: int, w: int, low: int, high: float, factor: int) -> list[int]:
     """Section 9."""
     rows, columns = round(h / factor) * factor, round(w / factor) * factor
     if rows * columns > high:

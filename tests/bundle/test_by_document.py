@@ -143,10 +143,15 @@ def test_pictures(given: tuple[second.Bundle, dict[str, Case]]) -> None:
     bundle, cases = given
     config, case = bundle.model["vision"], cases["picture"]
     factor = config["patch_size"] * config["merge_size"]
-    for kind in ("image", "video"):
-        bounds = config[f"{kind}_min_pixels"], config[f"{kind}_max_pixels"], factor
-        sizes = [inputs.size(h, w, *bounds) for h, w in case.inputs["sizes"]]
-        agree(case, {f"{kind}_sizes": sizes})
+    bounds = config["image_min_pixels"], config["image_max_pixels"]
+    sizes = [inputs.size(h, w, *bounds, factor) for h, w in case.inputs["sizes"]]
+    agree(case, {"image_sizes": sizes})
+    films = [
+        inputs.size(h, w, *inputs.film_bounds(frames, config), factor)
+        for h, w in case.inputs["sizes"]
+        for frames in case.inputs["video_frames"]
+    ]
+    agree(case, {"video_sizes": films})
     clips = [inputs.clip_frames(total, rate, config) for total, rate in case.inputs["clips"]]
     agree(case, {"clip_frames": [numbers[:40] for numbers, _ in clips]})
     agree(case, {"clip_counts": [len(one) for one, _ in clips]})

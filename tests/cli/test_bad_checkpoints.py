@@ -81,6 +81,28 @@ def test_no_checkpoint(refused, here: Path, tmp_path: Path) -> None:
     refused("empty has no config.json, so it is not a Hugging Face", 1, tmp_path / "empty")
     refused("is neither a checkpoint folder nor a hub id", 2, tmp_path / "file")
     refused("is neither a checkpoint folder nor a hub id", 2, "nowhere")
+    for file, words in (
+        ("adapter_config.json", "is an adapter of PEFT, not a model (give --model the checkpoint"),
+        ("manifest.json", "is a bundle already"),
+        ("model-q4.gguf", "has GGUF files of llama.cpp"),
+        ("global_step12", "is a training state of DeepSpeed"),
+    ):
+        (tmp_path / "empty" / file).touch()
+        refused(words, 2, tmp_path / "empty")
+        (tmp_path / "empty" / file).unlink()
+
+
+def test_adapters_and_speech(omni, refused, here: Path, checkpoint: Path) -> None:
+    omni("export", "--mute", "--speech-from", "x").refused("not allowed with argument", 2)
+    ran = omni("export", "--model", checkpoint, "--speech-from", "nowhere")
+    ran.refused("'nowhere' is neither a checkpoint folder nor a hub id", 2)
+    ran = omni("export", "--model", checkpoint, "--check")
+    assert ran.code == 0 and ran.out.startswith("kind      Qwen2.5-Omni, float32\n"), ran
+    assert not list(here.iterdir())
+    (checkpoint / "spk_dict.pt").unlink()
+    omni("export", "--model", checkpoint, "--check").refused("--speech-from", 1)
+    ran = omni("export", "--model", checkpoint, "--check", "--adapter", here)
+    ran.refused("has no adapter_config.json, so it is not an adapter", 2)
 
 
 def test_configurations(refused, checkpoint: Path) -> None:
@@ -120,7 +142,7 @@ def test_shards(refused, checkpoint: Path) -> None:
     edit_json(index, lambda c: c["weight_map"].update({EMBEDDING: "../elsewhere.safetensors"}))
     refused("points outside its folder", 1)
     index.unlink()
-    refused("has neither model.safetensors.index.json nor model.safetensors", 1)
+    refused("has none of model.safetensors, pytorch_model.bin", 1)
 
 
 def test_tensors(refused, checkpoint: Path) -> None:

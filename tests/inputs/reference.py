@@ -1,15 +1,12 @@
 """The reference side of the parity tests: a tiny tokenizer, and transformers' own processor.
 
 torchvision is not installable beside the CPU build of torch, so videos go through the slow image
-processor's `videos=` path, and the video processor's sampling formula is imported with an empty
-stand-in for torchvision.
+processor's `videos=` path. `official.py` has the sampling of frames.
 """
 
-import importlib
-import sys
 from functools import partial
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -230,26 +227,3 @@ def rope_index(
         torch.tensor(seconds, dtype=torch.float32),
     )
     return positions[:, 0].numpy(), len(ids) + int(delta)
-
-
-def sample_frames(total: int, fps: float) -> np.ndarray:
-    """Call Qwen2VLVideoProcessor.sample_frames with the configuration of these tests."""
-    names = ["torchvision", "torchvision.transforms", "torchvision.transforms.v2"]
-    for name in [n for n in names if n not in sys.modules]:
-        sys.modules[name] = ModuleType(name)
-    sys.modules["torchvision.transforms.v2"].functional = ModuleType("functional")
-    try:
-        module = "transformers.models.qwen2_vl.video_processing_qwen2_vl"
-        cls = importlib.import_module(module).Qwen2VLVideoProcessor
-    finally:
-        for name in names:
-            sys.modules.pop(name, None)
-    fake = SimpleNamespace(
-        num_frames=None,
-        fps=VISION.video_fps,
-        temporal_patch_size=VISION.temporal_patch_size,
-        min_frames=VISION.video_min_frames,
-        max_frames=VISION.video_max_frames,
-    )
-    indices = cls.sample_frames(fake, SimpleNamespace(total_num_frames=total, fps=fps))
-    return indices.numpy()

@@ -152,4 +152,4 @@ def test_videos_that_cannot_seek(
     clip = load_video(path, VISION)
     assert (clip.audio is not None) == (sound is not None)
     means = clip.frames.mean(axis=(1, 2, 3))
-    np.testing.assert_allclose(means, [0, 36, 75, 111], atol=4)
+    np.testing.assert_allclose(means, [0, 48, 99, 147], atol=4)

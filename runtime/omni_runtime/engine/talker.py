@@ -69,9 +69,14 @@ class Talker:
         first_row: FloatArray,
         position: int,
         settings: TalkerSettings,
+        following: int = 0,
     ) -> "CodecStream":
-        """Start the speech of a reply whose first row is `first_row` (input_size,)."""
-        return CodecStream(self, cache, text_bos, first_row, position, settings)
+        """Start the speech of a reply whose first row is `first_row` (input_size,).
+
+        The voice and the first row continue the text, from `position` on. The rows after them are
+        at `following` or later, which is behind all pictures of the prompt, as in the reference.
+        """
+        return CodecStream(self, cache, text_bos, first_row, position, settings, following)
 
     def codec(self, code: int) -> FloatArray:
         """Embedding of a code, (input_size,)."""
@@ -103,11 +108,12 @@ class CodecStream:
         first_row: FloatArray,
         position: int,
         settings: TalkerSettings,
+        following: int,
     ) -> None:
         config = talker.config
         self._talker = talker
         self._cache = cache
-        self._position = position
+        self._position, self._following = position, following
         self._settings = settings
         self._rows: list[FloatArray] = []
         self._text_ended = False
@@ -146,7 +152,7 @@ class CodecStream:
         if self.codes:
             self._next_rows = (self._talker.codec(self.codes[-1]) + self._reply_row())[None]
         self.logits = self._talker.logits(self._cache, self._next_rows, self._position)
-        self._position += len(self._next_rows)
+        self._position = max(self._position + len(self._next_rows), self._following)
         code = self._talker.sample_code(self.logits, self._seen, self._settings)
         if code in self._talker.config.codec_eos:
             self.ended = self.complete = True

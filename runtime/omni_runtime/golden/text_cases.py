@@ -28,6 +28,7 @@ from omni_runtime.rotary import cos_sin
 Cases = dict[str, Case]
 """Cases computed so far; later cases use their inputs and outputs."""
 
+VIDEO_FRAMES = [4, 400, 768]
 SIZES = [[30, 40], [61, 90], [224, 224], [1080, 1920], [56, 2000], [4000, 6000]]
 CLIPS = [[14, 3.0], [250, 25.0], [3, 1.0], [1, 30.0], [100000, 29.97]]
 SYSTEM_MESSAGE = {"role": "system", "parts": [{"text": "Be brief."}]}
@@ -143,7 +144,13 @@ def mel(model: Model, inputs: Values) -> Values:
 
 def picture_inputs(_model: Model, _cases: Cases) -> Values:
     small = Tensor(samples.pixels(30, 40))
-    return {"picture": samples.picture(61, 90), "small": small, "sizes": SIZES, "clips": CLIPS}
+    return {
+        "picture": samples.picture(61, 90),
+        "small": small,
+        "sizes": SIZES,
+        "video_frames": VIDEO_FRAMES,
+        "clips": CLIPS,
+    }
 
 
 def picture(model: Model, inputs: Values) -> Values:
@@ -161,7 +168,11 @@ def picture(model: Model, inputs: Values) -> Values:
     clips = [sample_frames(int(total), rate, config) for total, rate in inputs["clips"]]
     return {
         "image_sizes": [[*size(one)] for one in inputs["sizes"]],
-        "video_sizes": [[*video_size(h, w, config)] for h, w in inputs["sizes"]],
+        "video_sizes": [
+            [*video_size(h, w, n, config)]
+            for h, w in inputs["sizes"]
+            for n in inputs["video_frames"]
+        ],
         "clip_frames": [indices.tolist()[:40] for indices, _ in clips],
         "clip_counts": [len(indices) for indices, _ in clips],
         "clip_rates": [fps for _, fps in clips],

@@ -25,6 +25,12 @@ Grid = tuple[int, int, int]
 
 _CHANNELS = 3
 
+_VIDEO_TOKENS = 0.9 * 128_000
+"""Tokens of all frames of a video: many frames become small ones. From qwen_omni_utils."""
+
+_LEAST_ROOM = 1.05
+"""The limit of a frame is at least this much above the least size. From qwen_omni_utils."""
+
 
 @dataclass(frozen=True)
 class Patches:
@@ -64,7 +70,7 @@ class VisionGeometry:
 
 
 def smart_resize(
-    height: int, width: int, factor: int, min_pixels: int, max_pixels: int
+    height: int, width: int, factor: int, min_pixels: int, max_pixels: float
 ) -> tuple[int, int]:
     """Return the nearest size in multiples of `factor` whose area is within the pixel limits.
 
@@ -92,10 +98,17 @@ def require_aspect_ratio(height: int, width: int) -> None:
         )
 
 
-def video_size(height: int, width: int, config: VisionConfig) -> tuple[int, int]:
-    """Return the (height, width) to which the frames of a video are resized."""
+def video_size(height: int, width: int, frames: int, config: VisionConfig) -> tuple[int, int]:
+    """Return the (height, width) to which the sampled frames of a video are resized.
+
+    All `frames` share a budget, which makes them smaller from about 300 frames on. Source:
+    fetch_video of qwen_omni_utils.
+    """
     factor = config.patch_size * config.merge_size
-    return smart_resize(height, width, factor, config.video_min_pixels, config.video_max_pixels)
+    least, most = config.video_min_pixels, config.video_max_pixels
+    share = _VIDEO_TOKENS * factor**2 / frames * config.temporal_patch_size
+    limit = max(min(most, share), min(int(least * _LEAST_ROOM), most))
+    return smart_resize(height, width, factor, least, limit)
 
 
 def resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -122,7 +135,7 @@ def video_patches(frames: NDArray[np.uint8], config: VisionConfig) -> Patches:
 
     Raises MediaError when the aspect ratio exceeds 200 : 1.
     """
-    size = video_size(frames.shape[1], frames.shape[2], config)
+    size = video_size(frames.shape[1], frames.shape[2], len(frames), config)
     return patches(np.stack([resize(frame, size) for frame in frames]), config)
 
 

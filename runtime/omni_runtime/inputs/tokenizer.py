@@ -29,6 +29,7 @@ class Tokenizer:
     def __init__(self, path: str | PathLike[str], tokens: SpecialTokens) -> None:
         """Load `path`. `tokens` are special even if the file does not mark them.
 
+        A token that ends a reply may also be an ordinary one of the vocabulary; it stays ordinary.
         Raises BundleError when the file cannot be read or lacks one of `tokens`.
         """
         try:
@@ -41,7 +42,8 @@ class Tokenizer:
         self._backend.encode_special_tokens = True
         added = self._backend.get_added_tokens_decoder()
         self.special: dict[str, int] = {t.content: i for i, t in added.items() if t.special}
-        missing = sorted(_control_tokens(tokens) - set(self.special.values()))
+        known = {i for i in tokens.eos if self._backend.id_to_token(i) is not None}
+        missing = sorted(_control_tokens(tokens) - {*self.special.values(), *known})
         if missing:
             raise BundleError(
                 f"{path} lacks the tokens {', '.join(map(str, missing))} of the configuration",

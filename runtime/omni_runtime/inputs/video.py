@@ -3,11 +3,10 @@
 Not the model's preprocessing (`pixels.py`, `mel.py`). A video may be far larger than the model's
 context, so only the sampled frames are kept, resized for the encoder.
 
-Every failure is a MediaError of one line. Source: Qwen2VLVideoProcessor.sample_frames.
+Every failure is a MediaError of one line. Source: fetch_video of qwen_omni_utils 0.0.9.
 """
 
 import logging
-import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -90,7 +89,7 @@ def load_video(
         with open_container(file, "video") as (container, name):
             stream = _picture_stream(container, name)
             sampled = _decode_frames(container, stream, times, times.shown(indices), name)
-            frames = _images(sampled, config)
+            frames = _images(sampled, len(indices), config)
         audio = None
         if sample_rate is not None and has_sound:
             try:
@@ -113,7 +112,7 @@ def _load_animation(
     size = animation_size(file, name)
     _require_supported_size(*size, len(indices), config, max_tokens, name)
     numbers = np.searchsorted(times.times, times.shown(indices)).tolist()
-    shape = video_size(size[1], size[0], config)
+    shape = video_size(size[1], size[0], len(indices), config)
     images = {
         number: resize(image, shape) for number, image in animation_frames(file, set(numbers), name)
     }
@@ -126,9 +125,8 @@ def sample_frames(total: int, rate: float, config: VisionConfig) -> tuple[IntArr
 
     `total` and `rate` are the number of frames of the video and its frame rate.
 
-    The indices equal Qwen2VLVideoProcessor.sample_frames. Its float32 arange depends on the vector
-    width of the CPU, so one index may be off by one in 1 of 2000 clips. A video of one frame, which
-    the reference rejects, returns that frame.
+    The indices equal smart_nframes and linspace of qwen_omni_utils, so the first and the last frame
+    are among them. A video of one frame, which the reference rejects, returns that frame.
 
     The returned rate is `config.video_fps`, as the reference assumes. If `video_max_frames` or the
     length of the video allows fewer frames, it is the true rate; otherwise video and audio would
@@ -139,11 +137,20 @@ def sample_frames(total: int, rate: float, config: VisionConfig) -> tuple[IntArr
     wanted = total / rate * config.video_fps
     count = int(min(max(wanted, config.video_min_frames), limit)) // depth * depth
     count = max(count, min(depth, total))
-    step = total / count
-    indices = (np.arange(math.ceil(total / step)) * step).astype(np.float32).astype(np.int64)
     thinned = wanted // depth * depth > count
     fps = count / (total / rate) if thinned else config.video_fps
-    return indices[indices < total], fps
+    return _evenly_spaced(total, count), fps
+
+
+def _evenly_spaced(total: int, count: int) -> IntArray:
+    """Return torch.linspace(0, total - 1, count).round(): float32, from both ends to the middle."""
+    if count == 1:
+        return np.zeros(1, np.int64)
+    last = np.float32(total - 1)
+    step = last / np.float32(count - 1)
+    offsets = np.arange(count // 2, dtype=np.float32) * step
+    behind = np.arange(count - count // 2, dtype=np.float32)[::-1] * step
+    return np.concatenate([offsets, last - behind]).round().astype(np.int64)
 
 
 def _picture_stream(container: InputContainer, name: str) -> VideoStream:
@@ -171,7 +178,7 @@ def _require_supported_size(
             fix="scale it down, or convert it to mp4",
         )
     _require_frame_size(width, height, name)
-    height, width = video_size(height, width, config)
+    height, width = video_size(height, width, frames, config)
     side = config.patch_size * config.merge_size
     tokens = -(-frames // config.temporal_patch_size) * (height // side) * (width // side)
     if max_tokens is not None and tokens > max_tokens:
@@ -181,14 +188,14 @@ def _require_supported_size(
         )
 
 
-def _images(frames: Iterator[VideoFrame], config: VisionConfig) -> NDArray[np.uint8]:
-    """Return the frames upright and at the encoder's resolution, uint8 (t, h, w, 3)."""
+def _images(frames: Iterator[VideoFrame], count: int, config: VisionConfig) -> NDArray[np.uint8]:
+    """Return the `count` frames upright and at the encoder's resolution, uint8 (t, h, w, 3)."""
     images: list[NDArray[np.uint8]] = []
     size, before = None, None
     for frame in frames:
         if frame is not before:  # a frame that is shown for long is sampled repeatedly
             image, before = upright(frame), frame
-            size = size or video_size(image.shape[0], image.shape[1], config)
+            size = size or video_size(image.shape[0], image.shape[1], count, config)
             images.append(resize(image, size))
         else:
             images.append(images[-1])

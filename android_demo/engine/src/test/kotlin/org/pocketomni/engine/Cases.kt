@@ -44,7 +44,7 @@ internal class Cases(private val model: Model) {
         "mel" -> mel(samples(given["sound"]))
         "picture" -> picture(image(given["picture"]))
         "resize" -> ints(given["size"]).let { Tensor.of(resize(image(given["picture"]), Size(it[0], it[1]))) }
-        "sizes" -> sizes(given["sizes"] as List<*>)
+        "sizes" -> sizes(given["sizes"] as List<*>, ints(given["video_frames"]!!))
         "clips" -> clips(given["clips"] as List<*>)
         "windows" -> windows(ints(given["grid"]))
         "rotary" -> rotary(given)
@@ -103,12 +103,14 @@ internal class Cases(private val model: Model) {
         )
     }
 
-    private fun sizes(all: List<*>): Map<String, Any?> {
+    private fun sizes(all: List<*>, frames: IntArray): Map<String, Any?> {
         val vision = config.vision!!
         val sizes = all.map(::ints)
         return mapOf(
             "image_sizes" to sizes.map { (h, w) -> pictureSize(h, w, vision).let { listOf(it.height, it.width) } },
-            "video_sizes" to sizes.map { (h, w) -> filmSize(h, w, vision).let { listOf(it.height, it.width) } },
+            "video_sizes" to sizes.flatMap { (h, w) ->
+                frames.map { count -> filmSize(h, w, count, vision).let { listOf(it.height, it.width) } }
+            },
         )
     }
 

@@ -27,8 +27,18 @@ internal class Talker(
     }
 
     /** Start the speech of a reply whose first row is [firstRow]. */
-    fun start(cache: KvCache, textBos: Int, firstRow: FloatArray, position: Int, settings: TalkerSettings) =
-        CodecStream(this, cache, textBos, firstRow, position, settings)
+    /**
+     * Start the speech of a reply. The voice and the first row continue the text, from [position] on; the rows after
+     * them are at [following] or later, which is behind all pictures of the prompt.
+     */
+    fun start(
+        cache: KvCache,
+        textBos: Int,
+        firstRow: FloatArray,
+        position: Int,
+        settings: TalkerSettings,
+        following: Int = 0,
+    ) = CodecStream(this, cache, textBos, firstRow, position, settings, following)
 
     fun codec(code: Int): FloatArray = codecTable.row(code)
 
@@ -50,6 +60,7 @@ internal class CodecStream(
     firstRow: FloatArray,
     private var position: Int,
     private val settings: TalkerSettings,
+    private val following: Int,
 ) {
     private val rows = ArrayDeque<FloatArray>()
     private var textEnded = false
@@ -91,7 +102,7 @@ internal class CodecStream(
     fun step(): Int? {
         if (count > 0) nextRows = sum(talker.codec(lastCode), replyRow())
         logits = talker.logits(cache, nextRows, position)
-        position += nextRows.size / talker.config.inputSize
+        position = maxOf(position + nextRows.size / talker.config.inputSize, following)
         val code = talker.sampleCode(logits, seen, settings)
         if (code in talker.config.codecEos) {
             ended = true

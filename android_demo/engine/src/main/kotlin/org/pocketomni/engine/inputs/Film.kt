@@ -5,10 +5,10 @@ import org.pocketomni.engine.MediaError
 import org.pocketomni.engine.OpenFilm
 import org.pocketomni.engine.RgbImage
 import org.pocketomni.engine.bundle.VisionConfig
-import kotlin.math.ceil
 import kotlin.math.floor
 import kotlin.math.max
 import kotlin.math.min
+import kotlin.math.round
 
 /** Numbers of the sampled frames, and their rate in frames per second. */
 internal class SampledFrames(val numbers: IntArray, val rate: Double)
@@ -20,10 +20,16 @@ internal fun sampleFrames(total: Int, rate: Double, config: VisionConfig): Sampl
     val wanted = total / rate * config.videoFps
     var count = min(max(wanted, config.videoMinFrames.toDouble()), limit.toDouble()).toInt() / depth * depth
     count = max(count, min(depth, total))
-    val step = total.toDouble() / count
-    val numbers = (0 until ceil(total / step).toInt()).map { (it * step).toFloat().toInt() }.filter { it < total }
     val thinned = floor(wanted / depth) * depth > count
-    return SampledFrames(numbers.toIntArray(), if (thinned) count / (total / rate) else config.videoFps)
+    return SampledFrames(evenlySpaced(total, count), if (thinned) count / (total / rate) else config.videoFps)
+}
+
+/** [count] numbers from the first to the last frame, computed in 32 bits from both ends to the middle. */
+private fun evenlySpaced(total: Int, count: Int): IntArray {
+    if (count == 1) return intArrayOf(0)
+    val last = (total - 1).toFloat()
+    val step = last / (count - 1).toFloat()
+    return IntArray(count) { round(if (it < count / 2) it * step else last - (count - 1 - it) * step).toInt() }
 }
 
 /** The patches of a film, the seconds from one step of its grid to the next, and its sound, if it has one. */
@@ -39,7 +45,7 @@ internal fun loadFilm(
 ): LoadedFilm {
     if (film.frames <= 0 || !(film.rate > 0)) throw MediaError("the film has no frames", "convert it to mp4")
     val sampled = sampleFrames(film.frames, film.rate, config)
-    val size = filmSize(film.height, film.width, config)
+    val size = filmSize(film.height, film.width, sampled.numbers.size, config)
     val steps = (sampled.numbers.size + config.temporalPatchSize - 1) / config.temporalPatchSize
     val tokens = steps.toLong() * (size.height / config.factor) * (size.width / config.factor)
     if (tokens > maxTokens) {

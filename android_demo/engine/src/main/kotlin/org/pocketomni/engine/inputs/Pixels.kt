@@ -5,8 +5,17 @@ import org.pocketomni.engine.MediaError
 import org.pocketomni.engine.RgbImage
 import org.pocketomni.engine.bundle.VisionConfig
 import kotlin.math.cos
+import kotlin.math.floor
+import kotlin.math.max
+import kotlin.math.min
 import kotlin.math.pow
 import kotlin.math.sin
+
+/** Tokens of all frames of a film, of which many become small. */
+private const val FILM_TOKENS = 0.9 * 128_000
+
+/** The limit of a frame is at least this much above the least size. */
+private const val LEAST_ROOM = 1.05
 
 /** Number of patches in time, height and width, before the encoder merges them in space. */
 internal data class Grid(val t: Int, val h: Int, val w: Int) {
@@ -18,10 +27,16 @@ internal class Patches(val values: FloatArray, val grid: Grid)
 
 /** The size to which a picture, or a frame of a film, is resized. */
 internal fun pictureSize(height: Int, width: Int, config: VisionConfig): Size =
-    smartResize(height, width, config.factor, config.imagePixels)
+    smartResize(height, width, config.factor, config.imagePixels.first, config.imagePixels.last.toDouble())
 
-internal fun filmSize(height: Int, width: Int, config: VisionConfig): Size =
-    smartResize(height, width, config.factor, config.videoPixels)
+/** The size of the [frames] sampled frames of a film, which share a budget. */
+internal fun filmSize(height: Int, width: Int, frames: Int, config: VisionConfig): Size {
+    val least = config.videoPixels.first
+    val most = config.videoPixels.last.toDouble()
+    val share = FILM_TOKENS * (config.factor * config.factor) / frames * config.temporalPatchSize
+    val limit = max(min(most, share), min(floor(least * LEAST_ROOM), most))
+    return smartResize(height, width, config.factor, least, limit)
+}
 
 /** Resize one picture and cut it into patches. Throws [MediaError] when the aspect ratio exceeds 200 : 1. */
 internal fun picturePatches(image: RgbImage, config: VisionConfig): Patches =

@@ -14,24 +14,24 @@ import kotlin.math.sqrt
 internal data class Size(val height: Int, val width: Int)
 
 /**
- * Return the nearest size in multiples of [factor] whose area is within [pixels].
+ * Return the nearest size in multiples of [factor] whose area is within [least] and [most] pixels.
  *
  * Throws [MediaError] when one side is more than 200 times the other.
  */
-internal fun smartResize(height: Int, width: Int, factor: Int, pixels: IntRange): Size {
+internal fun smartResize(height: Int, width: Int, factor: Int, least: Int, most: Double): Size {
     if (max(height, width) > 200L * min(height, width)) {
         throw MediaError("a picture of $width x $height pixels exceeds the aspect ratio of 200 : 1", "crop it")
     }
     val rows = round(height.toDouble() / factor) * factor
     val columns = round(width.toDouble() / factor) * factor
     val area = height.toDouble() * width
-    if (rows * columns > pixels.last) {
-        val shrink = sqrt(area / pixels.last)
+    if (rows * columns > most) {
+        val shrink = sqrt(area / most)
         fun side(one: Int) = max(factor.toDouble(), floor(one / shrink / factor) * factor).toInt()
         return Size(side(height), side(width))
     }
-    if (rows * columns < pixels.first) {
-        val grow = sqrt(pixels.first / area)
+    if (rows * columns < least) {
+        val grow = sqrt(least / area)
         fun side(one: Int) = (ceil(one * grow / factor) * factor).toInt()
         return Size(side(height), side(width))
     }

@@ -41,9 +41,6 @@ internal class Tokenizer(content: String, controls: SpecialTokens) {
         }
         special = added.filter { it.special }.associate { it.content to it.id }
         specialIds = special.values.toSet()
-        (controls.all - specialIds).firstOrNull()?.let {
-            throw BundleError("tokenizer.json lacks the token $it of the configuration")
-        }
         val plain = added.filter { !it.special }
         raw = TokenCutter(plain.filter { !it.normalized }.associate { it.content to it.id })
         afterwards = TokenCutter(plain.filter { it.normalized }.associate { it.content to it.id })
@@ -51,6 +48,10 @@ internal class Tokenizer(content: String, controls: SpecialTokens) {
         tokens = arrayOfNulls(1 + maxOf(vocabulary.values.maxOrNull() ?: 0, added.maxOfOrNull { it.id } ?: 0))
         vocabulary.forEach { (text, id) -> tokens[id] = text }
         added.forEach { tokens[it.id] = it.content }
+        val ordinary = controls.eos.filter { tokens.getOrNull(it) != null }  // may end a reply as well
+        (controls.all - specialIds - ordinary.toSet()).firstOrNull()?.let {
+            throw BundleError("tokenizer.json lacks the token $it of the configuration")
+        }
         for (byte in 0..255) {
             bytes[byte] = vocabulary[ByteLevel.written(byte).toString()]
                 ?: throw BundleError("tokenizer.json has no token for byte $byte")

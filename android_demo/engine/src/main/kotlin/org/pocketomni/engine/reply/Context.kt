@@ -89,6 +89,15 @@ internal class Context private constructor(
     var position = 0
         private set
 
+    /** For lengths at which it is not [position], one more than the position of the last token. */
+    private var tails = mapOf<Int, Int>()
+
+    /**
+     * One more than the position of the last token. [position] is more if the pictures of a film outlast its sound
+     * and the text behind it.
+     */
+    val textPosition: Int get() = tails[length] ?: position
+
     val ids: List<Int> get() = tokens
     val length: Int get() = tokens.size
     val limit: Int get() = thinker.limit
@@ -106,6 +115,7 @@ internal class Context private constructor(
         addRows(output.talkerRows, whole.positions)
         prompt.ids.forEach(tokens::add)
         position = prompt.nextPosition
+        noteTail(prompt.positions.time.last() + 1)
         return output.logits
     }
 
@@ -147,14 +157,20 @@ internal class Context private constructor(
         tokens.clear()
         tokens.addAll(start.tokens)
         tokens.addAll(rest)
+        tails = tails.filterKeys { it > stop }.mapKeys { it.key - (stop - start.length) }
     }
 
     /** Read the last token once more, for its logits. */
     fun rereadLast(): ThinkerOutput {
         val token = tokens.last()
-        truncate(ContextMark(length - 1, position - 1))
+        val before = position
+        val tail = textPosition
+        truncate(ContextMark(length - 1, tail - 1))
         push(token)
-        return forward()
+        val output = forward()
+        position = before
+        noteTail(tail)
+        return output
     }
 
     /** Throw ContextFullError when the Talker could not say anything behind [mark]. */
@@ -203,6 +219,7 @@ internal class Context private constructor(
         val known = if (speaks) read + unread.size else thinker.length
         thinker.truncate(minOf(thinker.length, mark.length, known))
         while (length > mark.length) tokens.removeAt(length - 1)
+        tails = tails.filterKeys { it <= length }
         position = mark.position
     }
 
@@ -211,6 +228,7 @@ internal class Context private constructor(
         val copy = Context(model, thinker.fork(limit), talker?.fork(limit), unread.fork())
         copy.tokens.addAll(tokens)
         copy.position = position
+        copy.tails = tails
         copy.speechStart = speechStart
         copy.truncate(mark)
         return copy
@@ -222,6 +240,10 @@ internal class Context private constructor(
     }
 
     private fun talkerCache(): KvCache = talker ?: model.talker.newCache(limit).also { talker = it }
+
+    private fun noteTail(tail: Int) {
+        if (tail != position) tails = tails + (length to tail)
+    }
 
     private fun addRows(rows: FloatArray, positions: Positions) {
         if (speaks) unread.add(rows, positions)

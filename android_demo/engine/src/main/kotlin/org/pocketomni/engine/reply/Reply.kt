@@ -79,6 +79,7 @@ internal class Reply(
     private val textEnds = ArrayList<Int>()
     private val timeline = SpeechTimeline(model.config.speech?.vocoder?.sampleRate ?: 1)
     private val start = context.mark()
+    private val firstPosition = context.textPosition
     private val random = Pcg64(options.seed, TEXT_STREAM)
     private val decoder = StreamDecoder(model.tokenizer)
     private var speech: CodecStream? = null
@@ -180,8 +181,9 @@ internal class Reply(
             context.beginSpeech(),
             config.voices.getValue(speaking.voice),
             firstRow,
-            start.position,
+            firstPosition,
             TalkerSettings(speaking.sampling, speaking.maxCodes, Pcg64(options.seed, TALKER_STREAM)),
+            start.position,
         )
     }
 

@@ -155,7 +155,7 @@ def _talk_flags(talk: argparse.ArgumentParser) -> None:
         "--no-read-ahead",
         action="store_false",
         dest="read_ahead",
-        help="prefill a turn only when it has ended",
+        help="prefill and answer a turn only when it has ended",
     )
     turns.add_argument(
         "--threshold",

@@ -95,7 +95,7 @@ class Kills:
         for path in kept.iterdir():
             if path.name == "packed":
                 shutil.rmtree(path)
-            elif kernels == "native":
+            elif kernels == "native" and path.is_file():
                 path.unlink()
         self.killed(
             ["-c", ANSWER, self.bundle, kernels], r.uniform(0.3, 8 if kernels == "native" else 2)

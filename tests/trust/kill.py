@@ -100,7 +100,7 @@ class Kills:
         self.killed(
             ["-c", ANSWER, self.bundle, kernels], r.uniform(0.3, 8 if kernels == "native" else 2)
         )
-        found = ask(self.bundle, kernels, self.caches)
+        found = ask(self.bundle, kernels, self.caches, COMPILES)
         return (
             "" if found == self.answers[kernels] else f"{found} instead of {self.answers[kernels]}"
         )

@@ -15,10 +15,11 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
-from tests.trust.campaign import SLOW, Campaign, ask, bundle_argument
+from tests.trust.campaign import COMPILES, SLOW, Campaign, ask, bundle_argument
 from tests.trust.fuzz_worker import make_media
 
 from omni_runtime.checksums import write_with_digest
@@ -99,20 +100,27 @@ class Worker:
             self._child = subprocess.Popen(
                 self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             )
-        child = self._child
-        assert child.stdin is not None and child.stdout is not None
-        child.stdin.write(f"{seed}\n")
-        child.stdin.flush()
-        timer = threading.Timer(SLOW, child.kill)
-        timer.start()
-        line = child.stdout.readline()
-        slow = not timer.is_alive()
-        timer.cancel()
-        if line:
+            assert self._line(COMPILES).startswith("ready")
+        assert self._child.stdin is not None
+        self._child.stdin.write(f"{seed}\n")
+        self._child.stdin.flush()
+        started = time.monotonic()
+        if line := self._line(SLOW):
             result, recipe = json.loads(line)
             return result, recipe
+        slow, child = time.monotonic() - started >= SLOW, self._child
         self.close()
         return ("slow", "") if slow else (f"signal {-child.returncode}", "")
+
+    def _line(self, seconds: float) -> str:
+        """Return the child's next line; an empty one if it ended, or was killed as too slow."""
+        assert self._child is not None and self._child.stdout is not None
+        timer = threading.Timer(seconds, self._child.kill)
+        timer.start()
+        try:
+            return self._child.stdout.readline()
+        finally:
+            timer.cancel()
 
     def close(self) -> None:
         """End the child."""

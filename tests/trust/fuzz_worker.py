@@ -6,6 +6,7 @@ Prints one JSON line a seed: [result, recipe].
 """
 
 import json
+import logging
 import random
 import re
 import sys
@@ -142,6 +143,11 @@ def main(bundle: str, kind: str, folder: Path) -> None:
     """Answer each seed."""
     model = Model(bundle, SessionOptions(threads=1))
     run = {"media": media, "prompts": prompts}[kind](model, folder)
+    if kind == "prompts":  # open the graphs
+        list(Conversation(model).send("Hello", ReplyOptions(None, max_tokens=2)))
+    logging.disable()
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
     for line in sys.stdin:
         reset_peak()
         before, result, detail = peak(), "answered", ""

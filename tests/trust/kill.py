@@ -95,12 +95,12 @@ class Kills:
         for path in kept.iterdir():
             if path.name == "packed":
                 shutil.rmtree(path)
-            elif kernels == "native":
+            elif kernels == "native" and path.is_file():
                 path.unlink()
         self.killed(
             ["-c", ANSWER, self.bundle, kernels], r.uniform(0.3, 8 if kernels == "native" else 2)
         )
-        found = ask(self.bundle, kernels, self.caches)
+        found = ask(self.bundle, kernels, self.caches, COMPILES)
         return (
             "" if found == self.answers[kernels] else f"{found} instead of {self.answers[kernels]}"
         )

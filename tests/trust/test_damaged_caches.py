@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -148,3 +149,12 @@ def test_prepacked_weights_are_verified_once_per_boot(
 def test_an_unlisted_file_invalidates_prepacked_weights(copy: Path) -> None:
     (copy / "more").touch()
     assert not prepack_cache._whole(copy)
+
+
+def test_folders_of_killed_compilations_are_removed(tmp_path: Path) -> None:
+    for name, age in (("compiling-old", 10**6), ("compiling-now", 0), ("mine", 10**6)):
+        (tmp_path / name).mkdir()
+        changed = time.time() - age
+        os.utime(tmp_path / name, (changed, changed))
+    kernels._remove_unfinished(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["compiling-now", "mine"]

@@ -17,7 +17,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,6 +28,9 @@ from omni_runtime import machine, processor_features
 from omni_runtime.bundle.contracts import DECODERS
 from omni_runtime.checksums import sha256_of
 from omni_runtime.errors import OmniError
+
+UNFINISHED = "compiling-"
+"""Prefix of folders in which a library is compiled."""
 
 SOURCES = Path(__file__).parent.parent / "native"
 WINDOWS = sys.platform == "win32"
@@ -206,10 +211,19 @@ def _full_name(name: str, library: Path) -> str:
     return f"{name}-{sha256_of(library)[:32]}{_suffix()}"
 
 
+def _remove_unfinished(folder: Path) -> None:
+    """Remove what compilations left that were killed, once they are surely over."""
+    for left in folder.glob(f"{UNFINISHED}*"):
+        with suppress(OSError):  # another process was faster
+            if time.time() - left.stat().st_mtime > 2 * TOO_LONG:
+                shutil.rmtree(left)
+
+
 def _compile(build: _Build) -> None:
     """Compile into a temporary folder, then rename, so no process loads a partial library."""
     build.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=build.folder) as scratch:
+    _remove_unfinished(build.folder)
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=build.folder) as scratch:
         made = Path(scratch) / f"{build.name}{_suffix()}"
         subprocess.run(  # noqa: S603 - the user's own compiler and our own sources
             [*build.command, "-o", str(made)],

@@ -32,7 +32,7 @@ from omni_export.speech import (
     require_speech,
     rotary_frequencies,
 )
-from omni_quantize import nbits, tables
+from omni_quantize import imported, nbits, tables
 from omni_runtime.arrays import FloatArray
 from omni_runtime.bundle.config import ModelConfig
 from omni_runtime.bundle.contracts import GraphContract, contracts
@@ -157,7 +157,10 @@ def _graph(
     rules = writer.rules(name, model)
 
     def write(bundle: Path, advance: Advance) -> Written:
-        fitted = importance(model) if any(map(nbits.searched, rules.values())) else {}
+        weights = model.graph.initializers
+        searched = [name for name, rule in rules.items() if nbits.searched(rule)]
+        known = all(imported.packed_of(weights[name]) is not None for name in searched)
+        fitted = {} if known else importance(model)
         entry = writer.write(bundle, name, model, rules, contract, config, mels, advance, fitted)
         files = (bundle / entry.file).parent.iterdir()
         names = tuple(sorted(path.relative_to(bundle).as_posix() for path in files))

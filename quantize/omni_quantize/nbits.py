@@ -60,24 +60,22 @@ def rewrite(
         if weight is None or weight.name not in rules or rules[weight.name].method != "nbits":
             continue
         important = (importance or {}).get(weight.name)
-        made.append(_replace(model, node, weight, rules[weight.name], important))
+        assert weight.const_value is not None
+        inner, outer = weight.const_value.shape.numpy()
+        columns = columns_of(weight.const_value)
+        matrix = BlockMatrix(weight.name, inner, outer, rules[weight.name], columns, important)
+        made.append(replace_product(model, node, weight, matrix))
     return made
 
 
-def _replace(
-    model: ir.Model,
-    node: ir.Node,
-    weight: ir.Value,
-    rule: Rule,
-    importance: FloatArray | None,
+def replace_product(
+    model: ir.Model, node: ir.Node, weight: ir.Value, matrix: "BlockMatrix"
 ) -> WeightStream:
+    """Replace the MatMul `node` by the operator that multiplies `matrix`, and return `matrix`."""
     graph = model.graph
-    assert weight.const_value is not None and weight.name is not None
-    inner, outer = weight.const_value.shape.numpy()
-    columns = columns_of(weight.const_value)
-    matrix = BlockMatrix(weight.name, inner, outer, rule, columns, importance)
-    parts = register(graph, weight.name, matrix.layout(outer), matrix)
-    inputs, given = [node.inputs[0], *parts], attributes(inner, outer, rule)
+    assert weight.name is not None
+    parts = register(graph, weight.name, matrix.layout(matrix.outer), matrix)
+    inputs, given = [node.inputs[0], *parts], attributes(matrix.inner, matrix.outer, matrix.rule)
     name, domain = "MatMulNBits", MICROSOFT
     if matrix.has_kernel:
         made = table_matmul() if matrix.levels else block_matmul()

@@ -124,7 +124,8 @@ class Adapter:
         for module, parts in targets.items():
             name = resolve(f"{WRAPPED.sub('', module)}.weight")
             delta = self._delta(module, parts, handles[name].shape)
-            handles[name] = replace(handles[name], get=partial(delta.merged, handles[name].get))
+            get = partial(delta.merged, handles[name].get)
+            handles[name] = replace(handles[name], get=get, packed=None)
 
     def _delta(
         self, module: str, parts: Mapping[str, TensorHandle], shape: tuple[int, ...]

@@ -9,7 +9,9 @@ from onnxscript import GraphBuilder
 from omni_export.checkpoint import Checkpoint
 from omni_export.graphs.layers import Matrix, Weight
 from omni_export.networks import Network
+from omni_export.packed import joined
 from omni_export.weight_files import TensorHandle
+from omni_quantize.imported import set_packed
 from omni_quantize.operators import MICROSOFT
 from omni_quantize.weight_stream import set_columns
 from omni_runtime.arrays import FloatArray
@@ -75,6 +77,8 @@ def _bind(parameter: Weight, path: str, network: Network, checkpoint: Checkpoint
     if isinstance(parameter, Matrix):
         rows = [handle.rows for handle in handles]
         set_columns(tensor, lambda start, stop: parameter.columns(rows, start, stop))
+        if (quantized := joined(handles)) is not None:
+            set_packed(tensor, quantized)
     parameter.const_value = tensor
 
 

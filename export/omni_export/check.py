@@ -10,10 +10,11 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
-from omni_export import assets, kinds, weight_files
+from omni_export import assets, kinds, packed, weight_files
 from omni_export.adapter import Adapter
 from omni_export.checkpoint import SPEECH, canonical
 from omni_export.graphs.layers import Matrix, Weight
@@ -71,6 +72,7 @@ def report(local: LocalCheckpoint, recipe: Recipe, *, calibrated: bool) -> str:
     """Return the report, one line per fact. Raises OmniError for what the export would refuse."""
     source = read_config(local.folder, speech_from=local.speech_from, mute=local.mute)
     raw = read_json(local.folder / "config.json")
+    layout = packed.layout_of(raw, local.folder)
     names = _names(local)
     tied = names is not None and LM_HEAD not in names
     need = needs(source, recipe, tied=tied)
@@ -78,7 +80,7 @@ def report(local: LocalCheckpoint, recipe: Recipe, *, calibrated: bool) -> str:
     dtype = raw.get("dtype") or raw.get("torch_dtype")
     seconds = _seconds(recipe, size, calibrated=calibrated)
     lines = [
-        ("kind", ", ".join(filter(None, [kinds.name_of(raw), dtype]))),
+        ("kind", ", ".join(filter(None, [_kind(raw, layout), dtype]))),
         ("model", f"{local.origin}, revision {local.revision}"),
         ("licence", assets.licence_of(local.folder) or "no licence file; that of its source"),
         ("size", _stated(local.folder, names)),
@@ -203,9 +205,9 @@ def _names(local: LocalCheckpoint) -> Collection[str] | None:
 
 def _of(folder: Path) -> Collection[str] | None:
     if (index := weight_files.index_of(folder)) is not None:
-        return set(canonical(index[0]).values())
+        return set(packed.weight_names(canonical(index[0]).values()).values())
     if any((folder / file).is_file() for file in weight_files.MODEL):
-        return set(canonical(weight_files.handles(folder)).values())
+        return set(packed.weight_names(canonical(weight_files.handles(folder)).values()).values())
     return None
 
 
@@ -245,3 +247,10 @@ def _dropped(
             f"the checkpoint has tensors that no graph uses: {some(rest)}",
             fix="use a checkpoint of the published architecture",
         )
+
+
+def _kind(raw: dict[str, Any], layout: packed.Layout | None) -> str:
+    if layout is None:
+        return kinds.name_of(raw)
+    model = kinds.name_of({"model_type": raw.get("model_type")})
+    return f"{model}, {kinds.QUANTIZED[layout.partition('_')[0]]} of 4 bits, kept exactly"

@@ -12,8 +12,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from omni_export import random_weights, weight_files
+from omni_export import packed, random_weights, weight_files
 from omni_export.adapter import Adapter
+from omni_export.source import read_json
 from omni_export.weight_files import TensorHandle, some
 from omni_runtime.errors import OmniError
 
@@ -103,7 +104,8 @@ def _open(folder: Path) -> dict[str, TensorHandle]:
         }
     found = weight_files.handles(folder)
     names = canonical(found)
-    return {name: replace(found[raw], name=name) for raw, name in names.items()}
+    handles = {name: replace(found[raw], name=name) for raw, name in names.items()}
+    return packed.unpacked(handles, packed.layout_of(read_json(folder / "config.json"), folder))
 
 
 def canonical(names: Iterable[str]) -> dict[str, str]:

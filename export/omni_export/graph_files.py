@@ -16,7 +16,7 @@ import onnx
 import onnx_ir as ir
 
 from omni_export import calibration, external_data, probe
-from omni_quantize import dynamic, nbits, static
+from omni_quantize import dynamic, imported, nbits, static
 from omni_quantize.products import ProductMeter
 from omni_quantize.recipe import Recipe, Rule
 from omni_runtime.arrays import FloatArray
@@ -74,6 +74,7 @@ class GraphWriter:
         compared = quantized and (bool(fixed) or weight_bytes <= MAX_COMPARED_BYTES)
         exact = self._float32(name, model) if compared else None
         weight_streams = [
+            *imported.rewrite(model, rules),
             *nbits.rewrite(model, rules, measure),
             *dynamic.rewrite(model, rules, self.target),
         ]
@@ -119,6 +120,9 @@ class GraphWriter:
             if weight is None or weight.name is None or not weight.is_initializer():
                 continue
             rule = self.recipe.rule(name, weight.name)
+            if (packed := imported.packed_of(weight)) is not None and rule.method != "none":
+                rules[weight.name] = imported.rule_of(weight.name, packed)
+                continue
             convolution = node.op_type == "Conv"
             if convolution == (rule.method == "static"):
                 unmatched.discard(rule.match)

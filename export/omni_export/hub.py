@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omni_export.source import read_bytes, read_config
+from omni_export import packed
+from omni_export.source import read_bytes, read_config, read_json
 from omni_export.weight_files import MODEL, index_of
 from omni_runtime.errors import OmniError, UsageError
 
 SMALL = [
-    *("config.json", "adapter_config.json", "generation_config.json", "LICENSE*"),
+    *("config.json", "quantize_config.json", "quant_config.json"),
+    *("adapter_config.json", "generation_config.json", "LICENSE*"),
     *(f"{file}.index.json" for file in MODEL),
 ]
 TEXTS = ["*.json", "*.txt", "*.jinja", "LICENSE*", "NOTICE*"]
@@ -156,6 +158,7 @@ def _downloaded(model: str, get: Any, weights: bool) -> Path:
     except Exception as error:
         raise _failed(model, error) from None
     read_config(folder)  # refuse what cannot be exported before its weights are downloaded
+    packed.layout_of(read_json(folder / "config.json"), folder)
     try:
         index = index_of(folder)
         pickled = index is not None and any(file.endswith(".bin") for file in index[0].values())

@@ -1,5 +1,6 @@
 """What a folder or a config.json is, for errors that name it and say what to do instead."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,27 +58,34 @@ def name_of(config: dict[str, Any]) -> str:
 
 def quantization(config: dict[str, Any]) -> str | None:
     """Return the method of a quantized checkpoint, wherever its config.json has it; else None."""
-    for section in (config, config.get("thinker_config")):
-        found = section.get("quantization_config") if isinstance(section, dict) else None
+    found = quantization_config(config)
+    return None if found is None else method_of(found)
+
+
+def quantization_config(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the settings of a quantized checkpoint from its config.json; None without any."""
+    thinker = config.get("thinker_config")
+    decoder = thinker.get("text_config") if isinstance(thinker, dict) else None
+    for section in (config, thinker, decoder):
+        found = section.get("quantization_config") if isinstance(section, Mapping) else None
         if isinstance(found, dict):
-            if found.get("load_in_4bit") or found.get("load_in_8bit"):
-                return "bitsandbytes"
-            return str(found.get("quant_method", "an unknown method"))
+            return dict(found)
     return None
 
 
+def method_of(settings: Mapping[str, Any]) -> str:
+    """Return the name of the method, for example "gptq"."""
+    if settings.get("load_in_4bit") or settings.get("load_in_8bit"):
+        return "bitsandbytes"
+    return str(settings.get("quant_method", "an unknown method")).lower()
+
+
 def require_supported(config: dict[str, Any], folder: Path) -> None:
-    """Raise UsageError unless the checkpoint can be exported."""
-    kind = config.get("model_type")
-    if kind not in (COMPLETE, THINKER):
+    """Raise UsageError unless the model is Qwen2.5-Omni or its Thinker."""
+    if config.get("model_type") not in (COMPLETE, THINKER):
         raise UsageError(
             f"{folder} holds {name_of(config)}; only {COMPLETE!r} and its Thinker can be exported",
             fix="for example --model Qwen/Qwen2.5-Omni-3B",
-        )
-    if quantization(config) is not None:
-        raise UsageError(
-            f"{folder} is {name_of(config)}, whose weights are quantized in another form",
-            fix="give --model the unquantized checkpoint that it was made from",
         )
 
 

@@ -32,7 +32,7 @@ from omni_export.speech import (
     require_speech,
     rotary_frequencies,
 )
-from omni_quantize import nbits, tables
+from omni_quantize import imported, nbits, tables
 from omni_runtime.arrays import FloatArray
 from omni_runtime.bundle.config import ModelConfig
 from omni_runtime.bundle.contracts import GraphContract, contracts
@@ -154,7 +154,12 @@ def _graph(
     rules = writer.rules(name, model)
 
     def write(bundle: Path, advance: Advance) -> Written:
-        wanted = {weight for weight, rule in rules.items() if nbits.searched(rule)}
+        tensors = model.graph.initializers
+        wanted = {
+            name
+            for name, rule in rules.items()
+            if nbits.searched(rule) and imported.packed_of(tensors[name]) is None
+        }
         measure = calibrate(model, wanted) if calibrate and wanted else None
         entry = writer.write(bundle, name, model, rules, contract, config, mels, advance, measure)
         files = (bundle / entry.file).parent.iterdir()

@@ -248,7 +248,7 @@ def _write_preprocessor(folder: Path) -> None:
             "chunk_length": 300,
             "n_samples": 4800000,
             "nb_max_frames": 30000,
-            "padding_side": "left",
+            "padding_side": "right",
             "padding_value": 0.0,
             "dither": 0.0,
             "return_attention_mask": True,

@@ -34,6 +34,8 @@ class TensorHandle:
     name: str
     shape: tuple[int, ...]
     get: Get
+    packed: object = None
+    """The same weight in 4 bits, if the checkpoint has it so (`packed.Linear`)."""
 
     def read(self) -> FloatArray:
         """Read the complete tensor."""

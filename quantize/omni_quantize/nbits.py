@@ -63,24 +63,22 @@ def rewrite(
         weight = node.inputs[1]
         if weight is None or weight.name not in rules or rules[weight.name].method != "nbits":
             continue
-        made.append(_replace(model, node, weight, rules[weight.name], measure))
+        assert weight.const_value is not None
+        inner, outer = weight.const_value.shape.numpy()
+        columns = columns_of(weight.const_value)
+        matrix = BlockMatrix(weight.name, inner, outer, rules[weight.name], columns, measure)
+        made.append(replace_product(model, node, weight, matrix))
     return made
 
 
-def _replace(
-    model: ir.Model,
-    node: ir.Node,
-    weight: ir.Value,
-    rule: Rule,
-    measure: Measure | None,
+def replace_product(
+    model: ir.Model, node: ir.Node, weight: ir.Value, matrix: "BlockMatrix"
 ) -> WeightStream:
+    """Replace the MatMul `node` by the operator that multiplies `matrix`, and return `matrix`."""
     graph = model.graph
-    assert weight.const_value is not None and weight.name is not None
-    inner, outer = weight.const_value.shape.numpy()
-    columns = columns_of(weight.const_value)
-    matrix = BlockMatrix(weight.name, inner, outer, rule, columns, measure)
-    parts = register(graph, weight.name, matrix.layout(outer), matrix)
-    inputs, given = [node.inputs[0], *parts], attributes(inner, outer, rule)
+    assert weight.name is not None
+    parts = register(graph, weight.name, matrix.layout(matrix.outer), matrix)
+    inputs, given = [node.inputs[0], *parts], attributes(matrix.inner, matrix.outer, matrix.rule)
     name, domain = "MatMulNBits", MICROSOFT
     if matrix.has_kernel:
         made = table_matmul() if matrix.levels else block_matmul()

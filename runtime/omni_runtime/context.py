@@ -284,7 +284,8 @@ class Context:
             context.ids = file["ids"].tolist()
             context.position = int(file["position"])
             context.unread.add(file["rows"], file["positions"])
-            context._tails = dict(file["tails"].tolist())
+            if "tails" in file:  # earlier versions did not write it
+                context._tails = dict(file["tails"].tolist())
         return context
 
     def prefill(self, prompt: Prompt) -> FloatArray:

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", ["README.md", "docs/python.md"])
 def test_python_examples(
     default_twin: Twin,

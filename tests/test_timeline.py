@@ -85,6 +85,7 @@ def spoken(
     return text, np.concatenate(pieces)
 
 
+@pytest.mark.slow
 def test_cut_position_against_forced_alignment(trained: Model) -> None:
     """90 % of cuts are within one word, for complete and interrupted replies."""
     errors: dict[bool, list[int]] = {True: [], False: []}  # by whether the speech is complete

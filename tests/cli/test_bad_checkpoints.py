@@ -240,6 +240,7 @@ def test_a_full_disk(omni, here: Path, original: Path, monkeypatch) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
 def test_a_killed_export_leaves_no_bundle(here: Path, original: Path) -> None:
     command = [sys.executable, str(RUN), "--quant", "fp32", "--model", str(original)]

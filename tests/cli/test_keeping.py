@@ -61,7 +61,8 @@ def whole(conversation: Conversation) -> None:
     read = context.talker.length if context.talker else 0
     assert context.thinker.length == context.length - len(context.pending)
     assert read + len(context.unread) == context.thinker.length
-    assert context.length == conversation.context_used
+    ahead = 0 if conversation._ahead is None else len(conversation._ahead.ids)
+    assert context.length == conversation.context_used + ahead
     assert len(context.pending) <= 1
     roles = [message.role for message in conversation.messages]
     assert roles == ["system"] + ["user", "assistant"] * (len(roles) // 2)

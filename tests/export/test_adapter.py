@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def test_an_adapter_of_the_complete_model(default_twin: Twin, tmp_path: Path) ->
     """As ms-swift trains them: names with thinker., a Talker that may have one too; pickled."""
     target = r"thinker\.model\..*(q_proj|up_proj)|talker\.model\..*o_proj"
     with torch.enable_grad():
-        adapted = trained(default_twin.reference, target_modules=target)
+        adapted = trained(deepcopy(default_twin.reference), target_modules=target)
         adapted.save_pretrained(tmp_path, safe_serialization=False)
         assert (tmp_path / "adapter_model.bin").is_file()
         adapted.merge_adapter()

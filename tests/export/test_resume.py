@@ -182,6 +182,7 @@ def test_another_request_reuses_nothing(
     assert not run.kept
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such signal")
 def test_a_killed_process_is_resumed(default_twin: Twin, tmp_path: Path) -> None:
     destination = tmp_path / "bundle"
@@ -253,6 +254,7 @@ print(machine.peak_memory() - report[0])
 """
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_by_slices_not_by_the_model(tmp_path: Path) -> None:
     """Twice the layers need hardly more memory, and far less than the size of the model."""
     grown: list[int] = []

@@ -24,15 +24,9 @@ class Running:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    @property
-    def replying(self) -> bool:
-        """Whether the engine works on a reply of anybody."""
-        entries = list(self.engine._entries.values())
-        return any(entry.response is not None for entry in entries)
-
     def seconds_until_idle(self) -> float:
         begun = time.perf_counter()
-        while self.replying:
+        while self.engine.replying:
             assert time.perf_counter() - begun < 10
             time.sleep(0.001)
         return time.perf_counter() - begun

@@ -12,6 +12,7 @@ from server.running import Running
 from server.test_page import assert_cut
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(FIREFOX is None, reason="firefox is not installed"),
     pulse,
 ]
@@ -38,5 +39,5 @@ def test_a_conversation(server: Running, desk: Desk, recording: Callable) -> Non
             desk.say(recording("seven_plus_five", 16_000))
             page.until("#captions s", "ten")
             page.until("#captions .reply:last-of-type", " plus ")
-            heard = recorded.until_quiet()
+            heard = recorded.until_quiet(4)
         assert_cut(heard)

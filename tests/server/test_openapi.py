@@ -1,12 +1,17 @@
 """The HTTP routes keep to the description that the server gives of them, whatever they are sent."""
 
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from server.running import Running
 
+HERE = Path(__file__).parent
 CHECKS = [
     "not_a_server_error",
     "status_code_conformance",
@@ -19,6 +24,7 @@ CHECKS = [
 ]
 
 
+@pytest.mark.slow
 def test_routes_keep_to_their_description(
     run_server: Callable[..., Running], tmp_path: Path
 ) -> None:
@@ -27,5 +33,14 @@ def test_routes_keep_to_their_description(
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"]
     command += ["--header", "Authorization: Bearer right", "--checks", ",".join(CHECKS)]
     command += ["--max-examples", "5", "--generation-deterministic", "--no-color"]
-    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    env = {**os.environ, "SCHEMATHESIS_HOOKS": "schemathesis_hooks", "PYTHONPATH": str(HERE)}
+    found = subprocess.run(
+        command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
     assert found.returncode == 0, found.stdout + found.stderr
+    with server.http(headers={"Authorization": "Bearer right"}) as client:
+        answered = re.findall(
+            r'requests_total{route="(\S+)",status="200"}', client.get("/metrics").text
+        )
+    wanted = {"/v1/chat/completions", "/v1/audio/speech", "/v1/audio/transcriptions"}
+    assert wanted <= set(answered), "refusals alone say little"

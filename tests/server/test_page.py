@@ -18,7 +18,10 @@ from test_tiny import drawn, film
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 RED_CIRCLE = drawn([("#cd2323", "circle", 1, 0)])
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
+]
 
 
 @contextmanager
@@ -98,7 +101,7 @@ def test_a_voice_interrupts(server: Running, desk: Desk, recording: Callable) ->
         expect(page.locator("#captions s")).to_contain_text("ten", timeout=20_000)
         assert page.locator("#captions .reply").first.inner_text().startswith("One")
         expect(page.locator("#captions .reply")).to_have_count(2, timeout=10_000)
-        heard = recorded.until_quiet()
+        heard = recorded.until_quiet(4)
     assert_cut(heard)
 
 

@@ -80,6 +80,7 @@ def test_onnxruntime_stores_no_device_id(tmp_path: Path) -> None:
     assert "deviceid" in files_after(OURS + FORGET + load, tmp_path / "control")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
 def test_nothing_is_sent(tmp_path: Path) -> None:
     code = (

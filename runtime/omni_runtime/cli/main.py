@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
-from omni_runtime.cli import flags, ui
+from omni_runtime.cli import flags
 from omni_runtime.cli.common import INTERRUPTED, complain, terminable
 from omni_runtime.errors import OmniError
 
@@ -102,6 +102,8 @@ def _show_warnings(*, quiet: bool) -> None:
 
 
 def _printable(record: logging.LogRecord) -> bool:
+    from omni_runtime.cli import ui  # noqa: PLC0415 - slow to import
+
     record.msg, record.args = ui.printable(record.getMessage(), sys.stderr), ()
     return True
 

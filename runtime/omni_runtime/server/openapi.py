@@ -68,7 +68,7 @@ def _paths() -> Schema:
         },
         "/v1/audio/transcriptions": {
             "post": _route("Write down what is heard", written, 413, 503)
-            | _body("multipart/form-data", _ref("TranscriptionRequest"))
+            | _body("multipart/form-data", _ref("TranscriptionRequest"), file="audio/wav")
         },
     }
 
@@ -92,8 +92,10 @@ def _route(summary: str, content: Schema, *errors: int) -> Schema:
     return {"summary": summary, "responses": responses}
 
 
-def _body(media_type: str, schema: Schema, example: Schema | None = None) -> Schema:
+def _body(media_type: str, schema: Schema, example: Schema | None = None, file: str = "") -> Schema:
+    """A body; `file` is the media type of the field of this name, though others are read too."""
     found = {"schema": schema} | ({"example": example} if example else {})
+    found |= {"encoding": {"file": {"contentType": file}}} if file else {}
     return {"requestBody": {"required": True, "content": {media_type: found}}}
 
 

@@ -188,7 +188,7 @@ def test_a_client_that_hangs_up_cancels(server: Running) -> None:
                 lines = response.iter_lines()
                 for _ in range(2 * records - 1):  # each record is followed by an empty line
                     next(lines)
-                cancelled += server.replying
+                cancelled += server.engine.replying
             assert server.seconds_until_idle() < 0.1
     assert cancelled > 2
 

@@ -254,7 +254,7 @@ def test_a_connection_that_drops_cancels(server: Running) -> None:
             client.say("Count from one to ten.")
             client.until("response.output_audio.delta")
             time.sleep(wait)
-            assert server.replying
+            assert server.engine.replying
         assert server.seconds_until_idle() < 0.1
 
 

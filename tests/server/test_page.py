@@ -57,29 +57,48 @@ def ask(page: Page, words: str) -> None:
     page.get_by_label("Message").press("Enter")
 
 
-def answered(page: Page, words: str) -> None:
-    expect(page.locator("#captions .reply").last).to_have_text(words, timeout=20_000)
+def answered(page: Page, words: str, seconds: int = 20) -> None:
+    reply = page.locator("#captions .reply").last
+    expect(reply).to_have_text(words, timeout=1000 * seconds)
+
+
+def tried(attempt: Callable[[], None], tries: int = 3) -> None:
+    """Repeat what another process can spoil: sound that drops out on a busy machine."""
+    for left in reversed(range(tries)):
+        try:
+            attempt()
+        except AssertionError:
+            if not left:
+                raise
+        else:
+            return
 
 
 @pulse
 def test_ask_and_hear(server: Running, desk: Desk, recording: Callable) -> None:
     """A recognizer hears the answer in what the loudspeaker plays; then a spoken question."""
     with opened(server, desk) as page:
-        with desk.listening() as recorded:
-            ask(page, "What is seven plus five?")
-            answered(page, "Seven plus five is twelve.")
-            heard = recorded.until_quiet()
-        assert sphinx(heard).endswith("five is twelve")
 
+        def typed() -> None:
+            with desk.listening() as recorded:
+                ask(page, "What is seven plus five?")
+                answered(page, "Seven plus five is twelve.")
+                heard = recorded.until_quiet()
+            assert sphinx(heard).endswith("five is twelve")
+
+        def spoken() -> None:
+            with desk.listening() as recorded:
+                desk.say(recording("color_of_the_sky", 16_000))
+                answered(page, "The sky is blue.", 10)
+                expect(page.locator("#figures")).to_contain_text("first sound", timeout=10_000)
+                recorded.until_quiet()
+
+        tried(typed)
         page.get_by_role("button", name="Start").click()
         expect(page.locator("#status")).to_have_text("listening", timeout=10_000)
         expect(page.get_by_role("button", name="Stop")).to_have_attribute("aria-pressed", "true")
         time.sleep(2)  # the browser's noise suppression adapts
-        with desk.listening() as recorded:
-            desk.say(recording("color_of_the_sky", 16_000))
-            answered(page, "The sky is blue.")
-            expect(page.locator("#figures")).to_contain_text("first sound", timeout=10_000)
-            recorded.until_quiet()
+        tried(spoken)
         seconds = float(page.locator("#figures").inner_text().split()[-2])
         assert 0 < seconds < 5
         page.get_by_role("button", name="Stop").click()
@@ -170,12 +189,17 @@ def test_push_to_talk(server: Running, desk: Desk, recording: Callable) -> None:
         assert box is not None
         time.sleep(2)
         page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-        page.mouse.down()
-        desk.say(recording("color_of_the_sky", 16_000))
-        page.wait_for_timeout(300)
-        expect(page.locator("#captions .reply")).to_have_count(0)
-        page.mouse.up()
-        answered(page, "The sky is blue.")
+
+        def spoken() -> None:
+            before = page.locator("#captions .reply").count()
+            page.mouse.down()
+            desk.say(recording("color_of_the_sky", 16_000))
+            page.wait_for_timeout(300)
+            expect(page.locator("#captions .reply")).to_have_count(before)
+            page.mouse.up()
+            answered(page, "The sky is blue.", 10)
+
+        tried(spoken)
 
 
 def test_a_key_is_asked_for(run_server: Callable[..., Running]) -> None:

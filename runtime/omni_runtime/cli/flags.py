@@ -378,6 +378,7 @@ def _quality_flags(quality: argparse.ArgumentParser) -> None:
     quality.add_argument("--image", metavar="FILE", help="a picture, for the vision encoder")
     quality.add_argument("--json", action="store_true", help="print one JSON object")
     _machine_flags(quality)
+    _memory_flag(quality)
 
 
 def _golden_flags(golden: argparse.ArgumentParser) -> None:

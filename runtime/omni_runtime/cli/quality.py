@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from omni_runtime.cli import ui
-from omni_runtime.engine.session import SessionOptions
+from omni_runtime.cli.run import session_options
 from omni_runtime.errors import OmniError
 from omni_runtime.inputs.messages import Audio, ContentPart, Image
 from omni_runtime.model import Model
@@ -18,13 +18,7 @@ def main(options: argparse.Namespace) -> int:
     """Compare each part and print a line for each."""
     divergence = _divergence()
     text = divergence.text() if options.text is None else _read(Path(options.text))
-    settings = SessionOptions(
-        options.threads,
-        native=options.native,
-        prepack_cache=options.prepack_cache,
-        kv_cache=options.kv_cache,
-    )
-    model = Model(options.bundle, settings)
+    model = Model(options.bundle, session_options(options))
     comparison = divergence.Comparison(model, Path(options.checkpoint))
     found: dict[str, dict[str, float]] = {}
     ui.note("thinker")

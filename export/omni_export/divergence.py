@@ -70,7 +70,6 @@ class Comparison:
                 "the checkpoint has another shape than the bundle",
                 fix="give the checkpoint that the bundle was exported from",
             )
-        self._checkpoint = Checkpoint(folder)
         transformers.logging.set_verbosity_error()
 
     def thinker(self, text: str, tokens: int) -> Divergence:
@@ -81,7 +80,7 @@ class Comparison:
             raise UsageError("the text has less than two tokens", fix="give a longer one")
         decoder = ReferenceDecoder(self._graph("thinker", source), source.text)
         shape = (source.text.vocab_size, source.text.hidden_size)
-        rows = self._checkpoint.claim(THINKER_TABLE, shape, "table").rows
+        rows = Checkpoint(self._folder).claim(THINKER_TABLE, shape, "table").rows
         sums = _Sums()
         for start in range(0, len(ids), SEQUENCE):
             part = ids[start : start + SEQUENCE]
@@ -166,17 +165,18 @@ class Comparison:
         return _rows(encoder(torch.from_numpy(patches.values), grid_thw=grid))
 
     def _loaded(self, encoder: Any, prefix: str) -> Any:
+        checkpoint = Checkpoint(self._folder)
         weights = {
-            name.removeprefix(prefix): torch.from_numpy(self._checkpoint.claim(name).read())
-            for name in self._checkpoint.shapes(prefix)
-            if "audio_bos_eos_token" not in name
+            name.removeprefix(prefix): torch.from_numpy(checkpoint.claim(name).read())
+            for name in checkpoint.shapes(prefix)
         }
-        encoder.load_state_dict(weights, strict=False)
+        encoder.load_state_dict(weights)
         return encoder.float().eval()
 
     def _graph(self, name: str, source: SourceConfig) -> ir.Model:
-        network = next(one for one in networks(source, self._checkpoint) if one.name == name)
-        return build(network, contracts(self._model.config)[name], self._checkpoint)
+        checkpoint = Checkpoint(self._folder)
+        network = next(one for one in networks(source, checkpoint) if one.name == name)
+        return build(network, contracts(self._model.config)[name], checkpoint)
 
 
 def _rows(output: Any) -> FloatArray:

@@ -37,7 +37,8 @@ def test_float32_loses_nothing(twin: Twin, picture: Path) -> None:
     logits = twin.reference.thinker(input_ids=ids).logits[0]
     loss = torch.nn.functional.cross_entropy(logits[:-1].float(), ids[0, 1:])
     assert thinker.perplexity == pytest.approx(float(loss.exp()), rel=1e-4)
-    assert comparison.encoder(Audio(SPEECH)) == pytest.approx(1, abs=1e-5)
+    for _ in range(2):  # any part can be compared again
+        assert comparison.encoder(Audio(SPEECH)) == pytest.approx(1, abs=1e-5)
     assert comparison.encoder(Image(picture)) == pytest.approx(1, abs=1e-5)
 
 

@@ -18,7 +18,6 @@ from omni_export.source import read_json
 from omni_export.weight_files import TensorHandle, some
 from omni_runtime.errors import OmniError
 
-INDEX = "model.safetensors.index.json"
 THINKER, SPEECH = "thinker.", ("talker.", "token2wav.")
 
 # Of DataParallel and DistributedDataParallel, torch.compile, PEFT, and FSDP.

@@ -22,7 +22,6 @@ from tokenizers import (
 )
 
 from omni_export import random_shapes, random_weights
-from omni_export.checkpoint import INDEX
 from omni_export.model_config import SYSTEM_PROMPT
 from omni_export.random_shapes import DEFAULT, PUBLISHED, Shape
 from omni_runtime.errors import UsageError
@@ -167,7 +166,8 @@ def write(
         save_file(tensors, folder / file, metadata={"format": "pt"})
     weight_map = {name: file for file, names in files.items() for name in names}
     _write_json(  # last: without it the folder is not a checkpoint
-        folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map}
+        folder / "model.safetensors.index.json",
+        {"metadata": {"total_size": total}, "weight_map": weight_map},
     )
     (folder / random_weights.DESCRIPTION).unlink()
 

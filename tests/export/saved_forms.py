@@ -10,8 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+
+from omni_runtime.model import Model
 
 WRITTEN_BY_5 = Path(__file__).parents[1] / "data" / "transformers5"
 INV_FREQ = "token2wav.code2wav_dit_model.rotary_embed.inv_freq"
@@ -80,3 +83,12 @@ def edit_json(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     content = json.loads(path.read_text())
     edit(content)
     path.write_text(json.dumps(content))
+
+
+def logits(bundle: Path) -> np.ndarray:
+    """Text logits of a bundle after three tokens."""
+    thinker = Model(bundle).thinker
+    cache = thinker.new_cache()
+    for token in (5, 6, 7):
+        found = thinker.step(cache, token, cache.length).logits
+    return found

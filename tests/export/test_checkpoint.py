@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from conftest import Twin, export_to, relative
+from export.saved_forms import logits
 from omni_export.checkpoint import Checkpoint, TensorHandle
 from omni_export.model_config import _eos, _talker_sampling, read_generation
 from omni_export.source import read_config
@@ -33,14 +34,6 @@ def rewrite(twin: Twin, folder: Path, dtype: torch.dtype | None = None) -> Path:
         tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
     save_file(tensors, folder / "model.safetensors")
     return folder
-
-
-def logits(bundle: Path) -> np.ndarray:
-    thinker = Model(bundle).thinker
-    cache = thinker.new_cache()
-    for token in (5, 6, 7):
-        found = thinker.step(cache, token, cache.length).logits
-    return found
 
 
 def test_single_file_equals_shards(default_twin: Twin, tmp_path: Path) -> None:

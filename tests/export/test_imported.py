@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from conftest import Twin, export_to, relative
-from export.saved_forms import edit_json, rewritten
+from export.saved_forms import edit_json, logits, rewritten
 from omni_export import check
 from omni_export.build import build
 from omni_export.checkpoint import Checkpoint
@@ -28,7 +28,6 @@ from omni_quantize import imported
 from omni_quantize.recipe import Rule, load
 from omni_runtime.bundle.store import Bundle
 from omni_runtime.errors import OmniError, UsageError
-from omni_runtime.model import Model
 
 LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 Tensors = dict[str, torch.Tensor]
@@ -206,14 +205,6 @@ def test_replies_equal_those_of_the_dequantized_weights(
     assert relative(found, expected) < 0.05  # activations are rounded to 8 bits
     weights = Bundle(bundle).manifest.graphs["thinker"].weights
     assert f"4 bit, block {quantizer.group}, zero points" in weights
-
-
-def logits(bundle: Path) -> np.ndarray:
-    thinker = Model(bundle).thinker
-    cache = thinker.new_cache()
-    for token in (5, 6, 7):
-        found = thinker.step(cache, token, cache.length).logits
-    return found
 
 
 def test_the_settings_of_autogptq(default_twin: Twin, tmp_path: Path) -> None:

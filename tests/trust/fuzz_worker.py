@@ -9,6 +9,7 @@ import json
 import logging
 import random
 import re
+import shutil
 import sys
 import traceback
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from omni_runtime.inputs.video import load_video
 from omni_runtime.model import Model
 from omni_runtime.options import ReplyOptions, SpeechOptions
 
+PHOTOS = Path(__file__).parents[1] / "data"
 MEMORY = 2**29 * 11 // 10
 """Bytes that one medium may take: half a gigabyte and a tenth."""
 
@@ -58,6 +60,8 @@ def make_media(folder: Path) -> None:
         image.save(folder / f"i.{suffix}")
     image.convert("RGBA").save(folder / "alpha.png")
     image.save(folder / "moving.webp", save_all=True, append_images=[image] * 5)
+    for photo in PHOTOS.glob("*.heic"):
+        shutil.copy(photo, folder / f"i.{photo.name}")
 
 
 def mutate(data: bytes, other: bytes, r: random.Random) -> tuple[bytes, str]:

@@ -1,4 +1,4 @@
-"""Decode images from any file that Pillow or libav reads.
+"""Decode images from any file that Pillow or libheif reads.
 
 Not the model's preprocessing (`pixels.py`). The size of an image is checked before it is decoded.
 
@@ -21,18 +21,20 @@ from PIL.JpegImagePlugin import JpegImageFile
 from omni_runtime.errors import MediaError
 from omni_runtime.inputs.pixels import require_aspect_ratio
 from omni_runtime.inputs.source import (
-    MAX_FRAME_PIXELS,
     Source,
-    open_container,
     open_source,
-    require_decoder,
-    upright,
 )
 
 MAX_PIXELS = 89_478_485
 """Pillow's limit against decompression bombs. Decoding takes 4 bytes a pixel."""
 
-_LIMITS = {"AVIF": 2**25, "JPEG2000": 2**25, "WEBP": 2**24, "progressive": 2**26}
+_LIMITS = {
+    "AVIF": 2**25,
+    "HEIF": 3 * 2**24,
+    "JPEG2000": 2**25,
+    "WEBP": 2**24,
+    "progressive": 2**26,
+}
 """Pixels at most where a decoder takes more memory: 6 to 24 bytes a pixel."""
 
 _ENOUGH_PIXELS = 16384 * 28 * 28
@@ -57,8 +59,6 @@ _FORMATS = {
 }
 """Formats that Pillow decodes itself. For others, such as EPS, it would start programs."""
 
-_HEIF_BRANDS = {"heic", "heix", "heim", "heis", "mif1"}
-
 
 def load_image(source: Source) -> NDArray[np.uint8]:
     """Decode an image to uint8 (h, w, 3), upright, with transparent areas on white.
@@ -69,33 +69,48 @@ def load_image(source: Source) -> NDArray[np.uint8]:
     take more memory; a jpeg four times as many, for it is scaled while it is decoded), or an aspect
     ratio above 200 : 1.
     """
-    with open_source(source) as (file, name), one_error(name):
-        try:
-            picture = _opened(file)
-        except Image.UnidentifiedImageError:
-            return _load_heif(file, name)
-        with picture:
-            require_aspect_ratio(picture.height, picture.width)
-            if picture.format in ("JPEG", "MPO"):
-                kind = "progressive" if picture.info.get("progressive") else "JPEG"
-                _require_size(*picture.size, _LIMITS.get(kind, 4 * MAX_PIXELS), name)
-                factor = _reduction(picture)
-                picture.draft("RGB", (picture.width // factor, picture.height // factor))
-            else:
-                _require_size(*picture.size, _LIMITS.get(picture.format or "", MAX_PIXELS), name)
-            return to_rgb(picture)
+    with open_source(source) as (file, name), one_error(name), _opened(file, name) as picture:
+        require_aspect_ratio(picture.height, picture.width)
+        if picture.format in ("JPEG", "MPO"):
+            kind = "progressive" if picture.info.get("progressive") else "JPEG"
+            _require_size(*picture.size, _LIMITS.get(kind, 4 * MAX_PIXELS), name)
+            factor = _reduction(picture)
+            picture.draft("RGB", (picture.width // factor, picture.height // factor))
+        else:
+            _require_size(*picture.size, _LIMITS.get(picture.format or "", MAX_PIXELS), name)
+        return to_rgb(picture)
 
 
-def _opened(file: BinaryIO) -> Image.Image:
+def _opened(file: BinaryIO, name: str) -> Image.Image:
     Image.init()
     try:
         return Image.open(file, formats=sorted(_FORMATS & Image.OPEN.keys()))
+    except Image.UnidentifiedImageError:
+        return _opened_heif(file, name)
     except Image.DecompressionBombError:
         file.seek(0)
         if file.read(2) != b"\xff\xd8":
             raise
         file.seek(0)
         return JpegImageFile(file)  # a larger one can be scaled
+
+
+def _opened_heif(file: BinaryIO, name: str) -> Image.Image:
+    """Open a HEIC photograph, or raise the MediaError for what is no image."""
+    unknown = f"{name} is not an image in a supported format"
+    file.seek(4)
+    if file.read(4) != b"ftyp":
+        raise MediaError(unknown, fix="convert it to png or jpeg")
+    try:
+        from pi_heif import register_heif_opener  # noqa: PLC0415 - few have such files
+    except ImportError as error:
+        raise MediaError(f"{name} needs pi-heif", fix="convert it to png or jpeg") from error
+    register_heif_opener()
+    file.seek(0)
+    try:
+        return Image.open(file, formats=["HEIF"])
+    except Image.UnidentifiedImageError as error:
+        raise MediaError(unknown, fix="convert it to png or jpeg") from error
 
 
 @contextmanager
@@ -153,29 +168,6 @@ def _upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     turns = {3: 2, 4: 2, 5: 3, 6: 3, 7: 1, 8: 1}.get(orientation, 0)
     image = np.rot90(image, turns)
     return np.ascontiguousarray(image[:, ::-1] if orientation in (2, 4, 5, 7) else image)
-
-
-def _load_heif(file: BinaryIO, name: str) -> NDArray[np.uint8]:
-    """Decode a HEIC photograph with libav. One that is split into tiles is refused."""
-    file.seek(0)
-    head = file.read(12)
-    if head[4:8] != b"ftyp" or head[8:12].decode("latin-1") not in _HEIF_BRANDS:
-        raise MediaError(
-            f"{name} is not an image in a supported format", fix="convert it to png or jpeg"
-        )
-    with open_container(file, "an image") as (container, _):
-        streams = sorted(container.streams.video, key=lambda s: s.width * s.height)
-        if not streams:
-            raise MediaError(f"{name} has no image", fix="convert it to png or jpeg")
-        stream = streams[-1]
-        if sum((s.width, s.height) == (stream.width, stream.height) for s in streams) > 1:
-            raise MediaError(f"{name} is split into tiles", fix="convert it to jpeg")
-        require_decoder(stream, name)
-        require_aspect_ratio(stream.height, stream.width)
-        _require_size(stream.width, stream.height, MAX_FRAME_PIXELS, name)
-        for frame in container.decode(stream):
-            return upright(frame)
-    raise MediaError(f"{name} has no image", fix="convert it to png or jpeg")
 
 
 def _require_size(width: int, height: int, limit: int, name: str) -> None:

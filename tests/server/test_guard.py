@@ -17,6 +17,7 @@ import websockets.sync.client as websocket
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from omni_runtime.server import replies
+from omni_runtime.server.connections import MAX_CONNECTIONS
 from omni_runtime.server.settings import Settings
 from server.running import NAME, Running
 
@@ -296,6 +297,19 @@ def test_half_open_sockets_are_freed_and_hold_nobody(run_server: Callable[..., R
         time.sleep(2.5)  # a client that answers pings may be silent for longer than all limits
         connection.send(json.dumps({"type": "input_audio_buffer.clear"}))
         assert json.loads(connection.recv())["type"] == "input_audio_buffer.cleared"
+
+
+@pytest.mark.parametrize("sent", ["half a head", "half a body"])
+def test_many_half_open_sockets_keep_nobody_out(
+    run_server: Callable[..., Running], sent: str
+) -> None:
+    server = run_server(head_seconds=60.0, body_seconds=60.0)
+    with ExitStack() as stack:
+        for _ in range(MAX_CONNECTIONS + 10):
+            one = stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            one.sendall(HALVES[sent])
+        with server.http() as client:
+            assert client.get("/health").status_code == 200
 
 
 def test_half_a_second_request_is_freed_too(run_server: Callable[..., Running]) -> None:

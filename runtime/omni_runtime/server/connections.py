@@ -1,8 +1,9 @@
 """How connections are served: uvicorn's settings, and time limits for requests that do not arrive.
 
 uvicorn waits without end for the first request of a connection and for the rest of a body. Here
-both have a limit, so sockets that stay half open are freed. After the handshake of a WebSocket
-pings find a client that is gone.
+both have a limit, so sockets that stay half open are freed. When there are many, the oldest is
+closed for a new one: they never keep others out. After the handshake of a WebSocket pings find a
+client that is gone.
 """
 
 from asyncio import TimerHandle, Transport
@@ -16,6 +17,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from omni_runtime.server.settings import Settings
 
 MAX_CONNECTIONS = 512
+MAX_HALF_OPEN = 256
+"""Connections, of those, whose request has not arrived yet."""
 SHUTDOWN_SECONDS = 10
 """How long replies may go on after SIGTERM."""
 
@@ -44,6 +47,9 @@ class _LimitedProtocol(H11Protocol):
     limits: dict[object, float]
     """Seconds by the state of the client: before the end of the head, and of the body."""
 
+    half_open: dict["_LimitedProtocol", None]
+    """Those of this server whose request has not arrived yet, the oldest first."""
+
     _awaited: object = None
     _timer: TimerHandle | None = None
 
@@ -70,8 +76,15 @@ class _LimitedProtocol(H11Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self.loop.call_later(seconds, self.transport.abort) if seconds else None
+        self.half_open.pop(self, None)
+        if seconds:
+            self.half_open[self] = None
+            if len(self.half_open) > MAX_HALF_OPEN:
+                oldest = next(iter(self.half_open))
+                del self.half_open[oldest]
+                oldest.transport.abort()
 
 
 def _limited(head: float, body: float) -> type[H11Protocol]:
     limits = {h11.IDLE: head, h11.SEND_BODY: body}
-    return type("LimitedProtocol", (_LimitedProtocol,), {"limits": limits})
+    return type("LimitedProtocol", (_LimitedProtocol,), {"limits": limits, "half_open": {}})

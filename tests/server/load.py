@@ -16,6 +16,7 @@ import random
 import sys
 import time
 from collections import Counter
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import numpy as np
@@ -48,9 +49,9 @@ def questions() -> list[list[str]]:
 class Load:
     """Counts what the callers see."""
 
-    def __init__(self, port: int, pid: int) -> None:
+    def __init__(self, port: int, pid: int, fill: int = 0) -> None:
         self.address = f"ws://127.0.0.1:{port}/v1/realtime"
-        self.pid = pid
+        self.pid, self.fill = pid, fill
         self.counts: Counter[str] = Counter()
         self.latencies: list[float] = []
         self.questions = questions()
@@ -60,13 +61,41 @@ class Load:
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * 4096 / 1e6
 
+    def connected(self) -> connect:
+        """A session."""
+        return connect(self.address, max_size=None, open_timeout=STUCK)
+
     async def caller(self, number: int, end: float) -> None:
+        """Open a session, ask and listen until `end`."""
+        async with self.connected() as socket:
+            await self.talk(socket, number, end)
+
+    async def talk(self, socket, number: int, end: float) -> None:
         """Ask and listen until `end`."""
         r = random.Random(number)
-        async with connect(self.address, max_size=None, open_timeout=STUCK) as socket:
-            while time.monotonic() < end:
-                await self.turn(socket, r)
+        while time.monotonic() < end:
+            await self.turn(socket, r)
         self.counts["callers that ended"] += 1
+
+    async def fill_context(self, socket) -> None:
+        """Write and be answered for `fill` tokens."""
+        written = 0
+        while written < self.fill:
+            written += await self.written_turn(socket)
+
+    async def written_turn(self, socket) -> int:
+        """A written message and its spoken answer; returns their tokens."""
+        text = {"type": "input_text", "text": "Seven plus five? " * 60}
+        item = {"type": "message", "role": "user", "content": [text]}
+        await socket.send(json.dumps({"type": "conversation.item.create", "item": item}))
+        await socket.send(json.dumps({"type": "response.create"}))
+        while True:
+            event = json.loads(await asyncio.wait_for(socket.recv(), STUCK))
+            assert event["type"] != "error", event
+            if event["type"] == "response.done":
+                usage = event["response"]["usage"]
+                cached = usage["input_token_details"]["cached_tokens"]
+                return usage["total_tokens"] - cached
 
     async def turn(self, socket, r: random.Random) -> None:
         """One question in real time, and its answer."""
@@ -102,7 +131,7 @@ class Load:
         """Connect and leave at a random point."""
         r = random.Random(number)
         try:
-            socket = await connect(self.address, max_size=None, open_timeout=STUCK)
+            socket = await self.connected()
         except Exception:
             self.counts["refused"] += 1
             return
@@ -121,11 +150,15 @@ class Load:
 
     async def run(self, callers: int, minutes: float) -> None:
         """All callers for some minutes."""
-        end = time.monotonic() + 60 * minutes
-        tasks = [asyncio.create_task(self.caller(n, end)) for n in range(callers)]
-        while not all(task.done() for task in tasks):
-            self.report()
-            await asyncio.wait(tasks, timeout=60)
+        async with AsyncExitStack() as stack:
+            sockets = [await stack.enter_async_context(self.connected()) for _ in range(callers)]
+            await asyncio.gather(*map(self.fill_context, sockets))
+            end = time.monotonic() + 60 * minutes
+            talks = (self.talk(socket, n, end) for n, socket in enumerate(sockets))
+            tasks = [asyncio.create_task(one) for one in talks]
+            while not all(task.done() for task in tasks):
+                self.report()
+                await asyncio.wait(tasks, timeout=60)
         for task in tasks:
             if (error := task.exception()) is not None:
                 self.counts[f"failed: {error!r}"] += 1
@@ -153,9 +186,10 @@ def main() -> int:
     parser.add_argument("--pid", type=int, required=True)
     parser.add_argument("--callers", type=int, default=20)
     parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--fill", type=int, default=0, metavar="TOKENS")
     parser.add_argument("--drops", type=int, default=0)
     options = parser.parse_args()
-    load = Load(options.port, options.pid)
+    load = Load(options.port, options.pid, options.fill)
     if options.drops:
         asyncio.run(load.drops(options.drops))
     else:

@@ -18,7 +18,7 @@ from omni_quantize.moments import Moments
 from omni_runtime.arrays import FloatArray
 from omni_runtime.inputs.tokenizer import Tokenizer
 
-MAX_TOKENS = 4096
+MAX_TOKENS = 8192
 """Tokens of a calibration; more of them change the measured quality little."""
 
 

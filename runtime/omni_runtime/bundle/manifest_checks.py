@@ -48,7 +48,8 @@ BOUNDS = {
     "columns": 2**20,
 }
 """Of whole numbers from 1: far above every checkpoint, and too low to allocate absurd amounts."""
-MAY_BE_ZERO = frozenset({"context_frames"})
+LEAST = {"context_frames": 0, "sample_rate": 1000}
+"""Bounds from below that are not 1."""
 LINES_ALLOWED = "system_prompt"
 SPEECH_TABLES = ("talker_embedding", "dit_code")
 ENCODINGS = ("float32", "bfloat16", "int8")
@@ -100,7 +101,7 @@ def _problem(name: str, value: str | float) -> str | None:
         return None
     if isinstance(value, float) and not math.isfinite(value):
         return "is not finite"
-    least = 1 if name in BOUNDS and name not in MAY_BE_ZERO else -LARGEST
+    least = LEAST.get(name, 1) if name in BOUNDS else -LARGEST
     if not least <= value <= BOUNDS.get(name, LARGEST):
         return f"is out of range: {value}"
     return None

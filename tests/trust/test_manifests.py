@@ -70,6 +70,7 @@ def set_in(path: str, value: object) -> Callable[[Any], None]:
         ("model/thinker/decoder/max_context", 2**40),
         ("model/audio/hop_length", 0),
         ("model/speech/vocoder/sample_rate", 7),
+        ("model/speech/dit/frames_per_code", 7),
         ("model/vision/image_max_pixels", 2**40),
         ("graphs/thinker/file", "elsewhere.onnx"),
         ("graphs", {}),

@@ -63,7 +63,10 @@ def check(manifest: Manifest, folder: Path) -> None:
             raise BundleError(f"{folder}: {where} {problem}", fix=EXPORT_AGAIN)
     for name in manifest.files:
         _check_name(name, folder)
-    tables = ("thinker_embedding", *(SPEECH_TABLES if manifest.model.speech else ()))
+    speech = manifest.model.speech
+    if speech and speech.dit.block_frames % speech.dit.frames_per_code:
+        raise BundleError(f"{folder}: a block is no whole number of codes", fix=EXPORT_AGAIN)
+    tables = ("thinker_embedding", *(SPEECH_TABLES if speech else ()))
     missing = contracts(manifest.model).keys() - manifest.graphs.keys()
     for name in sorted(missing) or [name for name in tables if name not in manifest.tables]:
         raise BundleError(f"{folder} lacks {name}", fix=EXPORT_AGAIN)

@@ -178,9 +178,15 @@ def moments(model: SmolLM2) -> dict[tuple[int, str], Moments]:
 
 
 def ours(levels: tuple[int, ...], size: int, measured: dict[tuple[int, str], Moments]) -> Quantize:
-    """Return our 4-bit blocks; `measured` may be empty."""
+    """Return our 4-bit blocks, with 8 bits for values; `measured` may be empty."""
 
     def quantize(index: int, name: str, matrix: torch.Tensor) -> torch.Tensor:
+        if name == "qkv":
+            queries_keys = four_bits(index, name, matrix[:-KEPT])
+            return torch.cat([queries_keys, bytes_in_blocks(matrix[-KEPT:])])
+        return four_bits(index, name, matrix)
+
+    def four_bits(index: int, name: str, matrix: torch.Tensor) -> torch.Tensor:
         columns = np.ascontiguousarray(matrix.numpy()).T
         parts = blocks.quantize(columns, size, levels, measured.get((index, name)))
         packed = parts["packed"]
@@ -192,7 +198,7 @@ def ours(levels: tuple[int, ...], size: int, measured: dict[tuple[int, str], Mom
 
 
 def bytes_in_blocks(matrix: torch.Tensor) -> torch.Tensor:
-    """Our 8 bits, for the output matrix."""
+    """Our 8 bits, for values and the output matrix."""
     parts = matrix.reshape(len(matrix), -1, 32)
     scale = parts.abs().amax(-1, keepdim=True) / 127
     return ((parts / scale).round() * scale).reshape(matrix.shape)

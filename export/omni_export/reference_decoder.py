@@ -55,11 +55,16 @@ class ReferenceDecoder:
 
     def _layer(self, x: torch.Tensor, name: str) -> Generator[Inputs, None, torch.Tensor]:
         """One layer of Qwen2, as `graphs.decoder.DecoderLayer`."""
-        qkv, out = f"{name}.self_attn.qkv_proj", f"{name}.self_attn.o_proj"
+        qk, v, out = (f"{name}.self_attn.{part}_proj" for part in ("qk", "v", "o"))
         gate_up, down = f"{name}.mlp.gate_up_proj", f"{name}.mlp.down_proj"
         normed = self._norm(x, f"{name}.input_layernorm")
-        yield f"{qkv}.weight", normed
-        mixed = torch.cat([*map(self._attend, self._product(normed, qkv))])
+        yield f"{qk}.weight", normed
+        yield f"{v}.weight", normed
+        packed = (
+            torch.cat(parts, -1)
+            for parts in zip(self._product(normed, qk), self._product(normed, v), strict=True)
+        )
+        mixed = torch.cat([*map(self._attend, packed)])
         yield f"{out}.weight", mixed
         x = x + torch.cat([*self._product(mixed, out)])
         normed = self._norm(x, f"{name}.post_attention_layernorm")

@@ -173,7 +173,8 @@ def test_values_are_kept(default_twin: Twin, tmp_path: Path, form: str) -> None:
     for layer in range(3):
         prefix = f"thinker.model.layers.{layer}."
         for packed, parts in (
-            ("self_attn.qkv_proj", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
+            ("self_attn.qk_proj", ("self_attn.q_proj", "self_attn.k_proj")),
+            ("self_attn.v_proj", ("self_attn.v_proj",)),
             ("self_attn.o_proj", ("self_attn.o_proj",)),
             ("mlp.gate_up_proj", ("mlp.gate_proj", "mlp.up_proj")),
             ("mlp.down_proj", ("mlp.down_proj",)),
@@ -183,7 +184,7 @@ def test_values_are_kept(default_twin: Twin, tmp_path: Path, form: str) -> None:
             np.testing.assert_array_equal(found, wanted, err_msg=packed)
     assert not stored
     four = [rule for rule in rules.values() if rule.bits == 4]
-    assert len(four) == 12 and {rule.symmetric for rule in four} == {quantizer.symmetric}
+    assert len(four) == 15 and {rule.symmetric for rule in four} == {quantizer.symmetric}
     assert {rule.block for rule in four} == {128 if quantizer.group == -1 else quantizer.group}
 
 

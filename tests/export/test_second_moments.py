@@ -17,7 +17,8 @@ from omni_runtime.bundle.store import Bundle
 
 SKEWED = (-32, -26, -21, -16, -12, -9, -6, -2, 0, 3, 6, 10, 13, 17, 22, 28)
 PARTS = {
-    "self_attn.qkv_proj": "self_attn.q_proj",
+    "self_attn.qk_proj": "self_attn.q_proj",
+    "self_attn.v_proj": "self_attn.v_proj",
     "self_attn.o_proj": "self_attn.o_proj",
     "mlp.gate_up_proj": "mlp.up_proj",
     "mlp.down_proj": "mlp.down_proj",

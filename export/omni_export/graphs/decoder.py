@@ -53,7 +53,10 @@ def cached_attention() -> ir.Function:
 
 
 class Attention(Module):
-    """The attention of one layer, with packed projections."""
+    """The attention of one layer.
+
+    Queries and keys are one product. Values are another, so that a recipe can give them more bits.
+    """
 
     def __init__(self, config: DecoderSource) -> None:
         super().__init__()
@@ -61,9 +64,8 @@ class Attention(Module):
         state = config.num_key_value_heads * config.head_dim
         self.heads = config.num_attention_heads
         self.kv_heads = config.num_key_value_heads
-        self.qkv_proj = Linear(
-            config.hidden_size, {"q_proj": query, "k_proj": state, "v_proj": state}
-        )
+        self.qk_proj = Linear(config.hidden_size, {"q_proj": query, "k_proj": state})
+        self.v_proj = Linear(config.hidden_size, state)
         self.o_proj = Linear(query, config.hidden_size, bias=False)
 
     def forward(
@@ -71,7 +73,7 @@ class Attention(Module):
     ) -> tuple[Value, Value, Value]:
         mixed, key, value = op.call(
             cached_attention(),
-            self.qkv_proj(op, x),
+            op.Concat(self.qk_proj(op, x), self.v_proj(op, x), axis=-1),
             past_key,
             past_value,
             step.last_position,

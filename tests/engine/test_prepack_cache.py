@@ -182,13 +182,20 @@ def test_an_unwritable_cache_is_not_an_error(
     assert np.array_equal(logits(plain(bundle)), wanted)
 
 
-def test_a_graph_that_cannot_be_loaded_is_reported(bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["zeros", "a name that is no UTF-8"])
+def test_a_graph_that_cannot_be_loaded_is_reported(
+    bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], damage: str
+) -> None:
     broken = shutil.copytree(bundle, tmp_path / "broken")
     file = broken / "graphs" / "thinker" / "model.onnx"
-    file.write_bytes(bytes(file.stat().st_size))
+    data = file.read_bytes()
+    changed = data.replace(b"MatMulNBits", b"MatMulNBit\xef")
+    assert changed != data
+    file.write_bytes(changed if damage != "zeros" else bytes(len(data)))
     with pytest.raises(BundleError, match=r"model.onnx cannot be loaded"):
         plain(broken).graph("thinker")
     assert not copies()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_unused_copies_are_evicted(bundle: Path) -> None:

@@ -185,7 +185,10 @@ def _digest(path: Path) -> str:
 
 def load(file: Path, settings: Any) -> ort.InferenceSession:
     """Open a session on the CPU."""
-    return ort.InferenceSession(file, settings, providers=["CPUExecutionProvider"])
+    # Without a fallback, which would print an error of its own and fail once more.
+    return ort.InferenceSession(
+        file, settings, providers=["CPUExecutionProvider"], enable_fallback=0
+    )
 
 
 def _room(copy: Path, size: int) -> Path | None:

@@ -1,8 +1,10 @@
 """The realtime protocol with OpenAI's own client: whole spoken turns, cuts, pictures, errors."""
 
+import asyncio
 import base64
+import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any
 
 import numpy as np
@@ -275,6 +277,32 @@ def test_connections_that_drop_leave_nothing(server: Running, recording: Callabl
             break
         time.sleep(0.05)
     assert len(server.engine._entries) == before and server.seconds_until_idle() < 0.1
+
+
+def test_a_client_that_vanishes_is_no_error(server: Running, recording: Callable) -> None:
+    """Its sound is still read when the events that it causes cannot be sent any more."""
+    spoken = np.tile(recording("seven_plus_five", RATE), 4)
+    events: list[dict[str, Any]] = [{"type": "websocket.connect"}]
+    for start in range(0, len(spoken), FRAME):
+        sound = base64.b64encode(pcm16(spoken[start : start + FRAME])).decode()
+        text = json.dumps({"type": "input_audio_buffer.append", "audio": sound})
+        events.append({"type": "websocket.receive", "text": text})
+    sent: list[str] = []
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(0.001)
+        return events.pop(0) if events else {"type": "websocket.disconnect", "code": 1006}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        if len(sent) == 2:
+            raise OSError
+        sent.append(message["type"])
+
+    scope = {"type": "websocket", "path": "/v1/realtime", "headers": [(b"host", b"localhost")],
+             "query_string": b"", "subprotocols": []}  # fmt: skip
+    asyncio.run(server.app(scope, receive, send))
+    assert sent == ["websocket.accept", "websocket.send"]
+    assert events, "no event was sent while sound arrived"
 
 
 def test_history_and_instructions_as_items(client: Client) -> None:

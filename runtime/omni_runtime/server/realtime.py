@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import soxr  # pyright: ignore[reportMissingTypeStubs]
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from omni_runtime.arrays import FloatArray
 from omni_runtime.errors import OmniError
@@ -147,6 +147,7 @@ class Connection:
 
     async def _receive(self) -> None:
         while True:
+            self._require_client()
             text = await self._socket.receive_text()
             event_id = None
             try:
@@ -340,7 +341,13 @@ class Connection:
 
     async def _send(self, record: Record) -> None:
         event = {"event_id": identifier("event"), **record}
+        self._require_client()
         await self._socket.send_text(msgspec.json.encode(event).decode())
+
+    def _require_client(self) -> None:
+        """Raise WebSocketDisconnect if an earlier send found that the client has left."""
+        if self._socket.application_state is not WebSocketState.CONNECTED:
+            raise WebSocketDisconnect
 
     async def _tick(self) -> None:
         """Let the session know how much of the reply can have been heard."""
@@ -357,7 +364,7 @@ class Connection:
         try:
             while True:
                 await self._event(await self._events.get())
-        except (WebSocketDisconnect, RuntimeError):  # the client left while something was sent
+        except WebSocketDisconnect:
             return
 
     async def _event(self, event: voice.SessionEvent) -> None:

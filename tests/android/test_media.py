@@ -5,7 +5,6 @@ PyAV and Pillow stand in for Android's decoders: they give time stamps, frames a
 
 import io
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,6 @@ from omni_runtime.inputs.pixels import patches
 from omni_runtime.inputs.timeline import Clock
 from omni_runtime.inputs.video import VideoClip, load_video
 from omni_runtime.model import Model
-
-MICROSECONDS = Fraction(1, 1_000_000)
 
 
 @pytest.fixture(scope="module")
@@ -85,23 +82,16 @@ def told(path: Path) -> dict[str, Any]:
             assert decoded.pts is not None and decoded.time_base is not None
             frames.append(decoded.to_ndarray(format="rgb24"))
             shown.append(clock(decoded.pts, decoded.time_base))
-        seconds = None
-        if path.suffix == ".mp4" and stream.duration and stream.time_base:
-            seconds = float(stream.duration * stream.time_base)
-        stated = round(stream.average_rate or 25)
-    first, last = min(stamps), max(stamps)
+        length, rate = stream.duration, stream.average_rate
+        seconds = float(length * stream.time_base) if length and stream.time_base else None
     return {
         "frames": np.stack(frames),
         "shown": shown,
         "times": {
             "stamps": stamps,
-            "start": min(first, *sounds[:1], first),
-            "end": max(first + (seconds or 0.0), last + 1 / stated),
-            "rates": [
-                *([len(stamps) / seconds] if seconds else []),
-                stated,
-                *([(len(stamps) - 1) / (last - first)] if last > first else []),
-            ],
+            "sound": sounds[0] if sounds else None,
+            "length": seconds if path.suffix == ".mp4" else None,
+            "rate": round(rate) if rate else None,
         },
         "sound": _sound(path) if sounds else None,
     }
@@ -114,6 +104,7 @@ def _stamps(path: Path, kind: str) -> list[float]:
             clock(packet.pts, packet.time_base)
             for packet in container.demux()
             if packet.size and packet.pts is not None and packet.stream.type == kind
+            if not packet.is_discard
         ]
 
 
@@ -280,6 +271,5 @@ def test_other_webp_files(engine: Engine) -> None:
     still = saved(frames[0], "WEBP")
     assert engine.ask("media.webp", file=np.frombuffer(still, np.uint8), stills=None) is None
     whole = saved(frames[0], "WEBP", save_all=True, append_images=frames[1:], **options)
-    for stop in (45, 60):
-        with pytest.raises(EngineError, match="damaged"):
-            engine.ask("media.webp", file=np.frombuffer(whole[:stop], np.uint8), stills=None)
+    with pytest.raises(EngineError, match="damaged"):
+        engine.ask("media.webp", file=np.frombuffer(whole[:60], np.uint8), stills=None)

@@ -28,22 +28,12 @@ internal class FilmDecoder(private val file: File) : OpenFilm {
     override val width = if (sideways) codedHeight else codedWidth
     override val height = if (sideways) codedWidth else codedHeight
 
-    override val times: FilmTimes = run {
-        val stamps = track.stamps()
-        val first = stamps.minOrNull() ?: 0.0
-        val last = stamps.maxOrNull() ?: 0.0
-        // other containers state how long the whole file is
-        val seconds = track.seconds?.takeIf { track.container in STATES_LENGTH_OF_TRACK }
-        val stated = track.format.integer(MediaFormat.KEY_FRAME_RATE)?.toDouble()
-        val rates = listOfNotNull(
-            seconds?.let { stamps.size / it },
-            stated, // rounded
-            if (last > first) (stamps.size - 1) / (last - first) else null,
-        )
-        val sound = MediaTrack.open(file, "audio/")?.use { it.firstStamp() }
-        val end = maxOf(first + (seconds ?: 0.0), last + 1 / (stated?.takeIf { it > 0 } ?: USUAL_RATE))
-        FilmTimes(stamps, minOf(first, sound ?: first), end, rates.toDoubleArray())
-    }
+    override val times = FilmTimes.of(
+        track.stamps(),
+        MediaTrack.open(file, "audio/")?.use { it.firstStamp() },
+        track.seconds.takeIf { track.container in STATES_LENGTH_OF_TRACK }, // others state that of the file
+        track.format.integer(MediaFormat.KEY_FRAME_RATE)?.toDouble(),
+    )
 
     override fun decode(visit: (FilmFrame?) -> Boolean) {
         track.decode(FrameReader(track.clock(), rotation, visit)) { format ->
@@ -59,7 +49,6 @@ internal class FilmDecoder(private val file: File) : OpenFilm {
 
     private companion object {
         val STATES_LENGTH_OF_TRACK = setOf("video/mp4", "video/quicktime", "video/3gpp")
-        const val USUAL_RATE = 25.0
     }
 }
 

@@ -90,7 +90,22 @@ interface FilmFrame {
  * What a container says of its frames, in seconds: their time stamps [stamps] in any order, the first one of pictures
  * or sound ([start]), until when the last frame is shown ([end]), and the frame rates that are stated ([rates]).
  */
-class FilmTimes(val stamps: DoubleArray, val start: Double, val end: Double, val rates: DoubleArray)
+class FilmTimes(val stamps: DoubleArray, val start: Double, val end: Double, val rates: DoubleArray) {
+    companion object {
+        /**
+         * From what Android's MediaExtractor tells, in seconds: the first time stamp of the sound, if there is any, the
+         * length of the track of pictures, where the container states it, and a frame rate, which may be rounded.
+         */
+        fun of(stamps: DoubleArray, sound: Double?, length: Double?, rate: Double?): FilmTimes {
+            val first = stamps.minOrNull() ?: 0.0
+            val last = stamps.maxOrNull() ?: 0.0
+            val stated = rate?.takeIf { it > 0 }
+            val end = if (length != null) first + length else last + (stated?.let { 1 / it } ?: 0.0)
+            val rates = listOfNotNull(length?.takeIf { it > 0 }?.let { stamps.size / it }, stated)
+            return FilmTimes(stamps, minOf(first, sound ?: first), end, rates.toDoubleArray())
+        }
+    }
+}
 
 /** A sound in memory. */
 class SamplesSource(private val samples: Samples) : SoundSource {

@@ -2,9 +2,7 @@
 package org.pocketomni.engine
 
 import org.pocketomni.engine.bundle.ModelConfig
-import org.pocketomni.engine.inputs.FrameTimes
 import org.pocketomni.engine.inputs.loadFilm
-import org.pocketomni.engine.inputs.sampleFrames
 import java.nio.ByteBuffer
 import java.nio.ByteOrder
 
@@ -18,7 +16,6 @@ internal fun mediaCase(name: String, given: Map<*, *>, config: ModelConfig): Any
         val halves = ByteBuffer.wrap(pixels.bytes).order(ByteOrder.LITTLE_ENDIAN).asShortBuffer()
         Tensor.of(rgbImageOfHalves(pixels.shape[1], pixels.shape[0], halves))
     }
-    "media.times" -> times(filmTimes(given["times"]), config)
     "media.clock" -> MediaClock(given["joined"] == true).let { clock -> doubles(given["stamps"]).map(clock::seconds) }
     "media.film" -> film(part(mapOf("video" to given["film"])) as Part.Film, config)
     "media.webp" -> webp(Tensor.read(given["file"]).bytes, given["stills"] as List<*>?, config)
@@ -29,15 +26,6 @@ internal fun mediaCase(name: String, given: Map<*, *>, config: ModelConfig): Any
 private fun argb(tensor: Tensor) = IntArray(tensor.bytes.size / 4) { pixel ->
     fun byte(channel: Int) = tensor.bytes[4 * pixel + channel].toInt() and 0xff
     byte(3) shl 24 or (byte(0) shl 16) or (byte(1) shl 8) or byte(2)
-}
-
-private fun times(film: FilmTimes, config: ModelConfig): Map<String, Any?> {
-    val times = FrameTimes.of(film, config.vision!!.videoFps)
-    val sampled = sampleFrames(times.frames, times.rate, config.vision)
-    return mapOf(
-        "start" to times.start, "frames" to times.frames, "rate" to times.rate,
-        "shown" to times.shown(sampled.numbers).toList(),
-    )
 }
 
 private fun film(part: Part.Film, config: ModelConfig): Map<String, Any?> = film(part.source.open(), config)

@@ -86,10 +86,8 @@ internal fun doubles(value: Any?): List<Double> = (value as List<*>).map { (it a
 
 internal fun filmTimes(value: Any?): FilmTimes {
     val fields = value as Map<*, *>
-    fun seconds(name: String) = (fields[name] as Number).toDouble()
-    return FilmTimes(
-        doubles(fields["stamps"]).toDoubleArray(), seconds("start"), seconds("end"), doubles(fields["rates"]).toDoubleArray(),
-    )
+    fun number(name: String) = (fields[name] as Number?)?.toDouble()
+    return FilmTimes.of(doubles(fields["stamps"]).toDoubleArray(), number("sound"), number("length"), number("rate"))
 }
 
 /** A film of a constant rate, or one with the time stamps of `times`; those of decoded frames are `shown`. */

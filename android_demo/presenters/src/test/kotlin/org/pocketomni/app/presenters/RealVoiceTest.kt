@@ -67,6 +67,7 @@ class RealVoiceTest {
 
     @Test
     fun aBusyEngineOnlyPrefills() {
+        val talk = talk()
         val other = engine.conversation()
         val begun = CountDownLatch(1)
         val free = CountDownLatch(1)
@@ -77,7 +78,6 @@ class RealVoiceTest {
             }
         }
         begun.await()
-        val talk = talk()
         talk.hear(silence(0.8), voice, silence(0.35))
         free.countDown()
         talk.hear(silence(4.0))

@@ -105,7 +105,9 @@ class RealVoiceTest {
         val plain = talk(TurnOptions(endSilence = 1.0), readAhead = false)
         plain.hear(*pieces.toTypedArray())
         assertEquals("it left no trace", plain.replies, talk.replies)
-        assertEquals(plain.conversation.contextUsed, talk.conversation.contextUsed)
+        // without it, the turn has the whole silence of a second, and not just the pause of 0.2 s: 25 tokens a second
+        val silent = plain.conversation.contextUsed - talk.conversation.contextUsed
+        assertTrue("$silent", silent in 19..21)
         assertEquals(3, talk.conversation.messages.size)
     }
 
@@ -136,7 +138,7 @@ class RealVoiceTest {
         for (delay in listOf(0.4, 0.9, 1.4)) {
             val talk = talk()
             talk.session.say(COUNT)
-            talk.hear(silence(delay), voice, silence(3.0))
+            talk.hear(silence(delay), voice, silence(6.0))
             val cut = talk.of<VoiceEvent.Interrupted>().single()
             assertTrue(cut.heard, cut.text.startsWith(cut.heard) && cut.heard != cut.text)
             assertEquals(VoiceState.LISTENING, talk.states.last())

@@ -18,7 +18,7 @@ from toolchain.process import run
 
 
 @needs("javac", "npm", "cc", jvm_engine=True)
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_presenters(tmp_path: Path, trained: Path) -> None:
     """JUnit's tests pass, those with the real engine too."""
     output = junit.run_presenter_tests(trained, write_question(tmp_path))

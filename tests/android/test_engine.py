@@ -80,9 +80,7 @@ def test_a_call(jvm: Jvm, trained: Path) -> None:
     assert states == ["hearing", "thinking", "speaking", "listening"]
     (figures,) = [event for event in events if "reply" in event]
     assert figures["reply"] == "Seven plus five is twelve."
-    assert figures["cached_tokens"] == figures["prompt_tokens"] - 1, (
-        "prefilled before the turn ended"
-    )
+    assert 0 < figures["cached_tokens"] < figures["prompt_tokens"], "prefilled during the voice"
     assert len(played) == sum(event.get("speech", 0) for event in events)
 
     talk.ask("voice.say", text="Count from one to ten.")

@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from omni_runtime.errors import OmniError
@@ -39,20 +40,27 @@ def run_presenter_tests(bundle: Path, question: Path, dexed: Path | None = None)
     jars = class_path(dexed)
     with zipfile.ZipFile(jars[0]) as jar:
         names = sorted(name for name in jar.namelist() if name.endswith("Test.class"))
-    properties = {
-        "onnxruntime.native.path": shims(),
-        "bundle": bundle,
-        "question": question,
-        "vad": VOICE_ACTIVITY,
-    }
+    tests = [name.removesuffix(".class").replace("/", ".") for name in names]
+    properties = {"bundle": bundle, "question": question, "vad": VOICE_ACTIVITY}
+    return _java(
+        jars, properties, JVM_OPTIONS if dexed else (), "org.junit.runner.JUnitCore", *tests
+    )
+
+
+def run_benchmark(bundle: Path) -> str:
+    """Run the app's benchmark of a bundle on one thread, and return its report as JSON."""
+    return _java(class_path(), {"bundle": bundle}, (), BENCH_REPORT, "run")
+
+
+def _java(jars: list[Path], properties: dict[str, Path], options: Sequence[str], *main: str) -> str:
+    properties = {"onnxruntime.native.path": shims(), **properties}
     command = [
         find("java", "openjdk-17-jdk-headless"),
         "-XX:+UseSerialGC",
-        *(JVM_OPTIONS if dexed else ()),
+        *options,
         *(f"-D{name}={value}" for name, value in properties.items()),
         "-cp",
         os.pathsep.join(map(str, jars)),
-        "org.junit.runner.JUnitCore",
-        *(name.removesuffix(".class").replace("/", ".") for name in names),
+        *main,
     ]
     return run(command, environment={"ORT_REAL": str(wheel_library())})

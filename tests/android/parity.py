@@ -9,10 +9,11 @@ Runs through each bundle that is named and prints a line of figures for each com
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -22,6 +23,10 @@ sys.path[:0] = [str(ROOT / "android_demo"), str(ROOT / "runtime")]
 from tests.android import golden, runtime, talks  # noqa: E402
 from tests.android.engine import Engine, Jvm  # noqa: E402
 
+from omni_runtime import reply  # noqa: E402
+from omni_runtime.arrays import FloatArray  # noqa: E402
+from omni_runtime.bundle.config import DitConfig  # noqa: E402
+from omni_runtime.engine.dit import Noise, seeded_noise  # noqa: E402
 from omni_runtime.inputs.media import load_audio  # noqa: E402
 from omni_runtime.inputs.mel_features import log_mel  # noqa: E402
 from omni_runtime.inputs.pixels import patches, resize, smart_resize  # noqa: E402
@@ -175,24 +180,55 @@ def _signal(draw: np.random.Generator, samples: int, rate: int) -> np.ndarray:
 
 
 def conversations(model: Model, engine: Engine, count: int) -> Comparison:
-    """Carry random conversations out on both sides: tokens, texts, codes, samples, what is kept."""
+    """Carry random conversations out on both sides: tokens, texts, codes, samples, what is kept.
+
+    Both sides start from the engine's noise. Python's differs in a few values by an ulp, depending
+    on the C library (`log1pf`); where activations are quantized, that can change a level, and with
+    it all samples of a chunk. So the noise is compared by itself.
+    """
     found = Comparison()
-    for seed in range(count):
-        script = talks.Script(seed, model.config)
-        wanted = talks.run(script, runtime.Talk(model), lambda request: request)
-        script = talks.Script(seed, model.config)
-        answers = talks.run(script, engine.talk(), golden.given)
-        found.add(f"conversation {seed}", wanted, answers)
-        found.figures["conversations"] += 1
-        for reply in wanted:
-            found.figures["turns forgotten"] += reply if isinstance(reply, int) else 0
-            if isinstance(reply, dict) and "tokens" in reply:
-                found.figures["replies"] += 1
-                found.figures["stopped"] += reply["finish_reason"] == "interrupted"
-                found.figures["tokens"] += len(reply["tokens"])
-                found.figures["codes"] += len(reply["codes"])
-                found.figures["samples"] += sum(len(one["samples"]) for one in reply["audio"])
+    with patch.object(reply, "seeded_noise", _engine_noise(engine, found)):
+        for seed in range(count):
+            script = talks.Script(seed, model.config)
+            wanted = talks.run(script, runtime.Talk(model), lambda request: request)
+            script = talks.Script(seed, model.config)
+            answers = talks.run(script, engine.talk(), golden.given)
+            found.add(f"conversation {seed}", wanted, answers)
+            found.figures["conversations"] += 1
+            for one in wanted:
+                _count(one, found)
     return found
+
+
+def _engine_noise(engine: Engine, found: Comparison) -> Callable[[int, DitConfig], Noise]:
+    """Return a `seeded_noise` with the engine's values, which are compared with Python's."""
+
+    def seeded(seed: int, config: DitConfig) -> Noise:
+        own = seeded_noise(seed, config)
+
+        def noise(first: int, count: int) -> FloatArray:
+            asked = {"seeds": [seed] * count, "blocks": [*range(first, first + count)]}
+            theirs = engine.ask("noise", **asked)["noise"].reshape(-1, config.mel_dim)
+            mine = own(first, count)
+            found.figures["values of noise"] += mine.size
+            found.figures["other values of noise"] += int((mine != theirs).sum())
+            if np.abs(mine.view(np.int32) - theirs.view(np.int32)).max() > 1:
+                found.failed.append(f"noise of seed {seed}, block {first}: more than an ulp")
+            return theirs
+
+        return noise
+
+    return seeded
+
+
+def _count(one: Any, found: Comparison) -> None:
+    found.figures["turns forgotten"] += one if isinstance(one, int) else 0
+    if isinstance(one, dict) and "tokens" in one:
+        found.figures["replies"] += 1
+        found.figures["stopped"] += one["finish_reason"] == "interrupted"
+        found.figures["tokens"] += len(one["tokens"])
+        found.figures["codes"] += len(one["codes"])
+        found.figures["samples"] += sum(len(chunk["samples"]) for chunk in one["audio"])
 
 
 def main() -> int:

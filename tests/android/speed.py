@@ -1,16 +1,18 @@
-"""Speed and memory of the Kotlin engine against the Python runtime, on the same graphs.
+"""Speed of the Kotlin engine against the Python runtime, on the same graphs.
 
 python -m tests.android.speed [--rounds 15] [--threads 1] [--kernels] BUNDLE
 
-The two sides take turns, so a disturbance meets both; a ratio above 1 means that Kotlin is slower.
-`--kernels` lets both sides run the compiled kernels of this machine.
+Both sides run the same work one right after the other, and the side that begins alternates, so a
+disturbance meets both. Printed are the median of the ratios within each pair (above 1: Kotlin is
+slower) and the middle half of them. `--kernels` lets both sides run the compiled kernels of this
+machine. Run it on a quiet machine: on a busy one only the median of many rounds means something.
 """
 
 import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from time import perf_counter
 
 import numpy as np
@@ -35,6 +37,8 @@ CACHE = {
     "tokens": 4096,
 }
 """The Thinker of the published 3B checkpoint."""
+WARM_UP = 2
+"""Rounds that do not count."""
 COUNTS = {"decode": 40, "talker": 40, "code2wav": 100}
 
 
@@ -67,6 +71,12 @@ def python_parts(model: Model) -> dict[str, Callable[[int], None]]:
     return {"decode": decode, "talker": codes, "code2wav": code2wav}
 
 
+def _seconds(act: Callable[[], None]) -> float:
+    start = perf_counter()
+    act()
+    return perf_counter() - start
+
+
 def main() -> None:
     """Measure, and print medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -82,20 +92,24 @@ def main() -> None:
         path = str(library) if library else None
         engine = jvm.load(options.bundle, threads=options.threads, kernels=path)
         for name, count in COUNTS.items():
-            ours: list[float] = []
-            theirs: list[float] = []
-            for _ in range(options.rounds + 2):  # the first two warm up
-                theirs.append(engine.ask("bench", what=name, count=count))
-                start = perf_counter()
-                parts[name](count)
-                ours.append(perf_counter() - start)
-            ratio = median(one / other for one, other in zip(theirs[2:], ours[2:], strict=True))
-            python, kotlin = (median(times[2:]) / count * 1e3 for times in (ours, theirs))
-            sys.stdout.write(
-                f"{name}: Python {python:.3f} ms, Kotlin {kotlin:.3f} ms, ratio {ratio:.3f}\n"
+            sides = {
+                "Kotlin": lambda what=name, n=count: engine.ask("bench", what=what, count=n),
+                "Python": lambda what=name, n=count: _seconds(lambda: parts[what](n)),
+            }
+            times: dict[str, list[float]] = {side: [] for side in sides}
+            for number in range(options.rounds + WARM_UP):
+                for side in sides if number % 2 else reversed(sides):
+                    times[side].append(sides[side]())
+            kotlin, python = (times[side][WARM_UP:] for side in sides)
+            low, middle, high = quantiles(
+                [one / other for one, other in zip(kotlin, python, strict=True)], n=4
             )
-        peak, now = jvm.ask("memory")
-        sys.stdout.write(f"Kotlin: peak {peak / 2**20:.0f} MB, now {now / 2**20:.0f} MB\n")
+            sys.stdout.write(
+                f"{name}: Python {median(python) / count * 1e3:.3f} ms, "
+                f"Kotlin {median(kotlin) / count * 1e3:.3f} ms, "
+                f"ratio {middle:.3f} ({low:.3f} to {high:.3f})\n"
+            )
+            sys.stdout.flush()
         for kind in ("float32", "int8"):
             cost = jvm.ask("cache", type=kind, **CACHE)
             sys.stdout.write(

@@ -32,7 +32,7 @@ PERMISSIONS = {
 
 
 @needs("javac", "npm", "aapt2", "apksigner", "enjarify", "zipalign", "cc", jvm_engine=True)
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 def test_apk(tmp_path: Path, trained: Path) -> None:
     apk, again = tmp_path / "app.apk", tmp_path / "again.apk"
     build_apk(trained, apk)

@@ -6,16 +6,19 @@ import re
 from pathlib import Path
 
 import pytest
+from tests.android import runtime
 from tests.android.samples import needs, write_question
 
+from omni_runtime.bench import plan
 from omni_runtime.bench.rows import Quantity, Row
 from omni_runtime.cli.bench_report import ROW_HEADER, of_row, render
+from omni_runtime.cli.common import format_size
 from toolchain import junit
 from toolchain.process import run
 
 
 @needs("javac", "npm", "cc", jvm_engine=True)
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_presenters(tmp_path: Path, trained: Path) -> None:
     """JUnit's tests pass, those with the real engine too."""
     output = junit.run_presenter_tests(trained, write_question(tmp_path))
@@ -33,7 +36,8 @@ def test_benchmark_reports_look_like_those_of_omni_bench() -> None:
     ]
     values = [[0.0123, 0.0131, 0.0119], [2345.5], [0.0, 0.0]]
     rows = [of_row(Row(*pair)) for pair in zip(quantities, values, strict=True)]
-    setting, left_out = {"bundle": "a", "threads": "2"}, {"pp": "why", "tg": "so"}
+    setting = {"bundle": "a", "threads": 2, "warm-up": True}
+    left_out = {"pp": "why", "tg": "so"}
     jars = junit.class_path()
     for form in ("md", "json"):
         found = run(
@@ -43,6 +47,26 @@ def test_benchmark_reports_look_like_those_of_omni_bench() -> None:
         if form == "json":
             found, wanted = map(json.dumps, map(_rounded, (found, wanted)))
         assert found == wanted
+
+
+@needs("javac", "npm", "cc", jvm_engine=True)
+@pytest.mark.timeout(600)
+def test_the_benchmark_has_the_rows_of_omni_bench(trained: Path) -> None:
+    """The same tests with the same units and notes, in the same order; all values are measured."""
+    report = json.loads(junit.run_benchmark(trained))
+    model = runtime.open_model(trained)
+    rows: list[Row] = []
+    names = [name for name in plan.BENCHMARKS if name not in ("load", "memory")]
+    plan.run(model, names, 1, rows, {}, lambda _: None, warm_up=False)
+    wanted = [[row.quantity.name, row.quantity.unit, row.quantity.note] for row in rows]
+    memory = ["peak memory", "MiB", "this process since it began"]
+    found = [[row["test"], row["unit"], row["note"]] for row in report["rows"]]
+    assert found == [*wanted, memory]
+    assert all(row["mean"] > 0 for row in report["rows"])
+    assert report["left_out"] == {"load": "needs another process"}
+    manifest = model.bundle.manifest
+    size = format_size(sum(entry.bytes for entry in manifest.files.values()))
+    assert report["bundle"] == f"{manifest.name}, {manifest.recipe} for {manifest.target}, {size}"
 
 
 def _rounded(report: str) -> object:

@@ -214,7 +214,7 @@ class ChatActivity : Activity() {
         val choices = listOfNotNull(
             (R.string.take_picture to ::takePicture).takeIf { model.sees },
             (R.string.pick_picture to { pick("image/*", Request.PICTURE) }).takeIf { model.sees },
-            (R.string.pick_film to { pick("video/*", Request.FILM) }).takeIf { model.sees },
+            (R.string.pick_film to { pick("*/*", Request.FILM, FILM_TYPES) }).takeIf { model.sees },
             (R.string.pick_sound to { pick("audio/*", Request.SOUND) }).takeIf { model.hears },
         )
         AlertDialog.Builder(this)
@@ -241,8 +241,9 @@ class ChatActivity : Activity() {
         }
     }
 
-    private fun pick(type: String, request: Request) {
+    private fun pick(type: String, request: Request, types: Array<String>? = null) {
         val intent = Intent(Intent.ACTION_OPEN_DOCUMENT).setType(type).addCategory(Intent.CATEGORY_OPENABLE)
+        if (types != null) intent.putExtra(Intent.EXTRA_MIME_TYPES, types)
         startActivityForResult(intent, request.ordinal)
     }
 
@@ -338,5 +339,8 @@ class ChatActivity : Activity() {
 
     private companion object {
         const val AUTO = "auto"
+
+        /** An animated WebP is a film, too. */
+        val FILM_TYPES = arrayOf("video/*", "image/webp")
     }
 }

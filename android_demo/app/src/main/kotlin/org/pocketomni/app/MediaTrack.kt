@@ -4,6 +4,7 @@ package org.pocketomni.app
 import android.media.MediaCodec
 import android.media.MediaExtractor
 import android.media.MediaFormat
+import org.pocketomni.engine.MediaClock
 import org.pocketomni.engine.MediaError
 import java.io.Closeable
 import java.io.File
@@ -13,23 +14,40 @@ import java.io.IOException
 internal interface TrackSink {
     fun format(format: MediaFormat)
 
-    /** Take output buffer [index] of [codec], which is released afterwards. */
+    /** Take output buffer [index] of [codec], which is released after the one behind it was taken. */
     fun output(codec: MediaCodec, index: Int, info: MediaCodec.BufferInfo): Boolean
+
+    /** The track has ended; the last output was not released yet. */
+    fun end() = Unit
 }
 
 /** Track of [kind], `audio/` or `video/`, of a file. */
 internal class MediaTrack private constructor(private val file: File, private val extractor: MediaExtractor, val format: MediaFormat) :
     Closeable {
-    /** Return the presentation times of all samples in microseconds, sorted. */
-    fun times(): LongArray {
-        val times = mutableListOf<Long>()
+    /** Seconds from the first sample to the end of the last one; null if the file does not say it. */
+    val seconds: Double?
+        get() = if (format.containsKey(MediaFormat.KEY_DURATION)) format.getLong(MediaFormat.KEY_DURATION) / MICROSECONDS else null
+
+    /** Type of the file. */
+    val container: String get() = extractor.metrics.getString(MediaExtractor.MetricsConstants.MIME_TYPE).orEmpty()
+
+    /** Return a new clock for the time stamps of this track. */
+    fun clock() = MediaClock(joined = container == TRANSPORT_STREAM)
+
+    /** Return the time stamps of all samples in seconds, in the order of the file. */
+    fun stamps(): DoubleArray {
+        val stamps = mutableListOf<Double>()
+        val clock = clock()
         while (extractor.sampleTime >= 0) {
-            times.add(extractor.sampleTime)
+            stamps.add(clock.seconds(extractor.sampleTime / MICROSECONDS))
             extractor.advance()
         }
         extractor.seekTo(0, MediaExtractor.SEEK_TO_PREVIOUS_SYNC)
-        return times.sorted().toLongArray()
+        return stamps.toDoubleArray()
     }
+
+    /** Return the time stamp of the first sample in seconds. */
+    fun firstStamp(): Double? = extractor.sampleTime.takeIf { it >= 0 }?.div(MICROSECONDS)
 
     /** Decode the track. [prepare] may change the format before the decoder gets it. Throws [MediaError]. */
     fun decode(sink: TrackSink, prepare: (MediaFormat) -> Unit = {}) {
@@ -52,17 +70,26 @@ internal class MediaTrack private constructor(private val file: File, private va
         }
     }
 
+    /** The sink may use an output until it has taken the one behind it. */
     private fun drive(codec: MediaCodec, sink: TrackSink) {
-        val info = MediaCodec.BufferInfo()
+        var info = MediaCodec.BufferInfo()
+        var held = NONE
         var fed = false
         while (true) {
             if (!fed) fed = feed(codec)
             val index = codec.dequeueOutputBuffer(info, TIMEOUT_MICROSECONDS)
             if (index == MediaCodec.INFO_OUTPUT_FORMAT_CHANGED) sink.format(codec.outputFormat)
             if (index < 0) continue
-            val more = info.size == 0 || sink.output(codec, index, info)
-            codec.releaseOutputBuffer(index, false)
-            if (!more || info.flags and MediaCodec.BUFFER_FLAG_END_OF_STREAM != 0) return
+            val ends = info.flags and MediaCodec.BUFFER_FLAG_END_OF_STREAM != 0
+            if (info.size > 0) {
+                if (!sink.output(codec, index, info)) return
+                if (held != NONE) codec.releaseOutputBuffer(held, false)
+                held = index
+            } else {
+                codec.releaseOutputBuffer(index, false)
+            }
+            if (ends) return sink.end()
+            info = MediaCodec.BufferInfo()
         }
     }
 
@@ -87,6 +114,9 @@ internal class MediaTrack private constructor(private val file: File, private va
 
     companion object {
         private const val TIMEOUT_MICROSECONDS = 10_000L
+        private const val NONE = -1
+        private const val TRANSPORT_STREAM = "video/mp2ts"
+        const val MICROSECONDS = 1e6
 
         /** Open the first track of a kind; null if there is none. Throws [MediaError]. */
         fun open(file: File, kind: String): MediaTrack? {

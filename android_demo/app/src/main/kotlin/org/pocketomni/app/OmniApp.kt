@@ -126,12 +126,13 @@ class OmniApp : Application() {
         peak.filter { it.isDigit() }.toLong() * 1024
     }
 
-    private fun setting(): Map<String, String> {
+    private fun setting(): Map<String, Any> {
         val chip = "${Build.MANUFACTURER} ${Build.MODEL}, ${Build.HARDWARE}, Android ${Build.VERSION.RELEASE}"
         val version = packageManager.getPackageInfo(packageName, 0).versionName.orEmpty()
         return mapOf(
             "machine" to "$chip, ${Runtime.getRuntime().availableProcessors()} cores",
-            "threads" to Runtime.getRuntime().availableProcessors().toString(),
+            "threads" to Runtime.getRuntime().availableProcessors(),
+            "kernels" to if (kernels() == null) "ONNX Runtime: $KERNELS cannot be loaded" else "native where implemented",
             "KV cache" to "float32",
             "versions" to "pocket-omni for Android $version",
         )

@@ -4,29 +4,29 @@ package org.pocketomni.app
 import android.media.AudioFormat
 import android.media.MediaCodec
 import android.media.MediaFormat
+import org.pocketomni.engine.MediaClock
 import org.pocketomni.engine.MediaError
 import org.pocketomni.engine.Samples
+import org.pocketomni.engine.SoundTrack
 import java.io.File
 import java.nio.ByteOrder
 
-/** Decode the sound of a file; null if it has none. Throws [MediaError] if it is longer than [maxSeconds]. */
-internal fun decodeSound(file: File, maxSeconds: Double): Samples? {
+/**
+ * Decode the sound of a file from [start] in seconds on, or else from its first sample; null if it has none. Throws
+ * [MediaError] if it is longer than [maxSeconds].
+ */
+internal fun decodeSound(file: File, maxSeconds: Double, start: Double? = null): Samples? {
     val track = MediaTrack.open(file, "audio/") ?: return null
-    val mixer = MonoMixer(file, maxSeconds)
-    track.use { it.decode(mixer) }
-    return Samples(mixer.samples(), mixer.rate)
+    val sound = SoundTrack(start, maxSeconds)
+    track.use { it.decode(MonoMixer(file, track.clock(), sound)) }
+    return sound.samples()
 }
 
 /** Averages the channels of decoded sound. */
-private class MonoMixer(private val file: File, private val maxSeconds: Double) : TrackSink {
-    var rate = 0
-        private set
+private class MonoMixer(private val file: File, private val clock: MediaClock, private val sound: SoundTrack) : TrackSink {
+    private var rate = 0
     private var channels = 1
     private var isFloat = false
-    private var out = FloatArray(0)
-    private var size = 0
-
-    fun samples(): FloatArray = out.copyOf(size)
 
     override fun format(format: MediaFormat) {
         rate = format.getInteger(MediaFormat.KEY_SAMPLE_RATE)
@@ -43,20 +43,14 @@ private class MonoMixer(private val file: File, private val maxSeconds: Double) 
         buffer.position(info.offset).limit(info.offset + info.size)
         val data = buffer.slice().order(ByteOrder.nativeOrder())
         val count = info.size / channels / if (isFloat) Float.SIZE_BYTES else Short.SIZE_BYTES
-        if (size + count > maxSeconds * rate) {
-            throw MediaError("${file.name} is longer than ${maxSeconds.toInt()} s", "use a shorter one")
-        }
-        if (size + count > out.size) out = out.copyOf(maxOf(2 * out.size, size + count))
         val floats = data.asFloatBuffer()
         val shorts = data.asShortBuffer()
-        for (frame in 0 until count) {
+        val mono = FloatArray(count) { frame ->
             var sum = 0f
-            for (channel in 0 until channels) {
-                val at = frame * channels + channel
-                sum += if (isFloat) floats.get(at) else shorts.get(at) / FULL_SCALE
-            }
-            out[size++] = sum / channels
+            for (at in frame * channels until (frame + 1) * channels) sum += if (isFloat) floats.get(at) else shorts.get(at) / FULL_SCALE
+            sum / channels
         }
+        sound.add(clock.seconds(info.presentationTimeUs / MediaTrack.MICROSECONDS), mono, rate)
         return true
     }
 

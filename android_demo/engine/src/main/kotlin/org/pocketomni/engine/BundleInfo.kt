@@ -22,6 +22,9 @@ class BundleInfo internal constructor(private val manifest: Manifest, val folder
     private val speech = manifest.model.speech
     val name: String get() = manifest.name
     val recipe: String get() = manifest.recipe
+
+    /** Processor that the bundle was exported for. */
+    val target: String get() = manifest.target
     val hears: Boolean get() = manifest.model.audio != null
     val sees: Boolean get() = manifest.model.vision != null
     val speaks: Boolean get() = speech != null
@@ -34,6 +37,9 @@ class BundleInfo internal constructor(private val manifest: Manifest, val folder
     val presets: List<PresetInfo>
         get() = speech?.presets?.map { (name, preset) -> PresetInfo(name, functionEvaluations(preset), preset.summary) }.orEmpty()
     val defaultPreset: String? get() = speech?.defaultPreset
+
+    /** Codes of the Talker per second of speech. */
+    val codesPerSecond: Double? get() = speech?.codesPerSecond
     val systemPrompt: String get() = manifest.model.systemPrompt
 
     /** Tokens of the longest context. */

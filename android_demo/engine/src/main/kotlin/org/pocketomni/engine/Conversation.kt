@@ -68,16 +68,29 @@ class Conversation internal constructor(internal val engine: Engine, private val
         return engine.call { dialogue.truncate(heardSeconds) }
     }
 
-    /** Stop the reply in progress and take back its turn, if it has begun one. Blocks. */
+    /** Stop the reply in progress and take back its turn, if it has begun one; its prompt stays prefilled. Blocks. */
     fun retract() {
         stop()
-        engine.call { if (dialogue.turnCount > turnsBefore) dialogue.undo() }
+        engine.call(::retractTurn)
     }
 
-    /** Take back the last turn, question and reply. Blocks. Throws [UsageError] if there is none. */
-    fun undo() {
+    /** Like [retract] without waiting; the future is done when the work is. */
+    internal fun startRetract(): Future<Unit> {
+        stop()
+        return engine.submit(::retractTurn)
+    }
+
+    private fun retractTurn() {
+        if (dialogue.turnCount > turnsBefore) dialogue.undo(keepPrompt = true)
+    }
+
+    /**
+     * Take back the last turn, question and reply. [keepPrompt]: its prompt then counts as read ahead, for a question
+     * that goes on. Blocks. Throws [UsageError] if there is no turn.
+     */
+    fun undo(keepPrompt: Boolean = false) {
         requireRest()
-        engine.call { dialogue.undo() }
+        engine.call { dialogue.undo(keepPrompt) }
     }
 
     /**
@@ -111,14 +124,20 @@ class Conversation internal constructor(internal val engine: Engine, private val
         }
     }
 
-    /** Let the reply in progress end in a cancellation. Does not wait. */
-    internal fun stop() = synchronized(lock) { active?.cancel() }
+    /** Whether a reply is in progress that was not stopped. */
+    internal val replying: Boolean get() = synchronized(lock) { active != null }
+
+    /** Let the reply in progress end in a cancellation. Does not wait: what is asked for next comes behind its end. */
+    internal fun stop() = synchronized(lock) {
+        active?.cancel()
+        active = null
+    }
 
     /** On the engine's thread, at its end. */
     internal fun release() = dialogue.close()
 
     private fun requireRest() {
-        if (synchronized(lock) { active } != null) throw inProgress()
+        if (replying) throw inProgress()
     }
 
     private fun inProgress() = UsageError(
@@ -150,7 +169,7 @@ class Conversation internal constructor(internal val engine: Engine, private val
     }
 
     private fun ended(token: CancelToken) = synchronized(lock) {
-        active = null
+        if (active === token) active = null
         token.close()
     }
 }

@@ -65,6 +65,9 @@ class Engine private constructor(bundle: Bundle, options: EngineOptions) : Close
         if (Thread.currentThread() !== thread) thread.join()
     }
 
+    /** Whether a reply of any conversation is in progress. */
+    internal val replying: Boolean get() = synchronized(conversations) { conversations.any { it.replying } }
+
     /** Queue work for the engine's thread. Throws [OmniError] when the engine was closed. */
     internal fun <T> submit(task: () -> T): Future<T> {
         val future = FutureTask(Callable { task() })

@@ -58,23 +58,53 @@ interface FilmSource {
     fun open(): OpenFilm
 }
 
-/** A film that is being read. */
+/** A film that is being read. Times are in seconds on one clock for pictures and sound. */
 interface OpenFilm : Closeable {
-    /** Frames of the film. */
-    val frames: Int
-
-    /** Frames per second, on average. */
-    val rate: Double
+    /** When the frames are shown, as the container says. */
+    val times: FilmTimes
 
     /** Size of an upright frame in pixels. */
     val width: Int
     val height: Int
 
-    /** Decode the frames with these ascending numbers (from 0) and hand each to [sink], turned upright. */
-    fun read(numbers: IntArray, sink: (RgbImage) -> Unit)
+    /**
+     * Decode from the beginning and hand each frame to [visit] in the order in which they are shown, until it returns
+     * false. At the end of the film it gets null. A frame must stay valid while the one behind it is visited.
+     */
+    fun decode(visit: (FilmFrame?) -> Boolean)
 
-    /** Decode the sound track; null if there is none. */
-    fun sound(maxSeconds: Double): Samples?
+    /** Decode the sound track from [start] on, see [SoundTrack]; null if there is none. */
+    fun sound(start: Double, maxSeconds: Double): Samples?
+}
+
+/** A decoded frame. */
+interface FilmFrame {
+    /** Its time stamp in seconds. */
+    val seconds: Double
+
+    /** Return the frame, turned upright. */
+    fun rgb(): RgbImage
+}
+
+/**
+ * What a container says of its frames, in seconds: their time stamps [stamps] in any order, the first one of pictures
+ * or sound ([start]), until when the last frame is shown ([end]), and the frame rates that are stated ([rates]).
+ */
+class FilmTimes(val stamps: DoubleArray, val start: Double, val end: Double, val rates: DoubleArray) {
+    companion object {
+        /**
+         * From what Android's MediaExtractor tells, in seconds: the first time stamp of the sound, if there is any, the
+         * length of the track of pictures, where the container states it, and a frame rate, which may be rounded.
+         */
+        fun of(stamps: DoubleArray, sound: Double?, length: Double?, rate: Double?): FilmTimes {
+            val first = stamps.minOrNull() ?: 0.0
+            val last = stamps.maxOrNull() ?: 0.0
+            val stated = rate?.takeIf { it > 0 }
+            val end = if (length != null) first + length else last + (stated?.let { 1 / it } ?: 0.0)
+            val rates = listOfNotNull(length?.takeIf { it > 0 }?.let { stamps.size / it }, stated)
+            return FilmTimes(stamps, minOf(first, sound ?: first), end, rates.toDoubleArray())
+        }
+    }
 }
 
 /** A sound in memory. */

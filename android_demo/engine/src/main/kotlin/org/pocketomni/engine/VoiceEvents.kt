@@ -46,7 +46,7 @@ fun interface VoiceListener {
 
 /**
  * Turn taking, in seconds. [threshold] is the speech probability at which a voice starts. [start] of voice begins a
- * turn; [endSilence] ends it. After [pause] of silence the turn is prefilled speculatively. [interrupt] of voice cuts
+ * turn; [endSilence] ends it. After [pause] of silence the turn is answered speculatively. [interrupt] of voice cuts
  * a reply that is being played. [preRoll] is the sound before the voice that belongs to the turn.
  */
 data class TurnOptions(

@@ -31,6 +31,7 @@ class VoiceSession(
     private val reply: ReplyOptions = ReplyOptions(),
     @Volatile var fullDuplex: Boolean = true,
     @Volatile var handsFree: Boolean = true,
+    private val readAhead: Boolean = true,
 ) : Closeable {
     @Volatile
     var muted: Boolean = false
@@ -40,14 +41,28 @@ class VoiceSession(
     var state = VoiceState.LISTENING
         private set
 
-    /** The reply in progress, or the last one while it is being played. */
-    private class Answer(val voiceToDecided: Double, val heardSeconds: Double) {
-        val decided = System.nanoTime()
+    /**
+     * A reply in progress, or the last one while it is being played. [asked] is its turn without the sound. Until the
+     * turn is decided the events are [held].
+     */
+    private class Answer(val asked: List<Part>) {
+        val held = ArrayList<ReplyEvent>()
+        var voiceToDecided = 0.0
+        var heardSeconds = 0.0
+        var decided = 0L
         val text = StringBuilder()
         var samples = 0
         var rate = 1
         var firstSound: Double? = null
         var done = false
+
+        /** The turn has ended; returns what was held. */
+        fun decide(silence: Double, voice: Double): List<ReplyEvent> {
+            voiceToDecided = silence
+            heardSeconds = voice
+            decided = System.nanoTime()
+            return held.toList().also { held.clear() }
+        }
     }
 
     private val lock = ReentrantLock()
@@ -62,7 +77,6 @@ class VoiceSession(
     private var ahead: Future<*>? = null
     private var snapshot: AudioStream? = null
     private var added: List<Part> = emptyList()
-    private var answered: List<Part> = emptyList() // what was added to the turn of the reply
     private var image: Part.Picture? = null
     private var deafUntil = 0L
     private var keyDown = false
@@ -72,8 +86,12 @@ class VoiceSession(
     @Volatile
     private var answer: Answer? = null
 
+    /** The reply to a turn that has only paused so far. */
+    @Volatile
+    private var speculative: Answer? = null
+
     init {
-        readAhead(emptyList(), more = false)
+        prefill(emptyList(), more = false)
     }
 
     /** Take mono microphone samples in -1 .. 1 at 16,000 Hz, any number of them. */
@@ -96,7 +114,10 @@ class VoiceSession(
     fun see(image: Part.Picture?) = lock.withLock { this.image = image }
 
     /** Add parts to the next turn: text, pictures, films. */
-    fun add(vararg parts: Part) = lock.withLock { added = added + parts }
+    fun add(vararg parts: Part) = lock.withLock {
+        added = added + parts
+        takeBack()
+    }
 
     /** Send a typed turn. A reply that is being played is interrupted. */
     fun say(text: String) = lock.withLock {
@@ -121,6 +142,7 @@ class VoiceSession(
 
     /** Stop the reply, and cut it to what was heard. */
     fun interrupt(): Unit = lock.withLock {
+        retract()
         val cut = answer ?: return
         answer = null
         var heard = ""
@@ -148,6 +170,7 @@ class VoiceSession(
     override fun close(): Unit = lock.withLock {
         if (closed) return
         closed = true
+        retract()
         answer = null
         stream = null
         conversation.stop()
@@ -194,7 +217,7 @@ class VoiceSession(
         if (present != null && present.firstSound == null && before != null) {
             interrupt() // nothing was heard of the reply: the user had only paused
             stream = before
-            added = answered
+            added = present.asked
             takeBack()
             enter(VoiceState.HEARING)
             return
@@ -221,22 +244,32 @@ class VoiceSession(
     /** Prefill when another block is final, unless the engine is still busy with the last. */
     private fun prefillBlocks(stream: AudioStream) {
         val busy = ahead?.isDone == false
-        if (answer != null || busy || stream.seconds - prefilled < BLOCK_SECONDS) return
+        val replying = answer != null || speculative != null
+        if (!readAhead || replying || busy || stream.seconds - prefilled < BLOCK_SECONDS) return
         prefilled = (stream.seconds / BLOCK_SECONDS).toInt() * BLOCK_SECONDS
-        readAhead(parts(stream), more = true)
+        prefill(parts(stream), more = true)
     }
 
-    /** Prefill the turn as if it had ended. */
+    /** Answer the turn as if it had ended, unless the engine has other replies to make. */
     private fun speculate() {
         val stream = stream
-        if (stream == null || answer != null) return
-        snapshot = stream.snapshot()
-        readAhead(parts(snapshot!!), more = false)
+        if (!readAhead || stream == null || answer != null) return
+        val heard = stream.snapshot().also { snapshot = it }
+        if (conversation.engine.replying) prefill(parts(heard), more = false)
+        else startReply(parts(heard)) { speculative = it }
     }
 
     /** The voice goes on: the message is the running stream again. */
     private fun takeBack() {
+        retract()
         if (answer == null) snapshot = null
+    }
+
+    /** Drop the speculative reply; its prompt stays prefilled. */
+    private fun retract() {
+        if (speculative == null) return
+        speculative = null
+        ahead = conversation.startRetract()
     }
 
     /** Send the turn; its voice ended [silence] seconds ago. */
@@ -249,16 +282,27 @@ class VoiceSession(
 
     // The reply
 
+    /** Answer a turn; a speculative reply to it becomes the reply. */
     private fun respond(parts: List<Part>, silence: Double, voice: Double) {
-        val begun = Answer(silence, voice)
-        answer = begun
         played = 0.0
-        answered = parts(null)
+        val begun = speculative?.also { answer = it } ?: startReply(parts) { answer = it }
+        speculative = null
         added = emptyList()
-        image = null
-        conversation.send(parts, reply) { event -> whileCurrent(begun) { replyEvent(begun, event) } }
+        if (begun.asked.any { it === image }) image = null
         enter(VoiceState.THINKING)
+        begun.decide(silence, voice).forEach { replyEvent(begun, it) }
     }
+
+    /** Queue a reply. [note] gets it before its first event can come. */
+    private fun startReply(parts: List<Part>, note: (Answer) -> Unit): Answer {
+        val begun = Answer(parts(null)).also(note)
+        conversation.send(parts, reply) { event ->
+            whileCurrent(begun) { if (begun === speculative) begun.held.add(event) else replyEvent(begun, event) }
+        }
+        return begun
+    }
+
+    private fun isCurrent(mine: Answer) = mine === answer || mine === speculative
 
     /**
      * Hold the lock on the engine's thread, unless the reply was cut. Whoever cuts it holds the lock while the engine
@@ -266,10 +310,10 @@ class VoiceSession(
      */
     private fun whileCurrent(mine: Answer, work: () -> Unit) {
         while (!lock.tryLock(LOCK_MILLISECONDS, TimeUnit.MILLISECONDS)) {
-            if (answer !== mine) return
+            if (!isCurrent(mine)) return
         }
         try {
-            if (answer === mine) work()
+            if (isCurrent(mine)) work()
         } finally {
             lock.unlock()
         }
@@ -325,7 +369,7 @@ class VoiceSession(
         }
     }
 
-    private fun readAhead(parts: List<Part>, more: Boolean) {
+    private fun prefill(parts: List<Part>, more: Boolean) {
         ahead = conversation.startReadAhead(parts, more, reply.speech != null)
     }
 

@@ -59,7 +59,7 @@ internal class Cases(private val model: Model) {
         "sampling" -> samplingLinks(given)
         "draws" -> draws(given)
         "bench" -> bench.seconds(given["what"] as String, (given["count"] as Long).toInt())
-        else -> error("there is no case $name")
+        else -> if (name.startsWith("media.")) mediaCase(name, given, config) else error("there is no case $name")
     }
 
     private fun rows(values: FloatArray) = Tensor.of(values, values.size / config.decoder.hiddenSize, config.decoder.hiddenSize)

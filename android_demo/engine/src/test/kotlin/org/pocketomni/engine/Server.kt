@@ -62,8 +62,10 @@ private fun answer(given: Map<*, *>, engines: HashMap<String, Served>): Any? {
     }
 }
 
-/** Peak and present resident memory of this process, in bytes. */
-private fun memory(): List<Long> = listOf("VmHWM", "VmRSS").map { name ->
-    val line = File("/proc/self/status").readLines().first { it.startsWith(name) }
-    line.filter(Char::isDigit).toLong() * 1024
+/** Peak and present resident memory of this process, its shares of files and of other memory, and Java's heap, in bytes. */
+private fun memory(): Map<String, Long> {
+    val lines = File("/proc/self/status").readLines()
+    val names = listOf("VmHWM", "VmRSS", "RssFile", "RssAnon")
+    val sizes = names.associateWith { name -> lines.first { it.startsWith("$name:") }.filter(Char::isDigit).toLong() * 1024 }
+    return sizes + ("heap" to Runtime.getRuntime().totalMemory())
 }

@@ -47,21 +47,66 @@ internal fun image(value: Any?): RgbImage = Tensor.read(value).let { RgbImage(it
 
 internal fun samples(value: Any?): Samples = (value as Map<*, *>).let { Samples(Tensor.read(it["samples"]).floats, (it["rate"] as Long).toInt()) }
 
-/** A film in memory. */
-private class MemoryFilm(private val tensor: Tensor, override val rate: Double, private val track: Samples?) : FilmSource, OpenFilm {
+/** A film in memory: frames (t, h, w, 3) with time stamps, and sound in pieces of one rate, each with its time stamp. */
+internal class MemoryFilm(
+    private val tensor: Tensor,
+    private val shown: List<Double>,
+    override val times: FilmTimes,
+    private val track: (start: Double, maxSeconds: Double) -> Samples?,
+) : FilmSource, OpenFilm {
     override fun open() = this
-    override val frames = tensor.shape[0]
     override val height = tensor.shape[1]
     override val width = tensor.shape[2]
 
-    override fun read(numbers: IntArray, sink: (RgbImage) -> Unit) {
-        val size = width * height * 3
-        for (number in numbers) sink(RgbImage(width, height, tensor.bytes.copyOfRange(number * size, (number + 1) * size)))
+    /** Only the frame that is visited, and the one before it, can be converted. */
+    private inner class Frame(private val number: Int, override val seconds: Double) : FilmFrame {
+        override fun rgb(): RgbImage {
+            check(number >= visited - 1) { "frame $number is gone" }
+            val size = width * height * 3
+            return RgbImage(width, height, tensor.bytes.copyOfRange(number * size, (number + 1) * size))
+        }
     }
 
-    override fun sound(maxSeconds: Double) = track
+    private var visited = 0
+
+    override fun decode(visit: (FilmFrame?) -> Boolean) {
+        shown.forEachIndexed { number, seconds ->
+            visited = number
+            if (!visit(Frame(number, seconds))) return
+        }
+        visit(null)
+    }
+
+    override fun sound(start: Double, maxSeconds: Double) = track(start, maxSeconds)
 
     override fun close() = Unit
+}
+
+internal fun doubles(value: Any?): List<Double> = (value as List<*>).map { (it as Number).toDouble() }
+
+internal fun filmTimes(value: Any?): FilmTimes {
+    val fields = value as Map<*, *>
+    fun number(name: String) = (fields[name] as Number?)?.toDouble()
+    return FilmTimes.of(doubles(fields["stamps"]).toDoubleArray(), number("sound"), number("length"), number("rate"))
+}
+
+/** A film of a constant rate, or one with the time stamps of `times`; those of decoded frames are `shown`. */
+private fun film(fields: Map<*, *>): FilmSource {
+    val frames = Tensor.read(fields["frames"])
+    val times = fields["times"]
+    if (times == null) {
+        val rate = (fields["rate"] as Number).toDouble()
+        val stamps = List(frames.shape[0]) { it / rate }
+        val sound = fields["sound"]?.let(::samples)
+        return MemoryFilm(frames, stamps, FilmTimes(stamps.toDoubleArray(), 0.0, stamps.size / rate, doubleArrayOf(rate))) { _, _ -> sound }
+    }
+    return MemoryFilm(frames, doubles(fields["shown"]), filmTimes(times)) { start, maxSeconds ->
+        (fields["sound"] as List<*>?)?.let { pieces ->
+            val track = SoundTrack(start, maxSeconds)
+            for (piece in pieces) samples(piece).let { track.add(((piece as Map<*, *>)["at"] as Number).toDouble(), it.samples, it.rate) }
+            track.samples()
+        }
+    }
 }
 
 internal fun part(value: Any?): Part {
@@ -70,10 +115,7 @@ internal fun part(value: Any?): Part {
         "text" -> Part.Text(content as String)
         "sound" -> Part.Sound(SamplesSource(samples(content)))
         "picture" -> Part.Picture(ImageSource(image(content)))
-        "video" -> {
-            val fields = content as Map<*, *>
-            Part.Film(MemoryFilm(Tensor.read(fields["frames"]), (fields["rate"] as Number).toDouble(), fields["sound"]?.let(::samples)))
-        }
+        "video" -> Part.Film(film(content as Map<*, *>))
         else -> error("there is no part $kind")
     }
 }

@@ -16,6 +16,7 @@ internal data class TableEntry(val file: String, val scales: String?, val encodi
 internal class Manifest(
     val name: String,
     val recipe: String,
+    val target: String,
     val model: ModelConfig,
     val graphs: Map<String, GraphEntry>,
     val tables: Map<String, TableEntry>,
@@ -73,7 +74,7 @@ internal class Manifest(
 
         private fun manifest(f: Fields): Manifest {
             f.long("format")
-            for (name in listOf("exporter", "target")) f.string(name)
+            f.string("exporter")
             f.strings("capabilities")
             f.record("origin") { origin -> listOf("model", "revision", "licence").forEach { origin.string(it) } }
             f.read("recipe_rules") { it }
@@ -81,6 +82,7 @@ internal class Manifest(
             return Manifest(
                 f.string("name"),
                 f.string("recipe"),
+                f.string("target"),
                 f.record("model", ::modelConfig),
                 f.records("graphs", ::graph),
                 f.records("tables", ::table),

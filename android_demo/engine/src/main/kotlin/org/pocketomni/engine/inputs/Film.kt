@@ -3,7 +3,6 @@ package org.pocketomni.engine.inputs
 
 import org.pocketomni.engine.MediaError
 import org.pocketomni.engine.OpenFilm
-import org.pocketomni.engine.RgbImage
 import org.pocketomni.engine.bundle.VisionConfig
 import kotlin.math.floor
 import kotlin.math.max
@@ -43,19 +42,16 @@ internal fun loadFilm(
     maxTokens: Int,
     maxSeconds: Double,
 ): LoadedFilm {
-    if (film.frames <= 0 || !(film.rate > 0)) throw MediaError("the film has no frames", "convert it to mp4")
-    val sampled = sampleFrames(film.frames, film.rate, config)
+    val times = FrameTimes.of(film.times, config.videoFps)
+    val sampled = sampleFrames(times.frames, times.rate, config)
     val size = filmSize(film.height, film.width, sampled.numbers.size, config)
     val steps = (sampled.numbers.size + config.temporalPatchSize - 1) / config.temporalPatchSize
     val tokens = steps.toLong() * (size.height / config.factor) * (size.width / config.factor)
     if (tokens > maxTokens) {
         throw MediaError("the film needs $tokens tokens; the model's context holds $maxTokens", "use a shorter clip")
     }
-    val frames = ArrayList<RgbImage>()
-    film.read(sampled.numbers) { frames.add(resize(it, size)) }
-    if (frames.isEmpty() || frames.size < 0.9 * sampled.numbers.size) {
-        throw MediaError("the film is cut: it has ${frames.size} of ${sampled.numbers.size} sampled frames", "copy it again")
-    }
-    val sound = if (sampleRate == null) null else film.sound(maxSeconds)?.let { loadSound(it, sampleRate, maxSeconds) }
-    return LoadedFilm(patches(frames, config), config.temporalPatchSize / sampled.rate, sound)
+    val picker = FramePicker(times.shown(sampled.numbers), times.times.size) { resize(it, size) }
+    film.decode(picker::visit)
+    val sound = sampleRate?.let { rate -> film.sound(times.start, maxSeconds)?.let { loadSound(it, rate, maxSeconds) } }
+    return LoadedFilm(patches(picker.images, config), config.temporalPatchSize / sampled.rate, sound)
 }

@@ -51,6 +51,7 @@ internal class Dialogue private constructor(
     private var spoken: SpokenReply? = null
     private var end = context.mark() // of the last turn, or of the prompt while its reply is in progress
     private var ahead: Prompt? = null // what the context holds behind it
+    private var prompt: Prompt? = null // of the last turn
     private var closed = false
 
     /** Token ids and codes of the last reply. */
@@ -136,12 +137,13 @@ internal class Dialogue private constructor(
         }
     }
 
-    /** Take back the last turn, question and reply. */
-    fun undo() {
+    /** Take back the last turn, question and reply. [keepPrompt]: its prompt then counts as read ahead. */
+    fun undo(keepPrompt: Boolean = false) {
         requireOpen()
         val turn = turns.removeLastOrNull() ?: throw UsageError("there is no turn to take back", "say something first")
         forgetAhead()
-        returnTo(turn.start)
+        returnTo(turn.start, if (keepPrompt) prompt else null)
+        prompt = null
         spoken = null
         publish()
     }
@@ -294,6 +296,7 @@ internal class Dialogue private constructor(
         progress.promptTokens = prompt.ids.size
         val (logits, known) = read(prompt, whole = true)
         progress.cachedTokens = known
+        this.prompt = prompt
         ahead = null
         end = context.mark()
         if (speech) context.readUnread()
@@ -311,8 +314,7 @@ internal class Dialogue private constructor(
         ahead?.let {
             known = prompt.commonPrefix(it)
             if (whole) known = minOf(known, prompt.ids.size - 1)
-            val position = if (known > 0) prompt.positions.largest(known) + 1 else end.position
-            context.truncate(ContextMark(end.length + known, position))
+            context.truncate(behind(prompt, known))
         }
         if (known == prompt.ids.size) {
             ahead = prompt // what was read may have been longer
@@ -332,12 +334,17 @@ internal class Dialogue private constructor(
 
     private fun mark() = Mark(messages.size, end)
 
-    private fun returnTo(mark: Mark) {
+    /** Return to a mark; of what is behind it, the prompt [kept] stays in the context as read ahead. */
+    private fun returnTo(mark: Mark, kept: Prompt? = null) {
         while (messages.size > mark.messages) messages.removeAt(messages.size - 1)
-        ahead = null
+        ahead = kept
         end = mark.context
-        context.truncate(end)
+        context.truncate(if (kept == null) end else behind(kept, kept.ids.size))
     }
+
+    /** The mark behind the first [count] tokens of a prompt that follows the last turn. */
+    private fun behind(prompt: Prompt, count: Int) =
+        ContextMark(end.length + count, if (count > 0) prompt.positions.largest(count) + 1 else end.position)
 
     private fun requireOpen() {
         if (closed) throw UsageError("the conversation is closed", "start a new one", "closed")

@@ -18,13 +18,13 @@ data class BenchRow(val test: String, val unit: String, val samples: List<Double
 
 /** A report. [setting] applies to all rows, [leftOut] maps a test to the reason why it has no row. */
 class BenchReport(
-    private val setting: Map<String, String>,
+    private val setting: Map<String, Any>,
     private val rows: List<BenchRow>,
     private val leftOut: Map<String, String>,
 ) {
     /** Return the report as `omni bench` prints it. */
     fun markdown(): String {
-        val parts = mutableListOf(setting.entries.joinToString("\n") { "${it.key}: ${it.value}  " })
+        val parts = mutableListOf(setting.entries.joinToString("\n") { "${it.key}: ${if (it.value == true) "True" else it.value}  " })
         if (rows.isNotEmpty()) parts.add(table())
         if (leftOut.isNotEmpty()) parts.add("left out: " + leftOut.entries.joinToString("; ") { "${it.key} (${it.value})" })
         return parts.joinToString("\n\n") + "\n"
@@ -33,7 +33,7 @@ class BenchReport(
     /** Return the report as `omni bench -o json` prints it. */
     fun json(): String {
         val reasons = leftOut.map { (name, why) -> "${quote(name)}: ${quote(why)}" }
-        val lines = setting.map { (name, value) -> "  ${quote(name)}: ${quote(value)}" } + listOf(
+        val lines = setting.map { (name, value) -> "  ${quote(name)}: ${if (value is String) quote(value) else value}" } + listOf(
             "  \"rows\": ${list(rows.map { json(it) })}",
             "  \"left_out\": ${record(reasons, "    ", "  ")}",
         )

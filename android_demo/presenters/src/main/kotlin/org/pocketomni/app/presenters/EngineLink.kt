@@ -9,6 +9,8 @@ import org.pocketomni.engine.ReplyListener
 import org.pocketomni.engine.ReplyOptions
 import org.pocketomni.engine.VoiceListener
 import org.pocketomni.engine.VoiceSession
+import org.pocketomni.engine.bench.EngineBench
+import org.pocketomni.engine.bench.PartBench
 import java.io.Closeable
 
 /** What a loaded model is and can do. */
@@ -22,6 +24,12 @@ data class ModelInfo(
     val voices: List<String>,
     val presets: List<String>,
     val maxContext: Int,
+    /** Processor that the bundle was exported for. */
+    val target: String,
+    val defaultPreset: String?,
+
+    /** Codes of speech per second. */
+    val codesPerSecond: Double?,
 )
 
 /** A loaded model. */
@@ -33,6 +41,9 @@ interface ChatEngine : Closeable {
 
     /** Return a sound that is being recorded at [rate] Hz. */
     fun recording(rate: Int): Recording
+
+    /** Benchmarks of the parts of the model. */
+    val parts: PartBench
 
     /** Open the graphs, so that the first reply does not wait for them. Blocks. */
     fun warmUp(speech: Boolean)
@@ -72,7 +83,10 @@ interface Recording {
 /** The engine of this project. */
 class RealEngine(private val engine: Engine) : ChatEngine, Closeable by engine {
     override val info: ModelInfo = engine.bundle.run {
-        ModelInfo(name, recipe, bytes, hears, sees, speaks, voices, presets.map { it.name }, maxContext)
+        ModelInfo(
+            name, recipe, bytes, hears, sees, speaks, voices, presets.map { it.name }, maxContext, target, defaultPreset,
+            codesPerSecond,
+        )
     }
 
     override fun chat(history: List<Message>): Chat = RealChat(engine.conversation(history = history))
@@ -83,6 +97,8 @@ class RealEngine(private val engine: Engine) : ChatEngine, Closeable by engine {
         override fun push(samples: FloatArray) = stream.push(samples)
         override fun finish() = stream.finish()
     }
+
+    override val parts: PartBench get() = EngineBench(engine)
 
     override fun warmUp(speech: Boolean) = engine.warmUp(speech)
 }

@@ -40,6 +40,12 @@ class BenchTest {
         phone.steps.settle()
         val state = presenter.state
         assertFalse(state.running)
+        for (test in listOf("pp", "tg", "audio", "talker", "dit", "vocoder", "code2wav")) {
+            assertTrue(test, state.report.contains(Regex("[|] $test +[|] s +[|] +2[.]00 ± 0[.]00 [|] fake")))
+        }
+        assertTrue(state.report.contains("left out: image (no vision encoder); load (needs another process)"))
+        assertTrue(state.report.contains("48 tokens and 10 s of speech, fast"))
+        assertTrue(state.report.startsWith("bundle: fake, int4 for arm64, 1.0 MB  \nmachine: test  \nrepetitions: 3  \nwarm-up: True  \n"))
         assertEquals("one warm-up and three repetitions", 4, engine.asked.size)
         assertEquals(500, engine.asked[0].second.speech!!.maxCodes)
         assertTrue(state.report.contains("| first audio, typed"))
@@ -59,7 +65,7 @@ class BenchTest {
     @Test
     fun aCancellationKeepsTheRows() {
         val engine = QuickEngine(deaf)
-        val report = ReplyBench(engine, 2, { engine.asked.size >= 2 }) {}.run(emptyMap()) { null }
-        assertTrue(report.markdown().contains("the rest (cancelled)"))
+        val report = Bench(engine, 2, { engine.asked.size >= 2 }) {}.run(emptyMap()) { null }.markdown()
+        assertTrue(report, report.contains("the rest (cancelled)") && report.contains("| tg "))
     }
 }

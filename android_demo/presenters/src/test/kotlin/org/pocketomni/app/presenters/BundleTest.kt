@@ -17,6 +17,12 @@ import java.io.InputStream
 /** The bundle that the tests are given. */
 val BUNDLE = File(System.getProperty("bundle"))
 
+/** Load what stands in for Android's libraries. */
+fun loadShims() {
+    val shims = System.getProperty("onnxruntime.native.path")
+    for (name in listOf("libc.so", "libm.so", "libdl.so", "libonnxruntime.so")) System.load("$shims/$name")
+}
+
 /** A folder as a source. [change] replaces the bytes of a file; null removes it. */
 class FolderSource(private val folder: File, private val change: (String, ByteArray) -> ByteArray? = { _, data -> data }) :
     BundleSource {

@@ -15,6 +15,9 @@ import org.pocketomni.engine.Role
 import org.pocketomni.engine.SoundSource
 import org.pocketomni.engine.Timings
 import org.pocketomni.engine.VoiceListener
+import org.pocketomni.engine.bench.BenchCase
+import org.pocketomni.engine.bench.BenchQuantity
+import org.pocketomni.engine.bench.PartBench
 import java.io.File
 import java.nio.file.Files
 import java.util.concurrent.ConcurrentLinkedQueue
@@ -215,7 +218,9 @@ class FakeCall(val listener: VoiceListener) : Call {
 }
 
 class FakeEngine(
-    override val info: ModelInfo = ModelInfo("fake", "int4", 1 shl 20, true, true, true, listOf("Ada", "Joe"), listOf("fast"), 4096),
+    override val info: ModelInfo = ModelInfo(
+        "fake", "int4", 1 shl 20, true, true, true, listOf("Ada", "Joe"), listOf("fast"), 4096, "arm64", "fast", 50.0,
+    ),
 ) : ChatEngine {
     val chats = mutableListOf<FakeChat>()
     val recordings = mutableListOf<FakeRecording>()
@@ -225,6 +230,12 @@ class FakeEngine(
     override fun chat(history: List<Message>) = FakeChat(history).also { chats.add(it) }
     override fun recording(rate: Int) = FakeRecording().also { recordings.add(it) }
     override fun warmUp(speech: Boolean) = Unit
+
+    /** Every part takes two seconds; there is no encoder of pictures. */
+    override val parts = object : PartBench {
+        override fun missing(test: String) = "no vision encoder".takeIf { test == "image" }
+        override fun cases(test: String, visit: (BenchCase) -> Unit) = visit(BenchCase(BenchQuantity(test, "s", "fake")) { 2.0 })
+    }
     override fun close() {
         closed = true
     }

@@ -116,7 +116,7 @@ class RealEngineTest {
 
     @Test
     fun theBenchmarkMeasuresRealReplies() {
-        val report = ReplyBench(engine, 1, { false }, spokenSeconds = 2) {}.run(emptyMap()) { 1 shl 20 }.markdown()
+        val report = Bench(engine, 1, { false }, listOf("reply"), spokenSeconds = 2) {}.run(emptyMap()) { 1 shl 20 }.markdown()
         for (test in listOf("typed", "spoken 2 s", "spoken 2 s, streamed")) {
             assertTrue(report, report.contains("| first audio, $test"))
         }
@@ -129,8 +129,7 @@ class RealEngineTest {
         @JvmStatic
         @BeforeClass
         fun open() {
-            val shims = System.getProperty("onnxruntime.native.path")
-            for (name in listOf("libc.so", "libm.so", "libdl.so", "libonnxruntime.so")) System.load("$shims/$name")
+            loadShims()
             engine = RealEngine(Engine.open(BUNDLE, EngineOptions(threads = 1)))
         }
 

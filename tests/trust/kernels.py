@@ -17,12 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 from onnx import TensorProto as T
 from onnx import helper
 
 from omni_runtime import processor_features
 from omni_runtime.engine import kernels
+
+# isort: split
+import onnxruntime as ort  # after omni_runtime, which turns its telemetry off
 
 NUMPY = {T.FLOAT: np.float32, T.UINT8: np.uint8, T.INT8: np.int8, T.INT32: np.int32,
          T.FLOAT16: np.float16}  # fmt: skip

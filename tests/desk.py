@@ -44,7 +44,7 @@ class Recording:
             if len(loud) and len(heard) - loud[-1] > seconds * 24_000:
                 return heard
             time.sleep(0.1)
-        pytest.fail(f"the loudspeaker did not fall silent within {limit:.0f} s")
+        raise AssertionError(f"the loudspeaker did not fall silent within {limit:.0f} s")
 
 
 @dataclass

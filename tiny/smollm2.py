@@ -13,7 +13,7 @@ import ctypes
 from collections.abc import Callable, Iterable
 from importlib import util
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gguf
 import numpy as np
@@ -240,8 +240,21 @@ class LlamaCpp:
         return self.round(matrix, TYPES.Q6_K if better and name == "down" else TYPES.Q4_K)
 
 
-def compare(exact: SmolLM2, rounded: SmolLM2, sequences: Iterable[list[int]]) -> str:
-    """Return KL, perplexities and the share of equal first choices."""
+class Loss(NamedTuple):
+    """What rounding costs: KL divergence in nats a token, perplexities, equal first choices."""
+
+    kl: float
+    before: float
+    after: float
+    equal: float
+
+    def __str__(self) -> str:
+        perplexities = f"ppl {self.before:.2f} -> {self.after:.2f}"
+        return f"KL {self.kl:.4f}  {perplexities}  top-1 {self.equal:.1%}"
+
+
+def compare(exact: SmolLM2, rounded: SmolLM2, sequences: Iterable[list[int]]) -> Loss:
+    """Compare what both predict in each place of each sequence."""
     kl = loss = rounded_loss = equal = count = 0.0
     for ids in sequences:
         a, b = (torch.log_softmax(one.logits(ids), -1)[:-1] for one in (exact, rounded))
@@ -252,7 +265,7 @@ def compare(exact: SmolLM2, rounded: SmolLM2, sequences: Iterable[list[int]]) ->
         equal += float((a.argmax(-1) == b.argmax(-1)).sum())
         count += len(wanted)
     before, after = np.exp(loss / count), np.exp(rounded_loss / count)
-    return f"KL {kl / count:.4f}  ppl {before:.2f} -> {after:.2f}  top-1 {equal / count:.1%}"
+    return Loss(kl / count, float(before), float(after), equal / count)
 
 
 def main() -> None:

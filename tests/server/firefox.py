@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import websockets.sync.client as websocket
@@ -38,16 +38,26 @@ class Firefox:
         self._tab = self.call("browsingContext.getTree")["contexts"][0]["context"]
 
     def call(self, method: str, **params: Any) -> Any:
-        """Send a command, and return its result. Raises AssertionError with Firefox' message."""
+        """Send a command, and return its result. Raises AssertionError with Firefox' message.
+
+        The page stands still for ever when Firefox' client of PulseAudio deadlocks: a device has
+        changed, and the callback waits for a thread that waits for the callback's lock.
+        """
         self._number += 1
         self._socket.send(json.dumps({"id": self._number, "method": method, "params": params}))
         while True:
-            found = json.loads(self._socket.recv(timeout=60))
+            try:
+                found = json.loads(self._socket.recv(timeout=20))
+            except TimeoutError:
+                raise AssertionError(f"Firefox does not answer {method}") from None
             if found.get("id") == self._number:
                 assert found["type"] == "success", found
                 return found["result"]
             if found.get("method") == "log.entryAdded" and found["params"]["level"] == "error":
                 self.problems.append(found["params"]["text"])
+
+    def close(self) -> None:
+        self._socket.close()
 
     def open(self, url: str) -> None:
         self.call("browsingContext.navigate", context=self._tab, url=url, wait="complete")
@@ -104,21 +114,27 @@ ENTER = "\ue007"
 def firefox(desk: Desk) -> Iterator[Firefox]:
     """Start Firefox with a fresh profile and the sound devices of a desk."""
     profile = desk.folder / "profile"
-    profile.mkdir()
+    profile.mkdir(exist_ok=True)
     lines = [f"user_pref({json.dumps(k)}, {json.dumps(v)});" for k, v in PREFERENCES.items()]
     (profile / "user.js").write_text("\n".join(lines))
     command = [str(FIREFOX), "--headless", "--no-remote", "--profile", str(profile)]
     command += ["--remote-debugging-port", "0", "about:blank"]
-    with subprocess.Popen(
-        command, env=desk.env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as process:
+    # Into a file: Firefox would stop in the middle of a test when a pipe that nobody reads is full.
+    log = desk.folder / "firefox.log"
+    with (
+        log.open("wb") as file,
+        subprocess.Popen(command, env=desk.env, stdout=subprocess.DEVNULL, stderr=file) as process,
+    ):
         try:
-            assert process.stderr is not None
-            while not (found := re.search(r"listening on (ws://\S+)", process.stderr.readline())):
+            while not (found := re.search(r"listening on (ws://\S+)", log.read_text("utf-8"))):
                 assert process.poll() is None, "Firefox did not start"
-            browser = Firefox(found[1])
-            yield browser
+                time.sleep(0.1)
+            with closing(Firefox(found[1])) as browser:
+                yield browser
             assert not browser.problems, browser.problems
         finally:
             process.terminate()
-            process.wait(20)
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()

@@ -123,3 +123,5 @@ def _log_to_stderr(*, quiet: bool) -> None:
         logger.addHandler(handler)
         logger.setLevel(logging.ERROR if quiet else level)
         logger.propagate = False
+    # It warns of what is written to a client that left, before the server could notice.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)

@@ -13,7 +13,7 @@ import torch
 from filelock import FileLock
 
 from desk import Desk, sound_server
-from omni_export import exporter, int8_cache
+from omni_export import exporter, own_replies
 from omni_export.hub import LocalCheckpoint
 from omni_export.random_checkpoint import write
 from omni_export.random_shapes import DEFAULT, DecoderShape, Shape
@@ -22,6 +22,7 @@ from omni_quantize.recipe import load
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.model import Model
 
+torch.set_grad_enabled(False)
 torch.set_num_threads(1)  # small tensors: a second thread only waits for the first
 
 TRAINED = Path(__file__).parent.parent / "tiny" / "checkpoint"
@@ -61,7 +62,6 @@ class Twin:
     def reference(self) -> Any:
         from transformers import Qwen2_5OmniForConditionalGeneration  # noqa: PLC0415
 
-        torch.set_grad_enabled(False)
         return Qwen2_5OmniForConditionalGeneration.from_pretrained(self.folder).eval()
 
     @cached_property
@@ -78,14 +78,17 @@ class Twin:
 
 
 def export_to(
-    checkpoint: Path | LocalCheckpoint, destination: Path, recipe: str = "fp32", **checks: Any
+    checkpoint: Path | LocalCheckpoint,
+    destination: Path,
+    recipe: str = "fp32",
+    calibration: str = "",
 ) -> Path:
     """Export without further processes and a trial reply, which the tests of the command cover."""
     if isinstance(checkpoint, Path):
         checkpoint = LocalCheckpoint(checkpoint, checkpoint.name, "test")
-    original = exporter.smoke_test.first_reply, int8_cache.calibrate
+    original = exporter.smoke_test.first_reply, own_replies.observe
     exporter.smoke_test.first_reply = lambda bundle: None  # type: ignore[assignment]
-    int8_cache.calibrate = int8_cache.absmax
+    own_replies.observe = own_replies.replies
     try:
         exporter.export(
             exporter.ExportRequest(
@@ -93,11 +96,12 @@ def export_to(
                 load(recipe),
                 resolve_target("native"),
                 destination,
+                calibration,
             ),
             lambda progress: None,
         )
     finally:
-        exporter.smoke_test.first_reply, int8_cache.calibrate = original
+        exporter.smoke_test.first_reply, own_replies.observe = original
     return destination
 
 

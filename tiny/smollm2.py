@@ -178,9 +178,11 @@ def moments(model: SmolLM2) -> dict[tuple[int, str], Moments]:
 
 
 def ours(levels: tuple[int, ...], size: int, measured: dict[tuple[int, str], Moments]) -> Quantize:
-    """Return our 4-bit blocks, with 8 bits for values; `measured` may be empty."""
+    """Return our 4-bit blocks, with 8 bits where the recipe has them; `measured` may be empty."""
 
     def quantize(index: int, name: str, matrix: torch.Tensor) -> torch.Tensor:
+        if name == "down" and index in (0, LAYERS - 1):
+            return bytes_in_blocks(matrix)
         if name == "qkv":
             queries_keys = four_bits(index, name, matrix[:-KEPT])
             return torch.cat([queries_keys, bytes_in_blocks(matrix[-KEPT:])])
@@ -198,7 +200,7 @@ def ours(levels: tuple[int, ...], size: int, measured: dict[tuple[int, str], Mom
 
 
 def bytes_in_blocks(matrix: torch.Tensor) -> torch.Tensor:
-    """Our 8 bits, for values and the output matrix."""
+    """Our 8 bits in blocks of 32."""
     parts = matrix.reshape(len(matrix), -1, 32)
     scale = parts.abs().amax(-1, keepdim=True) / 127
     return ((parts / scale).round() * scale).reshape(matrix.shape)

@@ -36,7 +36,7 @@ from omni_export.speech import (
 )
 from omni_export.weight_files import some
 from omni_quantize.nbits import BlockMatrix
-from omni_quantize.recipe import Recipe, Rule
+from omni_quantize.recipe import Recipe, Rule, layers_in
 from omni_runtime.cli.common import format_size
 from omni_runtime.engine.kv_cache import KVCache
 from omni_runtime.engine.session import available_cores
@@ -124,12 +124,14 @@ def needs(source: SourceConfig, recipe: Recipe, *, tied: bool = False) -> Need:
     for network in networks(source, () if tied else (LM_HEAD,)):
         graph = network.name
         graphs[graph] = weights[graph] = 0
-        for path, weight in network.module.named_parameters():
+        parameters = dict(network.module.named_parameters())
+        layers = layers_in(parameters)
+        for path, weight in parameters.items():
             if not isinstance(weight, Weight):
                 continue
             count = math.prod(weight.built_shape)
             weights[graph] += count
-            graphs[graph] += count * _bytes(_rule(recipe, graph, path, weight))
+            graphs[graph] += count * _bytes(_rule(recipe, graph, path, weight, layers))
             names = (network.prefix + name for name in weight.sources(path))
             found = zip(names, weight.source_shapes, strict=True)
             shapes |= {network.aliases.get(name, name): shape for name, shape in found}
@@ -149,8 +151,8 @@ def needs(source: SourceConfig, recipe: Recipe, *, tied: bool = False) -> Need:
     return Need(shapes, Size(graphs, stored, weights))
 
 
-def _rule(recipe: Recipe, graph: str, path: str, weight: Weight) -> Rule | None:
-    rule = recipe.rule(graph, path)
+def _rule(recipe: Recipe, graph: str, path: str, weight: Weight, layers: int) -> Rule | None:
+    rule = recipe.rule(graph, path, layers)
     convolution = len(weight.built_shape) == 3
     fits = convolution if rule.method == "static" else isinstance(weight, Matrix)
     return rule if fits else None
@@ -177,7 +179,7 @@ def _seconds(recipe: Recipe, size: Size, *, calibrated: bool) -> float:
     """Estimate the time of an export from a trial on this machine."""
     inner, outer = TRIAL
     values = np.random.default_rng(0).standard_normal(TRIAL, np.float32)
-    rule = recipe.rule("thinker", "model.layers.0.mlp.down_proj.weight")
+    rule = recipe.graphs["thinker"][-1]
     started = perf_counter()
     if rule.method == "nbits":
         BlockMatrix("trial", inner, outer, rule, lambda a, b: values[:, a:b]).quantize(values)

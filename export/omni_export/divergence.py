@@ -20,6 +20,7 @@ from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as reference
 from omni_export.build import build
 from omni_export.checkpoint import Checkpoint
 from omni_export.networks import networks
+from omni_export.own_replies import talker_inputs
 from omni_export.reference_decoder import SEQUENCE, ReferenceDecoder
 from omni_export.second_moments import token_ids
 from omni_export.source import SourceConfig, read_config
@@ -125,14 +126,7 @@ class Comparison:
         logits: list[FloatArray] = []
         while not stream.ended and stream.step() is not None:
             logits.append(stream.logits)
-        codes = stream.codes
-        texts = [*rows[1:], talker.text(config.text_eos), *[talker.text(config.text_pad)] * count]
-        inputs = [
-            talker.text(voice) + talker.codec(config.codec_pad),
-            rows[0] + talker.codec(config.codec_bos),
-            *(talker.codec(one) + row for one, row in zip(codes[:-1], texts, strict=False)),
-        ]
-        return np.stack(inputs), logits, codes
+        return talker_inputs(talker, voice, rows, stream.codes), logits, stream.codes
 
     def encoder(self, part: ContentPart) -> float:
         """Return the mean cosine similarity of the rows of a recording or a picture."""

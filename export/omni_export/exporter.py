@@ -23,7 +23,7 @@ from msgspec import Struct
 
 import omni_quantize
 import omni_runtime
-from omni_export import assets, int8_cache, plan, quality, smoke_test
+from omni_export import assets, int8_cache, own_replies, plan, quality, smoke_test
 from omni_export.artifacts import (
     ArtifactStore,
     Finished,
@@ -112,10 +112,8 @@ def export(request: ExportRequest, report: Report) -> Manifest:
         artifacts = _write_artifacts(planned, finished, store, meter)
         manifest = _manifest(request, planned, licence, artifacts, store.bundle)
         write_manifest(manifest, store.bundle)
-        meter.begin("int8 cache")
-        if smoke_test.obstacle(manifest) is None:
-            manifest = int8_cache.add(store.bundle, manifest)
-            write_manifest(manifest, store.bundle)
+        manifest = _calibrate(planned, manifest, store.bundle, meter)
+        write_manifest(manifest, store.bundle)
         meter.begin("first reply")
         measured, reason = smoke_test.attempt(store.bundle, manifest)
         manifest = msgspec.structs.replace(manifest, measured=measured, not_measured=reason)
@@ -130,8 +128,9 @@ def _write_artifacts(
 ) -> dict[str, Finished]:
     """Write the unfinished artifacts. Return all artifacts in the order of the plan."""
     meter.expect(
-        steps=len(planned.artifacts) + 2,  # the int8 cache and the first reply come after them
-        weights=sum(artifact.weights for artifact in planned.artifacts),
+        # own replies, int8 cache and first reply come after them, and the fit of the Talker
+        steps=len(planned.artifacts) + 3 + (planned.fit_talker is not None),
+        weights=sum(artifact.weights for artifact in planned.artifacts) + _talker_weights(planned),
     )
     for artifact in planned.artifacts:
         if artifact.name in finished:
@@ -144,6 +143,34 @@ def _write_artifacts(
                 artifact.name, artifact.write(store.bundle, meter.advance)
             )
     return {artifact.name: finished[artifact.name] for artifact in planned.artifacts}
+
+
+def _calibrate(planned: Plan, manifest: Manifest, bundle: Path, meter: ProgressMeter) -> Manifest:
+    """Fit the Talker to its own speech, and add the int8 KV cache, if memory allows replies."""
+    meter.begin("own replies")
+    observed = own_replies.observe(bundle) if smoke_test.obstacle(manifest) is None else None
+    if planned.fit_talker is not None:
+        meter.begin("talker, fitted")
+        if observed is None:
+            meter.advance(_talker_weights(planned))
+        else:
+            written = planned.fit_talker(observed.talker_rows).write(bundle, meter.advance)
+            assert written.graph is not None
+            entries = {name: file_entry(bundle / name) for name in written.files}
+            manifest = msgspec.structs.replace(
+                manifest,
+                graphs=manifest.graphs | {"talker": written.graph},
+                files=manifest.files | entries,
+            )
+    meter.begin("int8 cache")
+    return int8_cache.add(bundle, manifest, observed.absmax) if observed else manifest
+
+
+def _talker_weights(planned: Plan) -> int:
+    """Return the number of weights that fitting the Talker reads again."""
+    if planned.fit_talker is None:
+        return 0
+    return next(artifact.weights for artifact in planned.artifacts if artifact.name == "talker")
 
 
 def _write_small_files(request: ExportRequest, planned: Plan, bundle: Path) -> str:

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from omni_export import calibration, external_data, probe
 from omni_quantize import dynamic, imported, nbits, static
 from omni_quantize.products import ProductMeter
-from omni_quantize.recipe import Recipe, Rule
+from omni_quantize.recipe import Recipe, Rule, layers_in
 from omni_runtime.arrays import FloatArray
 from omni_runtime.bundle.config import ModelConfig
 from omni_runtime.bundle.contracts import GraphContract
@@ -115,11 +115,12 @@ class GraphWriter:
         """
         rules: dict[str, Rule] = {}
         unmatched = {rule.match for rule in self.recipe.graphs[name] if rule.method == "static"}
+        layers = layers_in(model.graph.initializers)
         for node in model.graph:
             weight = node.inputs[1] if node.op_type in ("MatMul", "Conv") else None
             if weight is None or weight.name is None or not weight.is_initializer():
                 continue
-            rule = self.recipe.rule(name, weight.name)
+            rule = self.recipe.rule(name, weight.name, layers)
             if (packed := imported.packed_of(weight)) is not None and rule.method != "none":
                 rules[weight.name] = imported.rule_of(weight.name, packed)
                 continue

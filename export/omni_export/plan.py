@@ -19,6 +19,7 @@ from omni_export.graph_files import GraphWriter, weights
 from omni_export.hub import LocalCheckpoint
 from omni_export.model_config import PRESETS, model_config, read_generation
 from omni_export.networks import TALKER_TABLE, networks
+from omni_export.reference_decoder import ReferenceDecoder
 from omni_export.source import SourceConfig, SpeechSource
 from omni_export.speech import (
     THINKER_TABLE,
@@ -52,11 +53,16 @@ Calibrate = Callable[[ir.Model, set[str]], nbits.Measure]
 
 @dataclass(frozen=True)
 class Plan:
-    """The model configuration, the voices, and all artifacts to write."""
+    """The model configuration, the voices, and all artifacts to write.
+
+    `fit_talker` returns the artifact that replaces the Talker when its inputs are known, float32
+    (rows, input_size). It is None where nothing is fitted.
+    """
 
     config: ModelConfig
     voices: dict[str, Voice]
     artifacts: tuple[Artifact, ...]
+    fit_talker: Callable[[FloatArray], Artifact] | None
 
 
 def make(local: LocalCheckpoint, source: SourceConfig, writer: GraphWriter) -> Plan:
@@ -91,7 +97,13 @@ def make(local: LocalCheckpoint, source: SourceConfig, writer: GraphWriter) -> P
     mels = [voice.mel for voice in voices.values()]
     artifacts += _graphs(writer, checkpoint, source, config, mels, calibrate)
     checkpoint.check_all_used()
-    return Plan(config, voices, tuple(artifacts))
+
+    def fit_talker(rows: FloatArray) -> Artifact:
+        again = Checkpoint(folder, adapter=local.adapter, speech_from=local.speech_from)
+        return _fitted_talker(writer, again, source, config, rows)
+
+    fitted = speech and writer.calibration and not checkpoint.random
+    return Plan(config, voices, tuple(artifacts), fit_talker if fitted else None)
 
 
 def _table(writer: GraphWriter, name: str, shape: tuple[int, int], rows: tables.Rows) -> Artifact:
@@ -140,6 +152,27 @@ def _graphs(
         calibrated = network.name == "thinker" and writer.calibration and not random
         fitted = calibrate if calibrated else None
         yield _graph(writer, network.name, model, contract, config, mels, fitted)
+
+
+def _fitted_talker(
+    writer: GraphWriter,
+    checkpoint: Checkpoint,
+    source: SourceConfig,
+    config: ModelConfig,
+    rows: FloatArray,
+) -> Artifact:
+    """The Talker with 4-bit blocks that are fitted to its inputs `rows`."""
+    assert source.speech is not None
+    talker = source.speech.talker
+    network = next(one for one in networks(source, checkpoint) if one.name == "talker")
+    contract = contracts(config)[network.name]
+
+    def calibrate(model: ir.Model, wanted: set[str]) -> nbits.Measure:
+        embeddings = ReferenceDecoder(model, talker).product(rows, "thinker_to_talker_proj")
+        return second_moments.InOrder(model, talker, embeddings, wanted)
+
+    model = build(network, contract, checkpoint)
+    return _graph(writer, network.name, model, contract, config, [], calibrate)
 
 
 def _graph(

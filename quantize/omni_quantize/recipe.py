@@ -1,9 +1,11 @@
 """Quantization recipes: JSON files that say how each weight is stored, with reasons.
 
-A recipe has a list of rules per graph. The first rule whose pattern matches the name of a weight
-applies. Three recipes are built in; `load_file` reads others.
+A recipe has a list of rules per graph; the first that matches a weight applies. Three recipes are
+built in; `load_file` reads others.
 """
 
+import re
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from importlib import resources
 from itertools import pairwise
@@ -23,8 +25,13 @@ REACH = 32
 TABLES = ("thinker_embedding", "talker_embedding", "dit_code")
 
 
+_LAYER = re.compile(r"\blayers\.(\d+)\.")
+
+
 class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How the weights whose name matches are quantized.
+
+    `layers` are the numbers of the layers that the rule is for, negative from the end; empty: all.
 
     `method`: "none" keeps float32; "nbits" stores `bits` bits in blocks of `block` rows
     (MatMulNBits); "dynamic" stores int8 and quantizes activations at run time; "static" stores int8
@@ -43,6 +50,16 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     accuracy_level: Literal[0, 1, 4] = 4
     per_channel: bool = True
     levels: tuple[int, ...] = ()
+    layers: tuple[int, ...] = ()
+
+    def matches(self, weight: str, count: int) -> bool:
+        """Whether the rule is for this weight of a graph with `count` layers."""
+        if not fnmatchcase(weight, self.match):
+            return False
+        found = _LAYER.search(weight)
+        return not self.layers or (
+            found is not None and int(found[1]) in {n + count if n < 0 else n for n in self.layers}
+        )
 
     def __post_init__(self) -> None:
         if not self.levels:
@@ -71,9 +88,14 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
     graphs: dict[str, tuple[Rule, ...]]
     tables: dict[str, TableRule]
 
-    def rule(self, graph: str, weight: str) -> Rule:
-        """Return the first rule of `graph` that matches the name of a weight."""
-        return next(rule for rule in self.graphs[graph] if fnmatchcase(weight, rule.match))
+    def rule(self, graph: str, weight: str, count: int) -> Rule:
+        """Return the first rule of `graph`, which has `count` layers, that matches a weight."""
+        return next(rule for rule in self.graphs[graph] if rule.matches(weight, count))
+
+
+def layers_in(weights: Iterable[str]) -> int:
+    """Return the number of layers that some names of weights belong to."""
+    return max((int(found[1]) + 1 for name in weights if (found := _LAYER.search(name))), default=0)
 
 
 def built_in() -> list[str]:
@@ -121,7 +143,7 @@ def _parse(text: bytes, where: str) -> Recipe:
                 fix=fix,
             )
     for graph, rules in recipe.graphs.items():
-        if not rules or rules[-1].match != "*":
+        if not rules or rules[-1].match != "*" or rules[-1].layers:
             raise OmniError(f"recipe {where}: {graph} must end with a rule for *", fix=fix)
         if graph != "vocoder" and any(rule.method == "static" for rule in rules):
             raise OmniError(

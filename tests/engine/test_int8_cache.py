@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from conftest import Twin, relative
-from omni_export import int8_cache
+from omni_export import own_replies
 from omni_runtime.bundle.manifest import read_manifest, write_manifest
 from omni_runtime.conversation import Conversation
 from omni_runtime.engine.kv_cache import KVCache
@@ -64,7 +64,7 @@ def test_calibration_of_keys_does_not_depend_on_position(default_twin: Twin) -> 
     near, far = thinker.new_cache(), thinker.new_cache()
     read(thinker, near), read(thinker, far, first=20_000)
     assert not np.allclose(near.states[0], far.states[0], atol=1e-3)
-    for here, there in zip(int8_cache.channels(near), int8_cache.channels(far), strict=True):
+    for here, there in zip(own_replies.channels(near), own_replies.channels(far), strict=True):
         assert np.all(here > 0) and np.allclose(here, there, rtol=0.02)
 
 

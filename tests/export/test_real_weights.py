@@ -139,7 +139,6 @@ def test_four_bits_of_a_language_model_beside_llama_cpp() -> None:
         pytest.skip("no weights of SmolLM2, or no llama.cpp (.ci/weights.txt)")
     from tiny import smollm2  # noqa: PLC0415
 
-    torch.set_grad_enabled(False)
     model, llama = smollm2.SmolLM2(), smollm2.LlamaCpp()
     ids = model.tokenizer.encode((ROOT / "LICENSE").read_text("utf-8")).ids[:256]
     levels = recipe.load("int4").graphs["thinker"][-1].levels

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Twin
-from omni_export import exporter, graph_files, int8_cache, random_checkpoint
+from omni_export import exporter, graph_files, own_replies, random_checkpoint
 from omni_export.exporter import ExportRequest, export
 from omni_export.hub import LocalCheckpoint
 from omni_export.progress import Progress
@@ -30,7 +30,7 @@ RUN = Path(__file__).parents[2] / "export" / "run.py"
 @pytest.fixture(autouse=True)
 def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporter.smoke_test, "first_reply", lambda bundle: None)
-    monkeypatch.setattr(int8_cache, "calibrate", int8_cache.absmax)
+    monkeypatch.setattr(own_replies, "observe", own_replies.replies)
 
 
 class Export:
@@ -67,8 +67,8 @@ def test_finished_parts_are_reused(default_twin: Twin, tmp_path: Path) -> None:
     before = run.written[:]
     run.run()
     assert run.kept == before and "thinker" in run.kept
-    assert run.written == ["talker", "dit", "vocoder", "int8 cache", "first reply"]
-    assert run.last is not None and run.last.step == run.last.steps == len(run.kept) + 5
+    assert run.written == ["talker", "dit", "vocoder", "own replies", "int8 cache", "first reply"]
+    assert run.last is not None and run.last.step == run.last.steps == len(run.kept) + 6
     assert run.last.done == run.last.total
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
     bundle = Bundle(tmp_path / "bundle")
@@ -119,7 +119,7 @@ def test_a_failed_smoke_test_keeps_all_parts(
             run.run()
     assert "10 finished artifacts are kept" in told.value.__notes__[0]
     run.run()
-    assert run.written == ["int8 cache", "first reply"]
+    assert run.written == ["own replies", "int8 cache", "first reply"]
 
 
 def test_two_exports_to_one_destination(default_twin: Twin, tmp_path: Path) -> None:

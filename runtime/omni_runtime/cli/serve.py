@@ -123,5 +123,8 @@ def _log_to_stderr(*, quiet: bool) -> None:
         logger.addHandler(handler)
         logger.setLevel(logging.ERROR if quiet else level)
         logger.propagate = False
-    # It warns of what is written to a client that left, before the server could notice.
+    # uvicorn takes the refusal of a session (503) for a mistake.
+    mistaken = "ASGI callable returned without completing handshake."
+    logging.getLogger("uvicorn.error").addFilter(lambda record: record.msg != mistaken)
+    # asyncio warns of what is written to a client that left, before the server could notice.
     logging.getLogger("asyncio").setLevel(logging.ERROR)

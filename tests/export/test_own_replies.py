@@ -1,0 +1,62 @@
+"""What a new bundle says to itself: its Talker is fitted to the inputs that it really reads."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conftest import TRAINED, Twin, export_to
+from omni_export import own_replies, plan, second_moments
+from omni_export.divergence import Comparison
+from omni_runtime.arrays import FloatArray
+from omni_runtime.engine.decoder import Decoder
+from omni_runtime.engine.session import SessionOptions
+from omni_runtime.model import Model
+
+SAID = (
+    "Five plus nine is fourteen.",
+    "It is a green square.",
+    "There are two blue circles.",
+    "The opposite of up is down.",
+    "It moves to the right.",
+    "After Friday comes Saturday.",
+)
+
+
+def test_rows_are_what_the_talker_reads(
+    default_twin: Twin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[FloatArray] = []
+    width = default_twin.model.config.thinker.decoder.hidden_size
+    talker = default_twin.model.speech.talker.decoder
+    original = Decoder.extend_steps
+
+    def extend_steps(self: Decoder, cache: Any, rows: FloatArray, *rest: Any) -> Any:
+        if len(cache.states) == 2 * talker.layers and cache.states[0].shape[1] == talker.kv_heads:
+            read.append(rows)
+        return original(self, cache, rows, *rest)
+
+    monkeypatch.setattr(Decoder, "extend_steps", extend_steps)
+    found = own_replies.replies(default_twin.bundle).talker_rows
+    assert found.shape[1] == width and len(found) > 400
+    np.testing.assert_array_equal(found, np.concatenate(read))
+
+
+@pytest.mark.slow
+def test_the_fit_lowers_the_loss_of_the_talker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loss(name: str) -> float:
+        bundle = export_to(TRAINED, tmp_path / name, "int4", calibration=second_moments.text())
+        comparison = Comparison(Model(bundle, SessionOptions(threads=1)), TRAINED)
+        found = [comparison.talker(one, 120) for one in SAID]
+        return sum(one.kl * one.tokens for one in found) / sum(one.tokens for one in found)
+
+    def unfitted(*given: Any) -> plan.Plan:
+        return replace(make(*given), fit_talker=None)
+
+    fitted, make = loss("fitted"), plan.make
+    monkeypatch.setattr(plan, "make", unfitted)
+    assert fitted < 0.9 * loss("unfitted")

@@ -46,13 +46,16 @@ IMAGE_SIDE = 224
 AbsMax = dict[str, list[FloatArray]]
 """Per decoder, for keys and values of each layer in turn: float32 (kv_heads, head_dim)."""
 
-
 TALKER_ROWS = "talker rows"
 
 
 @dataclass(frozen=True)
 class Observed:
-    """`talker_rows`: the Talker's inputs in all replies, float32 (rows, input_size)."""
+    """`absmax`: the largest magnitudes of each channel of the KV caches.
+
+    `talker_rows`: the Talker's inputs in all replies, one after the other, float32 (rows,
+    input_size).
+    """
 
     absmax: AbsMax
     talker_rows: FloatArray
@@ -70,7 +73,7 @@ def observe(bundle: Path) -> Observed:
 
 
 def replies(bundle: Path) -> Observed:
-    """Reply to the prompts. Return the maximum magnitude of each channel of the KV caches."""
+    """Reply to the prompts, and return what was observed."""
     footprint = Footprint.of(read_manifest(bundle))
     speaks = footprint.config.speech is not None
     least = footprint.least(MIN_CONTEXT, speech=speaks, encoders=ENCODERS)

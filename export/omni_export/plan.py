@@ -102,7 +102,8 @@ def make(local: LocalCheckpoint, source: SourceConfig, writer: GraphWriter) -> P
         again = Checkpoint(folder, adapter=local.adapter, speech_from=local.speech_from)
         return _fitted_talker(writer, again, source, config, rows)
 
-    fitted = speech and writer.calibration and not checkpoint.random
+    searched = any(map(nbits.searched, writer.recipe.graphs["talker"]))
+    fitted = speech and writer.calibration and searched and not checkpoint.random
     return Plan(config, voices, tuple(artifacts), fit_talker if fitted else None)
 
 

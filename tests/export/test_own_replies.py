@@ -10,6 +10,10 @@ import pytest
 from conftest import TRAINED, Twin, export_to
 from omni_export import own_replies, plan, second_moments
 from omni_export.divergence import Comparison
+from omni_export.graph_files import GraphWriter
+from omni_export.hub import LocalCheckpoint
+from omni_export.source import read_config
+from omni_quantize.recipe import load
 from omni_runtime.arrays import FloatArray
 from omni_runtime.engine.decoder import Decoder
 from omni_runtime.engine.session import SessionOptions
@@ -42,6 +46,16 @@ def test_rows_are_what_the_talker_reads(
     found = own_replies.replies(default_twin.bundle).talker_rows
     assert found.shape[1] == width and len(found) > 400
     np.testing.assert_array_equal(found, np.concatenate(read))
+
+
+@pytest.mark.parametrize(("recipe", "fitted"), [("int4", True), ("int8", False)])
+def test_only_searched_blocks_are_fitted(
+    default_twin: Twin, tmp_path: Path, recipe: str, fitted: bool
+) -> None:
+    source = read_config(default_twin.folder)
+    writer = GraphWriter(tmp_path, load(recipe), "avx2", calibration="Hello")
+    made = plan.make(LocalCheckpoint(default_twin.folder, "random", "test"), source, writer)
+    assert (made.fit_talker is not None) == fitted
 
 
 @pytest.mark.slow

@@ -181,3 +181,16 @@ def test_tables(tmp_path: Path, encoding: str, tolerance: float) -> None:
     ids = np.array([0, 3, 4999, 0])
     largest = np.abs(rows[ids]).max(axis=1, keepdims=True)
     assert np.all(np.abs(table[ids] - rows[ids]) <= tolerance * largest)
+
+
+@pytest.mark.parametrize(("layer", "bits"), [(0, 8), (1, 4), (10, 4), (34, 4), (35, 8)])
+def test_a_rule_for_some_layers(layer: int, bits: int) -> None:
+    name = f"model.layers.{layer}.mlp.down_proj.weight"
+    assert recipes.load("int4").rule("thinker", name, 36).bits == bits
+
+
+def test_layers_are_counted_from_the_end() -> None:
+    rule = recipes.Rule(match="*", method="none", reason="", layers=(-2,))
+    names = [f"model.layers.{n}.mlp.down_proj.weight" for n in range(4)] + ["lm_head.weight"]
+    assert recipes.layers_in(names) == 4
+    assert [rule.matches(name, 4) for name in names] == [False, False, True, False, False]

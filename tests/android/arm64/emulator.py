@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from omni_runtime import NO_TELEMETRY
 from toolchain.kernels import zig
 from toolchain.parts import CACHE, cached
 from toolchain.process import find, run
@@ -138,6 +139,7 @@ def command(
         "PYTHONPATH": os.pathsep.join(map(str, [site(packages), *path])),
         "LD_LIBRARY_PATH": bionic(),
         "PYTHONDONTWRITEBYTECODE": "1",
+        **NO_TELEMETRY,
     }
     words: list[str | Path] = [find(QEMU, "qemu-user-static")]
     if plugin is not None:

@@ -86,9 +86,9 @@ def export_to(
     """Export without further processes and a trial reply, which the tests of the command cover."""
     if isinstance(checkpoint, Path):
         checkpoint = LocalCheckpoint(checkpoint, checkpoint.name, "test")
-    original = exporter.smoke_test.first_reply, own_replies.observe
+    original = exporter.smoke_test.first_reply, own_replies.observe, own_replies.MAX_CODES
     exporter.smoke_test.first_reply = lambda bundle: None  # type: ignore[assignment]
-    own_replies.observe = own_replies.replies
+    own_replies.observe, own_replies.MAX_CODES = own_replies.replies, 72
     try:
         exporter.export(
             exporter.ExportRequest(
@@ -101,7 +101,7 @@ def export_to(
             lambda progress: None,
         )
     finally:
-        exporter.smoke_test.first_reply, own_replies.observe = original
+        exporter.smoke_test.first_reply, own_replies.observe, own_replies.MAX_CODES = original
     return destination
 
 

@@ -101,6 +101,7 @@ def test_names_and_sizes_are_those_of_an_export(default_twin: Twin, tmp_path: Pa
     assert ExportRequest(local, load("int4"), "avx2", tmp_path).key()
 
 
+@pytest.mark.slow
 def test_the_size_of_the_bundle(export_trained) -> None:
     for recipe in ("fp32", "int4"):
         manifest = Bundle(export_trained(recipe)).manifest

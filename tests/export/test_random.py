@@ -65,6 +65,7 @@ WEIGHTS = {"3b": (5.4e9, 5.6e9), "7b": (10.6e9, 10.8e9)}
 """Published: 12 GB and 22 GB of bfloat16, speech and all."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["3b", "7b"])
 def test_published_shapes(tmp_path: Path, size: str) -> None:
     random_checkpoint.describe(tmp_path / "c", random_checkpoint.shape_of(size))

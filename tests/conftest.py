@@ -82,13 +82,17 @@ def export_to(
     destination: Path,
     recipe: str = "fp32",
     calibration: str = "",
+    codes: int = 72,
 ) -> Path:
-    """Export without further processes and a trial reply, which the tests of the command cover."""
+    """Export without further processes and a trial reply, which the tests of the command cover.
+
+    `codes` is the length of the replies that the bundle makes for itself.
+    """
     if isinstance(checkpoint, Path):
         checkpoint = LocalCheckpoint(checkpoint, checkpoint.name, "test")
     original = exporter.smoke_test.first_reply, own_replies.observe, own_replies.MAX_CODES
     exporter.smoke_test.first_reply = lambda bundle: None  # type: ignore[assignment]
-    own_replies.observe, own_replies.MAX_CODES = own_replies.replies, 72
+    own_replies.observe, own_replies.MAX_CODES = own_replies.replies, codes
     try:
         exporter.export(
             exporter.ExportRequest(

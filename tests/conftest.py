@@ -110,17 +110,45 @@ def export_to(
 
 
 @pytest.fixture(scope="session")
-def make_twin(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Twin]:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], Any]], Path]:
+    """Make a folder by its name, once for all processes of a run; tests must not change it."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if os.environ.get("PYTEST_XDIST_WORKER") else root
+
+    def make(name: str, write_to: Callable[[Path], Any]) -> Path:
+        with FileLock(root / f"{name}.lock"):
+            if not (root / name).exists():
+                write_to(root / name)
+        return root / name
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_twin(once: Callable[..., Path]) -> Callable[[str], Twin]:
     made: dict[str, Twin] = {}
 
     def make(name: str) -> Twin:
         if name not in made:
-            root = tmp_path_factory.mktemp(name)
-            write(root / "checkpoint", SHAPES[name], seed=len(name))
-            made[name] = Twin(root / "checkpoint", export_to(root / "checkpoint", root / "bundle"))
+            seed = len(name)
+            folder = once(f"{name}-checkpoint", lambda path: write(path, SHAPES[name], seed=seed))
+            made[name] = Twin(folder, once(f"{name}-fp32", lambda path: export_to(folder, path)))
         return made[name]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def export_default(
+    once: Callable[..., Path], make_twin: Callable[[str], Twin]
+) -> Callable[[str], Path]:
+    """Export the twin of the default shape by a recipe."""
+
+    def export(recipe: str) -> Path:
+        checkpoint = make_twin("default").folder
+        return once(f"default-{recipe}", lambda path: export_to(checkpoint, path, recipe))
+
+    return export
 
 
 @pytest.fixture(params=list(SHAPES))
@@ -136,19 +164,9 @@ def default_twin(make_twin: Callable[[str], Twin]) -> Twin:
 
 
 @pytest.fixture(scope="session")
-def export_trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Export the trained default by a recipe, once for all processes of a run."""
-    root = tmp_path_factory.getbasetemp()
-    root = root.parent if os.environ.get("PYTEST_XDIST_WORKER") else root
-
-    def export(recipe: str) -> Path:
-        bundle = root / f"trained-{recipe}"
-        with FileLock(f"{bundle}.lock"):
-            if not bundle.exists():
-                export_to(TRAINED, bundle, recipe)
-        return bundle
-
-    return export
+def export_trained(once: Callable[..., Path]) -> Callable[[str], Path]:
+    """Export the trained default by a recipe."""
+    return lambda recipe: once(f"trained-{recipe}", lambda path: export_to(TRAINED, path, recipe))
 
 
 @pytest.fixture(scope="session")

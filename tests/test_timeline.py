@@ -111,12 +111,12 @@ def test_cut_position_against_forced_alignment(trained: Model) -> None:
         assert len(found) > 60 and share >= 0.9, (complete, share)
 
 
-@pytest.mark.parametrize("seconds", [None, 0.7])
+@pytest.mark.parametrize("seconds, all_heard", [(None, (0.0, 1.1)), (0.7, (0.6, 2.0))])
 def test_a_truncated_conversation_equals_a_shorter_one(
-    trained: Model, seconds: float | None
+    trained: Model, seconds: float | None, all_heard: tuple[float, float]
 ) -> None:
     """It has the tokens and the speech of a conversation with the truncated history."""
-    for heard in (0.0, 0.6, 1.1, 2.0):
+    for heard in all_heard:
         talk = Conversation(trained)
         spoken(talk, "Hello!")
         text, _ = spoken(talk, "Count from one to ten.", seconds)

@@ -1,7 +1,7 @@
 """Build the configuration for the runtime from the files of the checkpoint."""
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -30,7 +30,7 @@ from omni_runtime.bundle.config import (
     ThinkerConfig,
     VisionConfig,
 )
-from omni_runtime.errors import OmniError, UsageError
+from omni_runtime.errors import OmniError
 
 SYSTEM_PROMPT = (
     "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of "
@@ -96,7 +96,7 @@ class Preprocessor(Struct, frozen=True):
     merge_size: int
     min_pixels: int
     max_pixels: int
-    padding_side: str = "right"  # the default of the reference
+    padding_side: Literal["right", "left"] = "right"  # the default of the reference
     # The reference ignores the file for video. A checkpoint trained on other sizes has these keys.
     video_min_pixels: int = VIDEO_MIN_PIXELS
     video_max_pixels: int = VIDEO_MAX_PIXELS
@@ -117,12 +117,6 @@ def read_preprocessor(folder: Path) -> Preprocessor:
         raw.setdefault("min_pixels", size.get("shortest_edge", size.get("min_pixels")))
         raw.setdefault("max_pixels", size.get("longest_edge", size.get("max_pixels")))
     found: Preprocessor = _convert(raw, Preprocessor, name)
-    if found.padding_side != "right":  # it moves the mel frames by up to one hop
-        raise UsageError(
-            f"{name}: padding_side is {found.padding_side!r}, but log-mel features are computed "
-            "as for 'right', which all published checkpoints have",
-            fix="set it to 'right' if the model was trained so",
-        )
     return found
 
 
@@ -176,6 +170,7 @@ def model_config(
             n_mels=preprocessor.feature_size,
             padded_samples=preprocessor.n_samples,
             block_frames=2 * source.audio.n_window,
+            padding_side=preprocessor.padding_side,
         ),
         vision=_vision(source.vision, preprocessor),
         speech=speech,

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from tests.android import golden, parity, runtime
 from tests.android.engine import Engine, EngineError, Jvm
 
-from omni_runtime.bundle.manifest import DIGEST_NAME, FILE_NAME
+from omni_runtime.bundle.manifest import DIGEST_NAME, FILE_NAME, read_manifest, write_manifest
 from omni_runtime.checksums import write_with_digest
 from omni_runtime.golden import suite
 from omni_runtime.inputs.media import load_audio
@@ -65,6 +66,28 @@ def test_reading_a_recording_ahead(jvm: Jvm, trained: Path) -> None:
     found.add("reply", *replies)
     assert not found.failed and found.worst == 0, found
     assert replies[0]["text"] == "Seven plus five is twelve." and replies[0]["cached_tokens"] > 40
+    engine.close()
+
+
+def test_sounds_padded_on_the_left(jvm: Jvm, make_twin, tmp_path: Path) -> None:
+    """Whole clips, and a live one, whose samples after the last full hop are dropped."""
+    bundle = shutil.copytree(make_twin("narrow").bundle, tmp_path / "left")
+    manifest = read_manifest(bundle)
+    audio = replace(manifest.model.audio, padding_side="left")
+    write_manifest(replace(manifest, model=replace(manifest.model, audio=audio)), bundle)
+    model, engine = runtime.open_model(bundle), jvm.load(bundle)
+    found = parity.sounds(model, engine, 5)[0]
+    assert not found.failed and found.worst == 0, found
+    replies = []
+    for talk in (runtime.Talk(model), engine.talk()):
+        talk.ask("stream", rate=16_000)
+        for piece in np.array_split(recording("seven_plus_five")[:-50], 7):
+            talk.ask("push", samples=piece)
+            talk.ask("read_ahead", parts=[], live=True, more=True, speech=True)
+        talk.ask("finish")
+        replies.append(talk.ask("send", parts=[], live=True, options=OPTIONS))
+    found.add("reply", *replies)
+    assert not found.failed and found.worst == 0, found
     engine.close()
 
 

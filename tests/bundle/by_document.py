@@ -259,9 +259,14 @@ class Vocoder:
 def log_mel(samples: Array, config: dict[str, Any]) -> Array:
     """Section 8."""
     hop, n_fft = config["hop_length"], config["n_fft"]
-    frames = max(math.ceil(len(samples) / hop), 3)
-    length = max(config["padded_samples"], frames * hop)
-    signal = np.pad(samples.astype(np.float64), (0, length - len(samples)))
+    left = config.get("padding_side") == "left"
+    frames = max(len(samples) // hop if left else math.ceil(len(samples) / hop), 3)
+    if left:
+        length = max(config["padded_samples"], math.ceil((len(samples) + n_fft) / hop) * hop)
+        signal = np.pad(samples.astype(np.float64), (length - len(samples), 0))
+    else:
+        length = max(config["padded_samples"], frames * hop)
+        signal = np.pad(samples.astype(np.float64), (0, length - len(samples)))
     signal = np.pad(signal, n_fft // 2, mode="reflect")
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
     top = 15 + math.log(config["sample_rate"] / 2 / 1000) * 27 / math.log(6.4)
@@ -277,7 +282,8 @@ def log_mel(samples: Array, config: dict[str, Any]) -> Array:
         power = np.abs(np.fft.rfft(piece * window)) ** 2 if piece.any() else np.zeros(len(bins))
         columns.append(np.log10(np.maximum(filters @ power, 1e-10)).astype(np.float32))
     x = np.stack(columns, axis=1)
-    return ((np.maximum(x, x.max() - single(8)) + single(4)) / single(4))[:, :frames]
+    x = (np.maximum(x, x.max() - single(8)) + single(4)) / single(4)
+    return x[:, -frames:] if left else x[:, :frames]
 
 
 def probabilities(logits: Array, seen: list[int], settings: dict[str, Any]) -> Array:

@@ -12,7 +12,7 @@ import pytest
 
 from bundle import by_document as second
 from bundle import inputs_by_document as inputs
-from conftest import Twin, export_to
+from conftest import Twin
 from omni_runtime.bundle.config import SolverPreset
 from omni_runtime.engine.dit import seeded_noise
 from omni_runtime.engine.solver import evaluation_times, integrate
@@ -116,8 +116,8 @@ def test_sampling(given: tuple[second.Bundle, dict[str, Case]]) -> None:
         assert not list(differences("p", link["probabilities"], Tensor(found)))
 
 
-def test_quantized_tables(default_twin: Twin, tmp_path: Path) -> None:
-    folder = export_to(default_twin.folder, tmp_path / "int4", "int4")
+def test_quantized_tables(export_default: Callable[[str], Path]) -> None:
+    folder = export_default("int4")
     model, bundle = suite.open_model(folder), second.Bundle(folder)
     found = {entry["encoding"] for entry in bundle.manifest["tables"].values()}
     assert found == {"int8", "bfloat16"}

@@ -1,14 +1,14 @@
 """docs/bundle.md names every field, graph, tensor, operator and golden vector."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import get_args, get_type_hints
 
 import msgspec
 import onnx
 
-from conftest import Twin, export_to
+from conftest import Twin
 from omni_runtime.bundle.contracts import DECODERS, DOMAIN, OPSET
 from omni_runtime.bundle.manifest import FORMAT, Manifest
 from omni_runtime.bundle.tables import STORED
@@ -46,9 +46,9 @@ def test_every_tensor(default_twin: Twin) -> None:
             assert word in NAMES, (name, word)
 
 
-def test_every_operator(default_twin: Twin, tmp_path: Path) -> None:
+def test_every_operator(export_default: Callable[[str], Path]) -> None:
     """Custom operators of float32 and quantized graphs."""
-    bundles = [default_twin.bundle, export_to(default_twin.folder, tmp_path / "int4", "int4")]
+    bundles = [export_default("fp32"), export_default("int4")]
     found: set[str] = {"IntegerMatMul"}
     for path in (file for bundle in bundles for file in bundle.rglob("*.onnx")):
         model = onnx.load(path, load_external_data=False)

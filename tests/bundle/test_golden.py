@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from conftest import Twin, export_to
+from conftest import Twin
 from omni_runtime.bundle.manifest import read_manifest, write_manifest
 from omni_runtime.cli.main import main
 from omni_runtime.errors import OmniError
@@ -70,9 +70,10 @@ def test_other_shapes(make_twin: Callable[[str], Twin], tmp_path: Path, name: st
     assert not list(suite.check(model, tmp_path / "vectors"))
 
 
-def test_a_quantized_bundle(default_twin: Twin, vectors: Path, tmp_path: Path) -> None:
-    bundle = export_to(default_twin.folder, tmp_path / "int4", "int4")
-    model = suite.open_model(bundle)
+def test_a_quantized_bundle(
+    export_default: Callable[[str], Path], vectors: Path, tmp_path: Path
+) -> None:
+    model = suite.open_model(export_default("int4"))
     suite.save(model, tmp_path / "vectors")
     assert not list(suite.check(model, tmp_path / "vectors"))
     found = {line.split()[0].partition("[")[0] for line in suite.check(model, vectors)}

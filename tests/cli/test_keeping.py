@@ -12,7 +12,7 @@ from types import FrameType
 import numpy as np
 import pytest
 
-from conftest import Twin, export_to
+from conftest import Twin
 from omni_runtime.conversation import Conversation
 from omni_runtime.engine.code2wav import Code2Wav
 from omni_runtime.engine.sampling import Sampling
@@ -163,7 +163,9 @@ def test_media_without_a_path_are_saved(model: Model, tmp_path: Path) -> None:
     assert say(back.send("More", MUTE)) == say(talk.send("More", MUTE))
 
 
-def test_errors_of_load(model: Model, tmp_path: Path, make_twin: Callable[[str], Twin]) -> None:
+def test_errors_of_load(
+    model: Model, tmp_path: Path, export_default: Callable[[str], Path]
+) -> None:
     def refused(folder: Path, words: str) -> None:
         with pytest.raises(OmniError, match=words) as caught:
             Conversation.load(folder, model)
@@ -189,9 +191,7 @@ def test_errors_of_load(model: Model, tmp_path: Path, make_twin: Callable[[str],
     record = json.loads((newer / "conversation.json").read_text())
     (newer / "conversation.json").write_text(json.dumps(record | {"format": 99, "more": 1}))
     refused(newer, "has format 99, but this runtime reads 3")
-    other = Model(
-        export_to(make_twin("default").folder, tmp_path / "other", "int4"), SessionOptions(1)
-    )
+    other = Model(export_default("int4"), SessionOptions(1))
     with pytest.raises(OmniError, match="was saved with another bundle: bundle"):
         Conversation.load(good, other)
 

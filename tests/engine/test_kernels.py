@@ -3,7 +3,7 @@
 import shutil
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from conftest import export_to, relative
+from conftest import relative
 from omni_export.graphs.decoder import cached_attention
 from omni_export.graphs.vocoder import Activation, anti_aliased_snake
 from omni_quantize import dynamic, nbits
@@ -311,6 +311,7 @@ def test_errors_of_integer_matmul(kind: str, most: float, error: float, apart: f
     assert 0.01 < median(kernel - function) < apart
 
 
+@pytest.mark.slow
 @compiled
 def test_integer_matmul_without_kernel_where_onnx_runtime_is_faster(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -344,9 +345,8 @@ def test_anti_aliased_snake(time: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def int4(make_twin, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("native")
-    return export_to(make_twin("default").folder, folder / "int4", "int4")
+def int4(export_default: Callable[[str], Path]) -> Path:
+    return export_default("int4")
 
 
 @compiled

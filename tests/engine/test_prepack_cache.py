@@ -10,7 +10,6 @@ from time import time
 import numpy as np
 import pytest
 
-from conftest import export_to
 from omni_runtime import machine, processor_features
 from omni_runtime.cli import doctor
 from omni_runtime.cli.common import format_size
@@ -24,9 +23,8 @@ Loaded = Callable[[], list[Path]]
 
 
 @pytest.fixture(scope="module")
-def bundle(make_twin, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("packed")
-    return export_to(make_twin("default").folder, folder / "int4", "int4")
+def bundle(export_default: Callable[[str], Path]) -> Path:
+    return export_default("int4")
 
 
 @pytest.fixture(autouse=True)

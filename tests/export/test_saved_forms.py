@@ -50,6 +50,17 @@ def without_raw(folder: Path) -> SourceConfig:
     )
 
 
+def test_padding_side_of_sound(default_twin: Twin, tmp_path: Path) -> None:
+    folder = shutil.copytree(default_twin.folder, tmp_path / "left")
+    edit_json(folder / "preprocessor_config.json", lambda c: c.update(padding_side="left"))
+    for bundle, side in (
+        (default_twin.bundle, "right"),
+        (export_to(folder, tmp_path / "bundle"), "left"),
+    ):
+        audio = Bundle(bundle).manifest.model.audio
+        assert audio is not None and audio.padding_side == side
+
+
 def test_transformers_5(default_twin: Twin, tmp_path: Path) -> None:
     """No buffer, one processor_config.json, another form of the rotary settings: equal graphs."""
     folder = by_transformers_5(default_twin.folder, tmp_path / "five")

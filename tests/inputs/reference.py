@@ -151,8 +151,8 @@ def model_config(path: Path) -> ModelConfig:
     )
 
 
-def feature_extractor(seconds: int = 300) -> WhisperFeatureExtractor:
-    return WhisperFeatureExtractor(feature_size=128, chunk_length=seconds)
+def feature_extractor(seconds: int = 300, side: str = "right") -> WhisperFeatureExtractor:
+    return WhisperFeatureExtractor(feature_size=128, chunk_length=seconds, padding_side=side)
 
 
 def image_processor() -> Qwen2VLImageProcessor:

@@ -52,6 +52,18 @@ def test_clip_lengths_around_block_and_padding_boundaries(length: int) -> None:
     check(sweep(4)[:length], 16000, [1600], SHORT)
 
 
+@pytest.mark.parametrize("length", [1, 170, 479, 480, 700, 32000, 32159, 32480, 64000, 64100])
+def test_padding_on_the_left(length: int) -> None:
+    """Samples after the last full hop are dropped, since the grid is fixed at the start."""
+    left = replace(AUDIO, padding_side="left")
+    clip = sweep(5)[:length]
+    used = clip[: length - length % 160] if length > 480 else clip
+    for pieces in ([160], [441, 1, 0, 4000], [10**6]):
+        found, wanted = streamed(clip, 16000, pieces, left), log_mel(used, left)
+        assert found.shape == wanted.shape
+        np.testing.assert_allclose(np.asarray(found), np.asarray(wanted), rtol=0, atol=1e-6)
+
+
 def test_a_clip_longer_than_the_padding() -> None:
     check(sweep(301, 8000), 8000, [8000])
 

@@ -12,9 +12,9 @@ from omni_runtime.inputs.mel import MIN_FRAMES, audio_tokens
 from omni_runtime.inputs.mel_features import log_mel
 
 
-def extracted(samples: np.ndarray, seconds: int) -> np.ndarray:
+def extracted(samples: np.ndarray, seconds: int, side: str = "right") -> np.ndarray:
     """Return the reference's frames of one clip, selected by its attention mask."""
-    result = feature_extractor(seconds)(
+    result = feature_extractor(seconds, side)(
         samples,
         sampling_rate=16000,
         padding="max_length",
@@ -55,6 +55,19 @@ def test_silence_and_noise() -> None:
         np.testing.assert_allclose(log_mel(samples, _padded(30)), extracted(samples, 30), atol=1e-4)
 
 
+@pytest.mark.parametrize("length", [480, 481, 560, 600, 639, 32000, 32001, 64250, 479_000])
+def test_padding_on_the_left(length: int) -> None:
+    """Frames are on a grid that ends with the clip."""
+    random = np.random.default_rng(length)
+    noise = random.standard_normal(length).astype(np.float32) * 1e-4
+    loud_start = np.concatenate([np.ones(30, np.float32), noise[30:]])
+    for samples in (sweep(30)[:length], noise, loud_start):
+        expected = extracted(samples, 30, "left")
+        mel = np.asarray(log_mel(samples, replace(_padded(30), padding_side="left")))
+        assert mel.shape == expected.shape
+        np.testing.assert_allclose(mel, expected, atol=1e-4)
+
+
 def test_clip_longer_than_the_padding_is_complete() -> None:
     samples = sweep(3.2)
     mel, wanted = (np.asarray(log_mel(samples, _padded(seconds))) for seconds in (1, 30))
@@ -62,9 +75,10 @@ def test_clip_longer_than_the_padding_is_complete() -> None:
     np.testing.assert_allclose(mel[:, :300], wanted[:, :300], atol=1e-5)
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("length", [1, 160, 320, 321, 480])
-def test_the_shortest_clip_gives_one_token(length: int) -> None:
-    mel = log_mel(sweep(1)[:length], AUDIO)
+def test_the_shortest_clip_gives_one_token(length: int, side: str) -> None:
+    mel = log_mel(sweep(1)[:length], replace(AUDIO, padding_side=side))
     assert mel.frames == MIN_FRAMES
     assert audio_tokens(mel.frames) == 1
     assert mel.batch(0, 8)[1].tolist() == [MIN_FRAMES]

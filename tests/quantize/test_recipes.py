@@ -9,7 +9,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from conftest import Twin, export_to
+from conftest import Twin
 from omni_export.probe import compare
 from omni_quantize import recipe as recipes
 from omni_quantize import tables
@@ -47,12 +47,10 @@ LEAST_COSINE = {
 @pytest.fixture(scope="module", params=["int8", "int4"])
 def quantized(
     request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
     make_twin: Callable[[str], Twin],
+    export_default: Callable[[str], Path],
 ) -> tuple[str, Twin, Bundle]:
-    twin = make_twin("default")
-    folder = tmp_path_factory.mktemp("quantized") / request.param
-    return request.param, twin, Bundle(export_to(twin.folder, folder, request.param))
+    return request.param, make_twin("default"), Bundle(export_default(request.param))
 
 
 def test_errors_are_reported_and_bounded(quantized: tuple[str, Twin, Bundle]) -> None:

@@ -54,6 +54,7 @@ def test_the_unit_is_valid(installed: Path) -> None:
     assert "Failed to parse time value" in found.stderr, "the check can fail"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
 def test_the_command_of_the_unit_serves(installed: Path) -> None:
     """https, a key of the file, the public host name; SIGTERM ends it as the unit expects."""

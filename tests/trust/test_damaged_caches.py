@@ -3,12 +3,12 @@
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from conftest import Twin, export_to
 from omni_runtime import machine
 from omni_runtime.engine import kernels, prepack_cache
 from omni_runtime.engine.kernels import build, forget
@@ -86,9 +86,8 @@ def test_a_damaged_library_is_compiled_again(
 
 
 @pytest.fixture(scope="module")
-def bundle(make_twin, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    twin: Twin = make_twin("default")
-    return export_to(twin.folder, tmp_path_factory.mktemp("packed") / "int4", "int4")
+def bundle(export_default: Callable[[str], Path]) -> Path:
+    return export_default("int4")
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 def test_headers_that_claim_much(tmp_path: Path) -> None:
     side = 9400

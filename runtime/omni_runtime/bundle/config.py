@@ -26,11 +26,11 @@ class SpecialTokens(_Record, frozen=True):
     eos: tuple[int, ...]
 
 
-class AudioConfig(_Record, frozen=True):
+class AudioConfig(_Record, frozen=True, omit_defaults=True):
     """Log-mel parameters and the block size of the audio encoder.
 
-    The reference pads a clip with zeros to `padded_samples` before the short-time Fourier
-    transform. `block_frames` mel frames are one independent encoder block.
+    The reference pads a clip with zeros to `padded_samples`, on `padding_side`, before the
+    short-time Fourier transform. `block_frames` mel frames are one independent encoder block.
     """
 
     sample_rate: int
@@ -39,6 +39,7 @@ class AudioConfig(_Record, frozen=True):
     n_mels: int
     padded_samples: int
     block_frames: int
+    padding_side: Literal["right", "left"] = "right"
 
 
 class VisionConfig(_Record, frozen=True):

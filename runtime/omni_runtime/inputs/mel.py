@@ -3,7 +3,8 @@
 Not a file decoder (`media.py`), and not yet the encoder's input: `mel_features.py` applies the
 floor of the clip. The reference pads every clip with zeros to 300 s before its short-time Fourier
 transform. Frames of zeros only are constant, so they are not computed. The other frames are
-computed one encoder block at a time.
+computed one encoder block at a time. Padding on the left puts the frames on a grid that ends with
+the clip, so that the first one depends on the number of samples.
 
 Sources: transformers' WhisperFeatureExtractor (transform, mel scale), as Qwen2_5OmniProcessor calls
 it (padding="max_length", frames by attention mask), and Qwen2_5OmniAudioEncoder (blocks, tokens).
@@ -36,42 +37,69 @@ class LogPowerStream:
     them. A block is transformed in one call, so its values do not depend on the size of pushes.
     """
 
-    def __init__(self, config: AudioConfig) -> None:
+    def __init__(self, config: AudioConfig, length: int = 0) -> None:
+        """`length` is that of the clip in samples, 0 if it is not known: see `finish`."""
         self._config = config
         self._signal = np.zeros(0, np.float32)
         """Samples of the next frames; begins with the window of frame `_frames`."""
         self._padded = False
         self._samples = 0
         self._frames = 0
+        self._margin = 0
+        """Frames before the clip; windows of the last ones overlap it."""
+        if config.padding_side == "left":
+            hop = config.hop_length
+            self._margin = -(-config.n_fft // (2 * hop)) + 1
+            self._samples = self._margin * hop - length % hop
+            self._signal = np.zeros(self._samples, np.float32)
 
-    def push(self, samples: FloatArray) -> list[FloatArray]:
-        """Append float32 mono (n,); return the completed blocks, float32 (n_mels, block_frames)."""
+    def push(self, samples: FloatArray) -> tuple[list[FloatArray], FloatArray]:
+        """Append float32 mono (n,); return the completed blocks, and frames outside of the clip.
+
+        Blocks are float32 (n_mels, block_frames). The other frames only count for the maximum.
+        """
         self._samples += len(samples)
         self._signal = np.concatenate([self._signal, samples])
         self._pad_start()
         size, hop, n_fft = self._config.block_frames, self._config.hop_length, self._config.n_fft
-        blocks: list[FloatArray] = []
-        while self._padded and len(self._signal) >= (size - 1) * hop + n_fft:
+        blocks, outside = list[FloatArray](), np.zeros((self._config.n_mels, 0), np.float32)
+        dropped = hop - 1 if self._margin else 0  # at most, by `finish`
+        while self._padded:
+            before = max(self._margin - self._frames, 0)
+            if len(self._signal) - dropped < (before + size - 1) * hop + n_fft:
+                break
+            outside = self._take(before) if before else outside
             blocks.append(self._take(size))
-        return blocks
+        return blocks, outside
 
     def finish(self) -> tuple[list[FloatArray], FloatArray]:
-        """Return the last blocks of the clip, and the later frames whose windows overlap it.
+        """Return the last blocks of the clip, and frames outside of it whose windows overlap it.
 
         The clip has ceil(n / hop) frames, at least `MIN_FRAMES`; its last block may be shorter.
+        With padding on the left it has floor(n / hop) frames; if its length was not known, the
+        samples after the last full hop are dropped.
         """
-        size, hop, n_fft = self._config.block_frames, self._config.hop_length, self._config.n_fft
-        frames = max(-(-self._samples // hop), MIN_FRAMES)
-        total = max(self._config.padded_samples, frames * hop)
-        # n_fft zeros after the clip suffice: no window that overlaps the clip is longer.
-        length = min(total, frames * hop + n_fft)
-        self._signal = np.pad(self._signal, (0, length - self._samples))
+        hop = self._config.hop_length
+        if self._margin:
+            frames = max(self._samples // hop, self._margin + MIN_FRAMES)
+            short = frames * hop - self._samples  # of the shortest clip; below zero: dropped
+            self._signal = np.pad(self._signal, (max(short, 0), 0))
+            self._signal = self._signal[: len(self._signal) + min(short, 0)]
+            length = frames * hop
+        else:
+            frames = max(-(-self._samples // hop), MIN_FRAMES)
+            total = max(self._config.padded_samples, frames * hop)
+            # n_fft zeros after the clip suffice: no window that overlaps the clip is longer.
+            length = min(total, frames * hop + self._config.n_fft)
+            self._signal = np.pad(self._signal, (0, length - self._samples))
         self._pad_start()
-        self._signal = np.pad(self._signal, (0, n_fft // 2), mode="reflect")
+        self._signal = np.pad(self._signal, (0, self._config.n_fft // 2), mode="reflect")
+        before = self._take(max(self._margin - self._frames, 0))
         blocks: list[FloatArray] = []
         while self._frames < frames:
-            blocks.append(self._take(min(size, frames - self._frames)))
-        return blocks, self._take(length // hop - frames)
+            blocks.append(self._take(min(self._config.block_frames, frames - self._frames)))
+        after = self._take(length // hop - frames)
+        return blocks, np.concatenate([before, after], axis=1)
 
     def _pad_start(self) -> None:
         half = self._config.n_fft // 2

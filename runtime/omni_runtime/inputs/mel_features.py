@@ -23,15 +23,15 @@ _RANGE = np.float32(8)
 
 
 def log_mel(samples: FloatArray, config: AudioConfig) -> "MelFeatures":
-    """Return the features of a complete clip: ceil(n / hop) frames.
+    """Return the features of a complete clip: ceil(n / hop) frames, floor on `padding_side` "left".
 
     `samples` is float32 mono (n,) at `config.sample_rate`, nominally within [-1, 1].
 
     There are two differences from the reference. A clip below `MIN_FRAMES` is padded with zeros to
     that length; the reference returns no token. A clip longer than `padded_samples` is used
-    completely; the reference silently truncates it.
+    completely, on `padding_side` "left" as if padded; the reference silently truncates it.
     """
-    stream = LogMelStream(config)
+    stream = LogMelStream(config, len(samples))
     stream.push(samples)
     stream.finish()
     return stream.features()
@@ -40,13 +40,14 @@ def log_mel(samples: FloatArray, config: AudioConfig) -> "MelFeatures":
 class LogMelStream:
     """Stateful log-mel: samples are pushed, features are read. Only one thread may push."""
 
-    def __init__(self, config: AudioConfig) -> None:
+    def __init__(self, config: AudioConfig, length: int = 0) -> None:
+        """`length` is that of the clip in samples, 0 if it is not known."""
         self.config = config
         self.frames = 0
         """Frames of all blocks so far."""
         self.stable_blocks = 0
         """Blocks that later samples change only by a higher floor."""
-        self._power = LogPowerStream(config)
+        self._power = LogPowerStream(config, length)
         self._blocks: list[FloatArray] = []
         self._minima: list[np.float32] = []
         self._floors: list[np.float32] = []
@@ -54,14 +55,12 @@ class LogMelStream:
 
     def push(self, samples: FloatArray) -> None:
         """Append float32 mono (n,) at `config.sample_rate`."""
-        self._append(self._power.push(samples))
+        self._append(*self._power.push(samples))
         self.stable_blocks = len(self._blocks)
 
     def finish(self) -> None:
         """End the clip and compute its last frames."""
-        blocks, trailing = self._power.finish()
-        # Frames after the end are not used, but the reference includes them in the maximum.
-        self._append(blocks, trailing)
+        self._append(*self._power.finish())
 
     def features(self) -> "MelFeatures":
         """Return a view of all blocks so far. Later pushes do not change it."""
@@ -90,11 +89,12 @@ class LogMelStream:
         out += np.float32(4)
         out *= np.float32(0.25)
 
-    def _append(self, blocks: list[FloatArray], *trailing: FloatArray) -> None:
+    def _append(self, blocks: list[FloatArray], outside: FloatArray) -> None:
+        """Append blocks. The reference includes frames outside of the clip in the maximum."""
         self._blocks += blocks
         self._minima += [block.min() for block in blocks]
         self.frames += sum(block.shape[1] for block in blocks)
-        floors = [part.max() - _RANGE for part in (*blocks, *trailing) if part.size]
+        floors = [part.max() - _RANGE for part in (*blocks, outside) if part.size]
         if floors and (not self._floors or max(floors) > self._floors[-1]):
             self._floors.append(max(floors))
 

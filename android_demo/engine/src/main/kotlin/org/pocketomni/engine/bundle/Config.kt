@@ -24,6 +24,8 @@ internal data class AudioConfig(
     val nMels: Int,
     val paddedSamples: Int,
     val blockFrames: Int,
+    /** Whether the zeros that the reference adds stand before the clip. */
+    val paddedLeft: Boolean,
 )
 
 internal data class VisionConfig(
@@ -166,7 +168,7 @@ private fun positions(f: Fields) = PositionConfig(f.int("ids_per_second"), f.dou
 
 private fun audio(f: Fields) = AudioConfig(
     f.int("sample_rate"), f.int("n_fft"), f.int("hop_length"), f.int("n_mels"), f.int("padded_samples"),
-    f.int("block_frames"),
+    f.int("block_frames"), f.string("padding_side", "right") == "left",
 )
 
 private fun vision(f: Fields) = VisionConfig(

@@ -150,6 +150,9 @@ internal class Fields(value: Any?, private val path: String) {
 
     fun string(name: String): String = read(name) { it as? String }
 
+    /** A string that may be missing. */
+    fun string(name: String, missing: String): String = if (name in values.keys) string(name) else missing
+
     fun ints(name: String): List<Int> = list(name) { (it as? Long)?.toInt() }
 
     fun doubles(name: String): List<Double> = list(name) { (it as? Number)?.toDouble() }

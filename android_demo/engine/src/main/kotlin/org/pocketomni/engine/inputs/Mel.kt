@@ -20,8 +20,14 @@ internal class MelBlock(val mels: Int, val frames: Int, val values: FloatArray) 
     val most: Float = values.maxOrNull() ?: Float.NEGATIVE_INFINITY
 }
 
-/** Stateful short-time Fourier transform and mel filters. Blocks are given out once no later sample changes them. */
-internal class LogPowerStream(private val config: AudioConfig) {
+/**
+ * Stateful short-time Fourier transform and mel filters. Blocks are given out once no later sample changes them.
+ *
+ * Padding on the left puts the frames on a grid that ends with the clip. [length] is that of the clip in samples, if it
+ * is known; if it is not, the samples after the last full hop are dropped.
+ */
+internal class LogPowerStream(private val config: AudioConfig, private val length: Int = 0) {
+    private val margin = if (config.paddedLeft) (config.nFft / 2 + config.hopLength - 1) / config.hopLength + 1 else 0
     private var signal = FloatArray(0)
     private var start = 0 // of the window of frame `frames`
     private var padded = false
@@ -29,35 +35,60 @@ internal class LogPowerStream(private val config: AudioConfig) {
     private var frames = 0
     private val spectrum = LogPower(config)
 
-    /** Append mono samples; return the completed blocks. */
-    fun push(more: FloatArray): List<MelBlock> {
+    init {
+        if (margin > 0) {
+            samples = margin * config.hopLength - length % config.hopLength
+            signal = FloatArray(samples)
+        }
+    }
+
+    /** Append mono samples; return the completed blocks, and frames outside of the clip whose windows overlap it. */
+    fun push(more: FloatArray): Pair<List<MelBlock>, List<MelBlock>> {
         samples += more.size
         append(more)
         padStart()
         val size = config.blockFrames
+        val dropped = if (margin > 0) config.hopLength - 1 else 0 // at most, by finish
         val blocks = ArrayList<MelBlock>()
-        while (padded && signal.size - start >= (size - 1) * config.hopLength + config.nFft) blocks.add(take(size))
-        return blocks
+        val outside = ArrayList<MelBlock>()
+        while (padded) {
+            val before = max(margin - frames, 0)
+            if (signal.size - start - dropped < (before + size - 1) * config.hopLength + config.nFft) break
+            if (before > 0) outside.add(take(before))
+            blocks.add(take(size))
+        }
+        return blocks to outside
     }
 
-    /** End the clip: return its last blocks, and the later frames whose windows overlap it. */
-    fun finish(): Pair<List<MelBlock>, MelBlock> {
+    /** End the clip: return its last blocks, and frames outside of it whose windows overlap it. */
+    fun finish(): Pair<List<MelBlock>, List<MelBlock>> {
         val hop = config.hopLength
-        val all = max((samples + hop - 1) / hop, MIN_FRAMES)
-        // n_fft zeros behind the clip suffice: no window that overlaps the clip is longer.
-        val length = min(max(config.paddedSamples, all * hop), all * hop + config.nFft)
-        append(FloatArray(length - samples))
+        val all: Int
+        val length: Int
+        if (margin > 0) {
+            all = max(samples / hop, margin + MIN_FRAMES)
+            length = all * hop
+            if (length > samples) signal = FloatArray(length - samples) + signal // the shortest clip
+            signal = signal.copyOf(signal.size - max(samples - length, 0))
+        } else {
+            all = max((samples + hop - 1) / hop, MIN_FRAMES)
+            // n_fft zeros behind the clip suffice: no window that overlaps the clip is longer.
+            length = min(max(config.paddedSamples, all * hop), all * hop + config.nFft)
+            append(FloatArray(length - samples))
+        }
         padStart()
         val half = config.nFft / 2
         val last = signal.size - 1
         append(FloatArray(half) { signal[last - 1 - it] })
+        val outside = ArrayList<MelBlock>()
+        if (frames < margin) outside.add(take(margin - frames))
         val blocks = ArrayList<MelBlock>()
         while (frames < all) blocks.add(take(min(config.blockFrames, all - frames)))
-        return blocks to take(length / hop - all)
+        return blocks to outside + take(length / hop - all)
     }
 
     fun copy(): LogPowerStream {
-        val copy = LogPowerStream(config)
+        val copy = LogPowerStream(config, length)
         copy.signal = signal // never written to
         copy.start = start
         copy.padded = padded

@@ -9,7 +9,7 @@ private const val RANGE = 8f
 
 /** Return the features of a complete clip of mono samples. */
 internal fun logMel(samples: FloatArray, config: AudioConfig): MelFeatures {
-    val stream = LogMelStream(config)
+    val stream = LogMelStream(config, samples.size)
     stream.push(samples)
     stream.finish()
     return stream.features()
@@ -19,10 +19,10 @@ internal fun logMel(samples: FloatArray, config: AudioConfig): MelFeatures {
  * Stateful log-mel: samples are pushed, features are read. Only one thread may push.
  *
  * A later, louder sound raises the floor of earlier blocks. Blocks therefore keep their raw log power, and the floor
- * is applied when a block is read.
+ * is applied when a block is read. [length] is that of the clip in samples, if it is known.
  */
-internal class LogMelStream(val config: AudioConfig) {
-    private var power = LogPowerStream(config)
+internal class LogMelStream(val config: AudioConfig, length: Int = 0) {
+    private var power = LogPowerStream(config, length)
     private val blocks = ArrayList<MelBlock>()
     private val floors = ArrayList<Float>() // all floors of the clip so far, ascending
 
@@ -35,13 +35,14 @@ internal class LogMelStream(val config: AudioConfig) {
         private set
 
     fun push(samples: FloatArray) {
-        append(power.push(samples))
+        val (full, outside) = power.push(samples)
+        append(full, outside)
         stableBlocks = blocks.size
     }
 
     fun finish() {
-        val (last, trailing) = power.finish()
-        append(last, trailing) // frames behind the end are not used, but count for the maximum
+        val (last, outside) = power.finish()
+        append(last, outside)
     }
 
     /** A view of all blocks so far; later pushes do not change it. */
@@ -77,10 +78,11 @@ internal class LogMelStream(val config: AudioConfig) {
         }
     }
 
-    private fun append(more: List<MelBlock>, trailing: MelBlock? = null) {
+    /** Append blocks. Frames outside of the clip are not used, but count for the maximum. */
+    private fun append(more: List<MelBlock>, outside: List<MelBlock>) {
         blocks.addAll(more)
         frames += more.sumOf { it.frames }
-        val found = (more + listOfNotNull(trailing)).filter { it.frames > 0 }.maxOfOrNull { it.most - RANGE } ?: return
+        val found = (more + outside).filter { it.frames > 0 }.maxOfOrNull { it.most - RANGE } ?: return
         if (floors.isEmpty() || found > floors.last()) floors.add(found)
     }
 }

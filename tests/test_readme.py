@@ -2,13 +2,13 @@
 
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import Twin
 from omni_runtime.cli.main import main
 
 ROOT = Path(__file__).parent.parent
@@ -18,7 +18,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 @pytest.mark.slow
 @pytest.mark.parametrize("document", ["README.md", "docs/python.md"])
 def test_python_examples(
-    default_twin: Twin,
+    export_trained: Callable[[str], Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -26,7 +26,7 @@ def test_python_examples(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bundles").mkdir()
-    (tmp_path / "bundles" / "tiny-int4").symlink_to(default_twin.bundle)
+    (tmp_path / "bundles" / "tiny-int4").symlink_to(export_trained("int4"))
     pixels = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
     Image.fromarray(pixels).save("a.png")
     text = (ROOT / document).read_text("utf-8")

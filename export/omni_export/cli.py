@@ -170,6 +170,8 @@ def _run(options: argparse.Namespace) -> int:
     sys.stdout.write(f"\n{cost_table(manifest)}\n\n")
     if manifest.not_measured is not None:
         sys.stdout.write(f"not measured: {manifest.not_measured}\n")
+    if manifest.graphs["thinker"].int8_cache is None:
+        sys.stdout.write("no reply was made: no int8 KV cache, and no fit to own speech\n")
     sys.stdout.write(
         f"{destination}  {format_size(total)} in {perf_counter() - started:.0f} s, "
         f"peak {format_size(machine.peak_memory())}\n"

@@ -176,6 +176,32 @@ def test_films(engine: Engine, vision: VisionConfig, tmp_path: Path, name: str) 
     same_film(engine.ask("media.film", film=told(path)), load_video(path, vision), vision)
 
 
+def unusable(samples: np.ndarray) -> dict[str, Any]:
+    return {"samples": np.full_like(samples, np.nan), "rate": 16_000}
+
+
+def test_a_film_whose_sound_cannot_be_used(
+    engine: Engine, vision: VisionConfig, tmp_path: Path
+) -> None:
+    path = film(tmp_path / "constant.mkv")
+    given = told(path)
+    given["sound"] = [piece | unusable(piece["samples"]) for piece in given["sound"]]
+    wanted = replace(load_video(path, vision), audio=None)
+    same_film(engine.ask("media.film", film=given), wanted, vision)
+
+
+def test_the_first_usable_sound_track(engine: Engine) -> None:
+    good = {"samples": sweep(0.1), "rate": 16_000}
+    empty = good | {"samples": good["samples"][:0]}
+    bad = unusable(good["samples"])
+    for tracks in ([good, bad], [bad, empty, good]):
+        found = engine.ask("media.tracks", tracks=tracks)
+        np.testing.assert_array_equal(found, good["samples"])
+    assert engine.ask("media.tracks", tracks=[]) is None
+    with pytest.raises(EngineError, match="NaN"):
+        engine.ask("media.tracks", tracks=[bad, empty])
+
+
 def same_film(found: dict[str, Any], wanted: VideoClip, vision: VisionConfig) -> None:
     cut = patches(wanted.frames, vision)
     assert found["grid"] == [*cut.grid]

@@ -21,6 +21,7 @@ from omni_quantize.recipe import load
 from omni_runtime.atomic_folder import StagedFolder
 from omni_runtime.bundle.manifest import Measured
 from omni_runtime.bundle.store import Bundle
+from omni_runtime.cli.main import main
 from omni_runtime.cli.show import describe
 from omni_runtime.errors import OmniError, UsageError
 
@@ -189,7 +190,7 @@ def test_another_request_reuses_nothing(
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such signal")
 def test_a_killed_process_is_resumed(default_twin: Twin, tmp_path: Path) -> None:
     destination = tmp_path / "bundle"
-    command = [sys.executable, str(RUN), "--model", str(default_twin.folder), "--quant", "int4"]
+    command = [sys.executable, str(RUN), "--model", str(default_twin.folder), "--quant", "int8"]
     command += ["--output", str(destination)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
         assert running.stderr is not None
@@ -208,15 +209,21 @@ def test_a_killed_process_is_resumed(default_twin: Twin, tmp_path: Path) -> None
 
 
 def test_no_smoke_test_without_enough_memory(
-    default_twin: Twin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    default_twin: Twin,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(exporter.smoke_test.machine, "available_memory", lambda: 2**28)
-    run = Export(default_twin.folder, tmp_path / "bundle")
-    run.run()
+    words = ["export", "--model", str(default_twin.folder), "--output", str(tmp_path / "bundle")]
+    assert main(words) == 0
     manifest = Bundle(tmp_path / "bundle").manifest
     assert manifest.measured is None and manifest.not_measured is not None
     assert "256.0 MB were free" in manifest.not_measured
     assert f"measured  no: {manifest.not_measured}" in describe(manifest)
+    printed = capsys.readouterr().out
+    assert f"not measured: {manifest.not_measured}\n" in printed
+    assert "no int8 KV cache, and no fit to own speech" in printed
 
 
 def test_a_first_reply_without_text_leaves_a_bundle_that_can_be_read(
@@ -262,7 +269,7 @@ def test_memory_is_bounded_by_slices_not_by_the_model(tmp_path: Path) -> None:
     """Twice the layers need hardly more memory, and far less than the size of the model."""
     grown: list[int] = []
     sizes: list[int] = []
-    for layers in (5, 11):
+    for layers in (3, 7):
         shape = Shape(thinker=DecoderShape(layers, 1024, 8, 2, 128, 4096, (16, 24, 24)))
         folder = tmp_path / f"checkpoint-{layers}"
         random_checkpoint.describe(folder, shape)
@@ -280,6 +287,6 @@ def test_memory_is_bounded_by_slices_not_by_the_model(tmp_path: Path) -> None:
         assert entry.error.of == "products"
         assert 0.98 < entry.error.cosine < 1
         sizes.append(entry.fp32_bytes)
-    assert sizes[1] - sizes[0] > 300 * 2**20
+    assert sizes[1] - sizes[0] > 200 * 2**20
     assert grown[1] - grown[0] < 60 * 2**20, grown
     assert grown[1] < sizes[1] / 2, (grown, sizes)

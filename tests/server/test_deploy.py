@@ -70,7 +70,7 @@ def test_the_command_of_the_unit_serves(installed: Path) -> None:
             with httpx.Client(verify=trusted, headers={"Host": "omni.example"}) as client:
                 asked = {"extensions": {"sni_hostname": "omni.example"}}
                 address = f"https://127.0.0.1:{port}"
-                for _ in range(300):
+                for _ in range(900):  # the kernels are compiled first
                     try:
                         assert client.get(f"{address}/health", **asked).status_code == 200
                         break

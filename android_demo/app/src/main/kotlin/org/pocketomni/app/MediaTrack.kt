@@ -6,6 +6,7 @@ import android.media.MediaExtractor
 import android.media.MediaFormat
 import org.pocketomni.engine.MediaClock
 import org.pocketomni.engine.MediaError
+import org.pocketomni.engine.TrackError
 import java.io.Closeable
 import java.io.File
 import java.io.IOException
@@ -49,7 +50,7 @@ internal class MediaTrack private constructor(private val file: File, private va
     /** Return the time stamp of the first sample in seconds. */
     fun firstStamp(): Double? = extractor.sampleTime.takeIf { it >= 0 }?.div(MICROSECONDS)
 
-    /** Decode the track. [prepare] may change the format before the decoder gets it. Throws [MediaError]. */
+    /** Decode the track. [prepare] may change the format before the decoder gets it. Throws [TrackError]. */
     fun decode(sink: TrackSink, prepare: (MediaFormat) -> Unit = {}) {
         extractor.seekTo(0, MediaExtractor.SEEK_TO_PREVIOUS_SYNC)
         prepare(format)
@@ -108,7 +109,7 @@ internal class MediaTrack private constructor(private val file: File, private va
         return false
     }
 
-    private fun unreadable(error: Exception) = MediaError("${file.name} cannot be decoded: ${error.message ?: error}")
+    private fun unreadable(error: Exception) = TrackError("${file.name} cannot be decoded: ${error.message ?: error}")
 
     override fun close() = extractor.release()
 
@@ -118,8 +119,25 @@ internal class MediaTrack private constructor(private val file: File, private va
         private const val TRANSPORT_STREAM = "video/mp2ts"
         const val MICROSECONDS = 1e6
 
-        /** Open the first track of a kind; null if there is none. Throws [MediaError]. */
-        fun open(file: File, kind: String): MediaTrack? {
+        /** Return the number of tracks of a kind. Throws [MediaError]. */
+        fun count(file: File, kind: String): Int {
+            val extractor = extractor(file)
+            return extractor.tracks(kind).size.also { extractor.release() }
+        }
+
+        /** Open a track by its number among those of its kind; null if there are fewer. Throws [MediaError]. */
+        fun open(file: File, kind: String, number: Int = 0): MediaTrack? {
+            val extractor = extractor(file)
+            val track = extractor.tracks(kind).getOrNull(number)
+            if (track == null) {
+                extractor.release()
+                return null
+            }
+            extractor.selectTrack(track)
+            return MediaTrack(file, extractor, extractor.getTrackFormat(track))
+        }
+
+        private fun extractor(file: File): MediaExtractor {
             val extractor = MediaExtractor()
             try {
                 extractor.setDataSource(file.path)
@@ -127,15 +145,10 @@ internal class MediaTrack private constructor(private val file: File, private va
                 extractor.release()
                 throw MediaError("${file.name} is not a film or a sound: ${error.message ?: error}")
             }
-            for (number in 0 until extractor.trackCount) {
-                val format = extractor.getTrackFormat(number)
-                if (format.getString(MediaFormat.KEY_MIME).orEmpty().startsWith(kind)) {
-                    extractor.selectTrack(number)
-                    return MediaTrack(file, extractor, format)
-                }
-            }
-            extractor.release()
-            return null
+            return extractor
         }
+
+        private fun MediaExtractor.tracks(kind: String): List<Int> =
+            (0 until trackCount).filter { getTrackFormat(it).getString(MediaFormat.KEY_MIME).orEmpty().startsWith(kind) }
     }
 }

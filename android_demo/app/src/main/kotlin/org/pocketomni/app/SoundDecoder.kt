@@ -5,22 +5,22 @@ import android.media.AudioFormat
 import android.media.MediaCodec
 import android.media.MediaFormat
 import org.pocketomni.engine.MediaClock
-import org.pocketomni.engine.MediaError
 import org.pocketomni.engine.Samples
 import org.pocketomni.engine.SoundTrack
+import org.pocketomni.engine.TrackError
 import java.io.File
 import java.nio.ByteOrder
 
 /**
- * Decode the sound of a file from [start] in seconds on, or else from its first sample; null if it has none. Throws
- * [MediaError] if it is longer than [maxSeconds].
+ * Decode the first usable sound track of a file from [start] in seconds on, or else from its first sample; null if it has
+ * none. Throws [MediaError] if it is longer than [maxSeconds], [TrackError] if no track can be used.
  */
-internal fun decodeSound(file: File, maxSeconds: Double, start: Double? = null): Samples? {
-    val track = MediaTrack.open(file, "audio/") ?: return null
-    val sound = SoundTrack(start, maxSeconds)
-    track.use { it.decode(MonoMixer(file, track.clock(), sound)) }
-    return sound.samples()
-}
+internal fun decodeSound(file: File, maxSeconds: Double, start: Double? = null): Samples? =
+    SoundTrack.firstOf(MediaTrack.count(file, "audio/")) { number ->
+        val sound = SoundTrack(start, maxSeconds)
+        MediaTrack.open(file, "audio/", number)?.use { it.decode(MonoMixer(file, it.clock(), sound)) }
+        sound.samples()
+    }
 
 /** Averages the channels of decoded sound. */
 private class MonoMixer(private val file: File, private val clock: MediaClock, private val sound: SoundTrack) : TrackSink {
@@ -34,7 +34,7 @@ private class MonoMixer(private val file: File, private val clock: MediaClock, p
         val encoding = format.getInteger(MediaFormat.KEY_PCM_ENCODING, AudioFormat.ENCODING_PCM_16BIT)
         isFloat = encoding == AudioFormat.ENCODING_PCM_FLOAT
         if (!isFloat && encoding != AudioFormat.ENCODING_PCM_16BIT) {
-            throw MediaError("${file.name} has samples of a kind that is not supported ($encoding)")
+            throw TrackError("${file.name} has samples of a kind that is not supported ($encoding)")
         }
     }
 

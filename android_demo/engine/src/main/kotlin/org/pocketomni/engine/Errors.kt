@@ -23,7 +23,10 @@ class UsageError(message: String, fix: String? = null, code: String = "invalid_r
     OmniError(message, fix, code)
 
 /** A sound, picture or film that cannot be read, or that the model cannot take. */
-class MediaError(message: String, fix: String? = null) : OmniError(message, fix, "invalid_media")
+open class MediaError(message: String, fix: String? = null) : OmniError(message, fix, "invalid_media")
+
+/** A sound track that cannot be used. A file may have another one, and a film needs none. */
+class TrackError(message: String, fix: String? = null) : MediaError(message, fix)
 
 /** A bundle that is missing, damaged, or of another format. */
 class BundleError(message: String, fix: String? = EXPORT_AGAIN, code: String = "invalid_bundle") :

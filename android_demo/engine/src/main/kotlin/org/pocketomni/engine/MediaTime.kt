@@ -2,6 +2,7 @@
 package org.pocketomni.engine
 
 import org.pocketomni.engine.inputs.HOLE
+import org.pocketomni.engine.inputs.firstUsable
 import org.pocketomni.engine.inputs.resampled
 import org.pocketomni.engine.inputs.soundTooLong
 import kotlin.math.max
@@ -93,5 +94,13 @@ class SoundTrack(private var start: Double?, private val maxSeconds: Double) {
 
     private fun requireShort() {
         if (seconds > maxSeconds) throw soundTooLong("the sound", maxSeconds)
+    }
+
+    companion object {
+        /**
+         * Return the first of [tracks] sound tracks of a file for which [decode], called with its number, does not throw a
+         * [TrackError]; null if [tracks] is 0. Throws the first [TrackError] if no track can be used.
+         */
+        fun firstOf(tracks: Int, decode: (Int) -> Samples): Samples? = firstUsable(tracks, decode)
     }
 }

@@ -73,7 +73,10 @@ interface OpenFilm : Closeable {
      */
     fun decode(visit: (FilmFrame?) -> Boolean)
 
-    /** Decode the sound track from [start] on, see [SoundTrack]; null if there is none. */
+    /**
+     * Decode the sound from [start] on, see [SoundTrack.firstOf]; null if there is none. After a [TrackError] the film is
+     * used without sound.
+     */
     fun sound(start: Double, maxSeconds: Double): Samples?
 }
 

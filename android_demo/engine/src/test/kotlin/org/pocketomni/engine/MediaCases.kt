@@ -18,6 +18,7 @@ internal fun mediaCase(name: String, given: Map<*, *>, config: ModelConfig): Any
     }
     "media.clock" -> MediaClock(given["joined"] == true).let { clock -> doubles(given["stamps"]).map(clock::seconds) }
     "media.film" -> film(part(mapOf("video" to given["film"])) as Part.Film, config)
+    "media.tracks" -> (given["tracks"] as List<*>).map(::samples).let { tracks -> SoundTrack.firstOf(tracks.size) { tracks[it] }?.samples }
     "media.webp" -> webp(Tensor.read(given["file"]).bytes, given["stills"] as List<*>?, config)
     else -> error("there is no case $name")
 }

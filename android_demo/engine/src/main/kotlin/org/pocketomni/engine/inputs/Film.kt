@@ -34,7 +34,10 @@ private fun evenlySpaced(total: Int, count: Int): IntArray {
 /** The patches of a film, the seconds from one step of its grid to the next, and its sound, if it has one. */
 internal class LoadedFilm(val patches: Patches, val seconds: Double, val sound: FloatArray?)
 
-/** Read a film. Throws [MediaError] when it is cut, needs more than [maxTokens], or its sound is too long. */
+/**
+ * Read a film. A sound that cannot be used is left out. Throws [MediaError] when the film is cut, needs more than
+ * [maxTokens], or its sound is too long.
+ */
 internal fun loadFilm(
     film: OpenFilm,
     config: VisionConfig,
@@ -52,6 +55,8 @@ internal fun loadFilm(
     }
     val picker = FramePicker(times.shown(sampled.numbers), times.times.size) { resize(it, size) }
     film.decode(picker::visit)
-    val sound = sampleRate?.let { rate -> film.sound(times.start, maxSeconds)?.let { loadSound(it, rate, maxSeconds) } }
+    val sound = sampleRate?.let { rate ->
+        soundIfUsable { film.sound(times.start, maxSeconds)?.let { loadSound(it, rate, maxSeconds) } }
+    }
     return LoadedFilm(patches(picker.images, config), config.temporalPatchSize / sampled.rate, sound)
 }

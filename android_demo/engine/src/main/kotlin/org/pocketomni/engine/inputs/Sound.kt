@@ -3,23 +3,54 @@ package org.pocketomni.engine.inputs
 
 import org.pocketomni.engine.MediaError
 import org.pocketomni.engine.Samples
+import org.pocketomni.engine.TrackError
+import java.util.logging.Logger
 
-/** Check and resample a sound. Throws [MediaError] for an empty one, one that is too long, or NaN. */
+private val log = Logger.getLogger("org.pocketomni.engine")
+
+/** Check and resample a sound. Throws [MediaError] for one that is too long, [TrackError] for an empty one or NaN. */
 internal fun loadSound(sound: Samples, sampleRate: Int, maxSeconds: Double): FloatArray {
-    if (sound.rate <= 0) throw MediaError("a sound at ${sound.rate} Hz is no sound", "convert it to wav")
-    if (sound.samples.isEmpty()) throw emptySound("the sound")
+    requireUsable(sound)
     if (sound.samples.size > maxSeconds * sound.rate) throw soundTooLong("the sound", maxSeconds)
-    requireFinite(sound.samples, "the sound")
     return resampled(sound.samples, sound.rate, sampleRate)
 }
 
-internal fun emptySound(name: String) = MediaError("$name holds no sound: its length is zero", "record it again")
+/** Return the first of [tracks] sound tracks that can be used; a log line says so when others cannot. */
+internal fun firstUsable(tracks: Int, decode: (Int) -> Samples): Samples? {
+    var problem: TrackError? = null
+    for (number in 0 until tracks) {
+        try {
+            val sound = decode(number).also(::requireUsable)
+            problem?.let { log.warning("${it.message}; sound track ${number + 1} is used") }
+            return sound
+        } catch (error: TrackError) {
+            problem = problem ?: error
+        }
+    }
+    throw problem ?: return null
+}
+
+/** Return what [load] returns, or null for a sound that cannot be used; a log line says so. */
+internal fun soundIfUsable(load: () -> FloatArray?): FloatArray? = try {
+    load()
+} catch (error: TrackError) {
+    log.warning("${error.message}; the film is used without its sound")
+    null
+}
+
+private fun requireUsable(sound: Samples) {
+    if (sound.rate <= 0) throw TrackError("a sound at ${sound.rate} Hz is no sound", "convert it to wav")
+    if (sound.samples.isEmpty()) throw emptySound("the sound")
+    requireFinite(sound.samples, "the sound")
+}
+
+internal fun emptySound(name: String) = TrackError("$name holds no sound: its length is zero", "record it again")
 
 internal fun soundTooLong(name: String, maxSeconds: Double) =
     MediaError("$name is longer than ${maxSeconds.toLong()} s", "cut it into shorter clips")
 
 internal fun requireFinite(samples: FloatArray, name: String) {
     if (samples.any { it.isNaN() || it.isInfinite() }) {
-        throw MediaError("$name has samples that are NaN or infinite", "export the sound again")
+        throw TrackError("$name has samples that are NaN or infinite", "export the sound again")
     }
 }

@@ -29,6 +29,8 @@ LAYERS, HEADS, KV_HEADS, HEAD_DIM = 30, 9, 3, 64
 KEPT = KV_HEADS * HEAD_DIM
 THETA, EPSILON = 1e5, 1e-5
 SEQUENCE, TOKENS = 1024, 2048
+PARTS = {"o": "self_attn.o_proj", "gate_up": "mlp.up_proj", "down": "mlp.down_proj"}
+"""Names in a recipe."""
 TYPES = gguf.GGMLQuantizationType
 
 Matrices = dict[str, torch.Tensor]
@@ -177,18 +179,22 @@ def moments(model: SmolLM2) -> dict[tuple[int, str], Moments]:
     return {key: Moments.of(torch.cat(parts).numpy()) for key, parts in seen.items()}
 
 
-def ours(levels: tuple[int, ...], size: int, measured: dict[tuple[int, str], Moments]) -> Quantize:
-    """Return our 4-bit blocks, with 8 bits where the recipe has them; `measured` may be empty."""
+def ours(
+    chosen: recipe.Recipe, measured: dict[tuple[int, str], Moments], block: int | None = None
+) -> Quantize:
+    """Round as a recipe says; `block` replaces that of 4 bits, and `measured` may be empty."""
 
     def quantize(index: int, name: str, matrix: torch.Tensor) -> torch.Tensor:
-        if name == "down" and index in (0, LAYERS - 1):
-            return bytes_in_blocks(matrix)
-        if name == "qkv":
-            queries_keys = four_bits(index, name, matrix[:-KEPT])
-            return torch.cat([queries_keys, bytes_in_blocks(matrix[-KEPT:])])
-        return four_bits(index, name, matrix)
+        if name == "qkv":  # one product, but two rules
+            parts = (("self_attn.q_proj", matrix[:-KEPT]), ("self_attn.v_proj", matrix[-KEPT:]))
+            return torch.cat([rounded(index, name, part, rows) for part, rows in parts])
+        return rounded(index, name, PARTS[name], matrix)
 
-    def four_bits(index: int, name: str, matrix: torch.Tensor) -> torch.Tensor:
+    def rounded(index: int, name: str, part: str, matrix: torch.Tensor) -> torch.Tensor:
+        rule = chosen.rule("thinker", f"layers.{index}.{part}.weight", LAYERS)
+        if rule.bits == 8:
+            return bytes_in_blocks(matrix)
+        levels, size = rule.levels or blocks.UNIFORM, block or rule.block
         columns = np.ascontiguousarray(matrix.numpy()).T
         parts = blocks.quantize(columns, size, levels, measured.get((index, name)))
         packed = parts["packed"]
@@ -280,14 +286,14 @@ def main() -> None:
     model, llama = SmolLM2(), LlamaCpp()
     ids = model.tokenizer.encode(options.text.read_text("utf-8")).ids[:TOKENS]
     sequences = [ids[start : start + SEQUENCE] for start in range(0, len(ids), SEQUENCE)]
-    levels = recipe.load("int4").graphs["thinker"][-1].levels
+    int4, uniform = recipe.load("int4"), recipe.load("int4-uniform")
     measured = moments(model)
     formats: dict[str, tuple[Quantize, Callable[[torch.Tensor], torch.Tensor]]] = {
-        "int4": (ours(levels, 32, measured), bytes_in_blocks),
-        "int4, --no-calibration": (ours(levels, 32, {}), bytes_in_blocks),
-        "int4, blocks of 64": (ours(levels, 64, measured), bytes_in_blocks),
-        "int4-uniform": (ours(blocks.UNIFORM, 32, measured), bytes_in_blocks),
-        "int4-uniform, --no-calibration": (ours(blocks.UNIFORM, 32, {}), bytes_in_blocks),
+        "int4": (ours(int4, measured), bytes_in_blocks),
+        "int4, --no-calibration": (ours(int4, {}), bytes_in_blocks),
+        "int4, blocks of 64": (ours(int4, measured, 64), bytes_in_blocks),
+        "int4-uniform": (ours(uniform, measured), bytes_in_blocks),
+        "int4-uniform, --no-calibration": (ours(uniform, {}), bytes_in_blocks),
     }
     for name, quantize in (
         ("Q4_0", llama.plain(TYPES.Q4_0)),

@@ -115,17 +115,23 @@ class Adapter:
                 targets.setdefault(match[1], {})["magnitude"] = handle
             else:
                 whole[WRAPPED.sub("", name)] = handle
-        resolve = _Resolver(handles, self.folder)
         for raw, handle in whole.items():  # first: an adapter of a table is saved with the table
-            name = resolve(raw)
+            name = self._name_in(handles, raw)
             if handle.shape != handles[name].shape:
                 raise self._foreign(f"{name} has shape {handles[name].shape}, not {handle.shape}")
             handles[name] = replace(handle, name=name)
         for module, parts in targets.items():
-            name = resolve(f"{WRAPPED.sub('', module)}.weight")
+            name = self._name_in(handles, f"{WRAPPED.sub('', module)}.weight")
             delta = self._delta(module, parts, handles[name].shape)
             get = partial(delta.merged, handles[name].get)
             handles[name] = replace(handles[name], get=get, packed=None)
+
+    def _name_in(self, handles: Mapping[str, Any], name: str) -> str:
+        """Return the checkpoint's name of a weight of the model, or of its Thinker alone."""
+        found = next((one for one in (name, f"thinker.{name}") if one in handles), None)
+        if found is None:
+            raise self._foreign(f"it changes {some({name})}, which the checkpoint lacks")
+        return found
 
     def _delta(
         self, module: str, parts: Mapping[str, TensorHandle], shape: tuple[int, ...]
@@ -159,22 +165,5 @@ class Adapter:
     def _foreign(self, what: str) -> OmniError:
         return OmniError(
             f"the adapter {self.folder} does not belong to this checkpoint: {what}",
-            fix="give --model the checkpoint that the adapter was trained on",
-        )
-
-
-class _Resolver:
-    """Names of the checkpoint for those of an adapter of the model, or of its Thinker alone."""
-
-    def __init__(self, handles: Mapping[str, Any], folder: Path) -> None:
-        self._handles = handles
-        self._folder = folder
-
-    def __call__(self, name: str) -> str:
-        for candidate in (name, f"thinker.{name}"):
-            if candidate in self._handles:
-                return candidate
-        raise OmniError(
-            f"the adapter {self._folder} changes {some({name})}, which the checkpoint lacks",
             fix="give --model the checkpoint that the adapter was trained on",
         )

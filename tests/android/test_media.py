@@ -5,6 +5,7 @@ PyAV and Pillow stand in for Android's decoders: they give time stamps, frames a
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 

@@ -137,13 +137,12 @@ def test_four_bits_of_a_language_model_beside_llama_cpp() -> None:
 
     model, llama = smollm2.SmolLM2(), smollm2.LlamaCpp()
     ids = model.tokenizer.encode((ROOT / "LICENSE").read_text("utf-8")).ids[:256]
-    levels = recipe.load("int4").graphs["thinker"][-1].levels
 
     def loss(quantize: smollm2.Quantize, head: Callable[[torch.Tensor], torch.Tensor]) -> float:
         return smollm2.compare(model, model.quantized(quantize, head), [ids]).kl
 
     eight = loss(lambda _i, _name, matrix: smollm2.bytes_in_blocks(matrix), smollm2.bytes_in_blocks)
-    four = loss(smollm2.ours(levels, 32, {}), smollm2.bytes_in_blocks)
+    four = loss(smollm2.ours(recipe.load("int4"), {}), smollm2.bytes_in_blocks)
     q4_0, q4_k_m = (
         loss(quantize, lambda head: llama.round(head, smollm2.TYPES.Q6_K))
         for quantize in (llama.plain(smollm2.TYPES.Q4_0), llama.q4_k_m)

@@ -3,7 +3,6 @@ package org.pocketomni.app.presenters
 import org.junit.AfterClass
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertFalse
-import org.junit.Assert.assertNull
 import org.junit.Assert.assertTrue
 import org.junit.BeforeClass
 import org.junit.Test
@@ -29,6 +28,10 @@ class RealEngineTest {
         steps.settle()
     }
 
+    /** A busy machine may speak more slowly than in real time. */
+    private fun assertNoProblem(notice: Notice?) =
+        assertTrue("$notice", notice == null || (notice as? Notice.Known)?.key == NoticeKey.SPEECH_SLOW)
+
     private fun ChatPresenter.ask(text: String) {
         send(text)
         steps.until { state.turns.isNotEmpty() && !state.stoppable }
@@ -39,7 +42,7 @@ class RealEngineTest {
         val chat = chat()
         chat.ask(QUESTION)
         val turn = chat.state.turns.single()
-        assertNull(chat.state.notice)
+        assertNoProblem(chat.state.notice)
         assertEquals("Seven plus five is twelve.", turn.answer)
         val played = speaker.devices.single()
         assertEquals(24_000, played.rate)
@@ -60,12 +63,12 @@ class RealEngineTest {
         assertTrue(cut.answer, cut.answer.length < 26 && "Seven plus five is twelve.".startsWith(cut.answer))
         speaker.playable = Long.MAX_VALUE
         chat.ask("How much is two plus two?")
-        assertNull(chat.state.notice)
+        assertNoProblem(chat.state.notice)
         assertEquals(2, chat.state.turns.size)
         val again = chat()
         assertEquals(chat.state.turns, again.state.turns)
         again.ask(QUESTION)
-        assertNull(again.state.notice)
+        assertNoProblem(again.state.notice)
         assertEquals(3, again.state.turns.size)
     }
 
@@ -76,7 +79,7 @@ class RealEngineTest {
         repeat(20) { microphone.hear(FloatArray(1600) { number -> (0.1 * Math.sin(number * 0.2)).toFloat() }) }
         chat.stopTalking()
         steps.until { chat.state.turns.isNotEmpty() && !chat.state.stoppable }
-        assertNull(chat.state.notice)
+        assertNoProblem(chat.state.notice)
         assertEquals(MediaKind.SPEECH, chat.state.turns.single().question.attachments.single().kind)
         assertFalse(chat.state.turns.single().running)
     }
@@ -100,7 +103,7 @@ class RealEngineTest {
             microphone.hear(FloatArray(512))
             call.state.voice == VoiceState.LISTENING
         }
-        assertNull(call.state.notice)
+        assertNoProblem(call.state.notice)
         call.end()
         steps.settle()
         val turn = chat.state.turns.single()

@@ -21,7 +21,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn import functional
 
-from omni_export import reference_decoder, second_moments
+from omni_export import equalize, reference_decoder, second_moments
 from omni_quantize import blocks, recipe
 from omni_quantize.moments import Moments
 
@@ -29,6 +29,8 @@ LAYERS, HEADS, KV_HEADS, HEAD_DIM = 30, 9, 3, 64
 KEPT = KV_HEADS * HEAD_DIM
 THETA, EPSILON = 1e5, 1e-5
 SEQUENCE, TOKENS = 1024, 2048
+FITTED = ("int4", "int4, blocks of 64", "int4-uniform")
+"""Formats whose weights are scaled and fitted to a text first."""
 PARTS = {"o": "self_attn.o_proj", "gate_up": "mlp.up_proj", "down": "mlp.down_proj"}
 """Names in a recipe."""
 TYPES = gguf.GGMLQuantizationType
@@ -59,18 +61,29 @@ class SmolLM2:
             return torch.exp(0.25 * torch.randn(count, generator=generator))
 
         for layer in self.layers:
-            for matrix, norm in (("qkv", "attention_norm"), ("gate_up", "mlp_norm")):
-                scale = factors(len(layer[norm]))
-                layer[matrix], layer[norm] = layer[matrix] * scale, layer[norm] / scale
-            scale = factors(KEPT)
-            layer["qkv"][-KEPT:] /= scale[:, None]
-            shared = scale.reshape(KV_HEADS, 1, HEAD_DIM).expand(-1, HEADS // KV_HEADS, -1)
-            layer["o"] = layer["o"] * shared.reshape(-1)
-            scale = factors(layer["down"].shape[1])
-            layer["gate_up"][len(scale) :] /= scale[:, None]
-            layer["down"] = layer["down"] * scale
+            hidden, inner = len(layer["mlp_norm"]), layer["down"].shape[1]
+            _scale(layer, *map(factors, (hidden, hidden, KEPT, inner)))
         scale = factors(len(self.norm))
         self.head, self.norm = self.head * scale, self.norm / scale
+
+    def equalized(self) -> "SmolLM2":
+        """Return a copy that the exporter's `equalize` would make: the same function."""
+        total: dict[tuple[int, str], torch.Tensor] = {}
+
+        def note(index: int, name: str, inputs: torch.Tensor) -> None:
+            total[index, name] = inputs.abs().mean(0)
+
+        self.logits(_calibration(self)[: equalize.TOKENS], note)
+        copy = object.__new__(SmolLM2)
+        copy.__dict__ = {**self.__dict__, "layers": [dict(layer) for layer in self.layers]}
+        for index, layer in enumerate(copy.layers):
+            qkv, gate_up, o, down = (
+                torch.from_numpy(equalize.factors(total[index, name].numpy()))
+                for name in ("qkv", "gate_up", "o", "down")
+            )
+            shared = o.reshape(KV_HEADS, -1, HEAD_DIM).log().mean(1).exp()
+            _scale(layer, qkv, gate_up, shared.reshape(-1), down)
+        return copy
 
     def quantized(self, quantize: Quantize, head: Callable[[torch.Tensor], torch.Tensor]) -> Any:
         """Return a copy whose matrices are rounded."""
@@ -142,6 +155,23 @@ def _layer(found: Matrices, prefix: str) -> Matrices:
     }
 
 
+def _scale(
+    layer: Matrices,
+    qkv: torch.Tensor,
+    gate_up: torch.Tensor,
+    values: torch.Tensor,
+    down: torch.Tensor,
+) -> None:
+    """Multiply the inputs of matrices, and divide what makes them."""
+    for matrix, norm, scale in (("qkv", "attention_norm", qkv), ("gate_up", "mlp_norm", gate_up)):
+        layer[matrix], layer[norm] = layer[matrix] * scale, layer[norm] / scale
+    layer["qkv"][-KEPT:] /= values[:, None]
+    shared = values.reshape(KV_HEADS, 1, HEAD_DIM).expand(-1, HEADS // KV_HEADS, -1)
+    layer["o"] = layer["o"] * shared.reshape(-1)
+    layer["gate_up"][len(down) :] /= down[:, None]
+    layer["down"] = layer["down"] * down
+
+
 def _norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return functional.rms_norm(x, x.shape[-1:], weight, EPSILON)
 
@@ -173,10 +203,14 @@ def moments(model: SmolLM2) -> dict[tuple[int, str], Moments]:
     def note(index: int, name: str, inputs: torch.Tensor) -> None:
         seen.setdefault((index, name), []).append(inputs)
 
-    ids = model.tokenizer.encode(second_moments.text()).ids[: second_moments.MAX_TOKENS]
+    ids = _calibration(model)
     for start in range(0, len(ids), reference_decoder.SEQUENCE):
         model.logits(ids[start : start + reference_decoder.SEQUENCE], note)
     return {key: Moments.of(torch.cat(parts).numpy()) for key, parts in seen.items()}
+
+
+def _calibration(model: SmolLM2) -> list[int]:
+    return model.tokenizer.encode(second_moments.text()).ids[: second_moments.MAX_TOKENS]
 
 
 def ours(
@@ -287,7 +321,8 @@ def main() -> None:
     ids = model.tokenizer.encode(options.text.read_text("utf-8")).ids[:TOKENS]
     sequences = [ids[start : start + SEQUENCE] for start in range(0, len(ids), SEQUENCE)]
     int4, uniform = recipe.load("int4"), recipe.load("int4-uniform")
-    measured = moments(model)
+    fitted = model.equalized()
+    measured = moments(fitted)
     formats: dict[str, tuple[Quantize, Callable[[torch.Tensor], torch.Tensor]]] = {
         "int4": (ours(int4, measured), bytes_in_blocks),
         "int4, --no-calibration": (ours(int4, {}), bytes_in_blocks),
@@ -304,7 +339,8 @@ def main() -> None:
     for name, (quantize, head) in formats.items():
         if options.only and name not in options.only:
             continue
-        found = compare(model, model.quantized(quantize, head), sequences)
+        source = fitted if name in FITTED else model
+        found = compare(model, source.quantized(quantize, head), sequences)
         print(f"{name:32s} {found}", flush=True)  # noqa: T201
 
 

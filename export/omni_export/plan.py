@@ -15,12 +15,13 @@ from omni_export import second_moments
 from omni_export.artifacts import Artifact, Written
 from omni_export.build import build
 from omni_export.checkpoint import Checkpoint
+from omni_export.equalize import equalize
 from omni_export.graph_files import GraphWriter, weights
 from omni_export.hub import LocalCheckpoint
 from omni_export.model_config import PRESETS, model_config, read_generation
 from omni_export.networks import TALKER_TABLE, networks
 from omni_export.reference_decoder import ReferenceDecoder
-from omni_export.source import SourceConfig, SpeechSource
+from omni_export.source import DecoderSource, SourceConfig, SpeechSource
 from omni_export.speech import (
     THINKER_TABLE,
     VOICES,
@@ -92,7 +93,7 @@ def make(local: LocalCheckpoint, source: SourceConfig, writer: GraphWriter) -> P
     def calibrate(thinker: ir.Model, wanted: set[str]) -> nbits.Measure:
         tokenizer = Tokenizer(folder / "tokenizer.json", config.thinker.tokens)
         embeddings = second_moments.embedded(writer.calibration, tokenizer, rows)
-        return second_moments.InOrder(thinker, source.text, embeddings, wanted)
+        return _fit(thinker, source.text, embeddings, wanted)
 
     mels = [voice.mel for voice in voices.values()]
     artifacts += _graphs(writer, checkpoint, source, config, mels, calibrate)
@@ -105,6 +106,18 @@ def make(local: LocalCheckpoint, source: SourceConfig, writer: GraphWriter) -> P
     searched = any(map(nbits.searched, writer.recipe.graphs["talker"]))
     fitted = speech and writer.calibration and searched and not checkpoint.random
     return Plan(config, voices, tuple(artifacts), fit_talker if fitted else None)
+
+
+def _fit(
+    model: ir.Model, config: DecoderSource, embeddings: FloatArray, wanted: set[str]
+) -> nbits.Measure:
+    """Scale a decoder's weights for 4 bits, and measure the inputs of those `wanted`.
+
+    Weights that are quantized already stay as they are, and so do all others with them.
+    """
+    if not any(map(imported.packed_of, model.graph.initializers.values())):
+        equalize(model, config, embeddings)
+    return second_moments.InOrder(model, config, embeddings, wanted)
 
 
 def _table(writer: GraphWriter, name: str, shape: tuple[int, int], rows: tables.Rows) -> Artifact:
@@ -170,7 +183,7 @@ def _fitted_talker(
 
     def calibrate(model: ir.Model, wanted: set[str]) -> nbits.Measure:
         embeddings = ReferenceDecoder(model, talker).product(rows, "thinker_to_talker_proj")
-        return second_moments.InOrder(model, talker, embeddings, wanted)
+        return _fit(model, talker, embeddings, wanted)
 
     model = build(network, contract, checkpoint)
     return _graph(writer, network.name, model, contract, config, [], calibrate)

@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from omni_export import weight_files
 from omni_export.source import read_json
-from omni_export.weight_files import Get, TensorHandle, some
+from omni_export.weight_files import Get, TensorHandle, published, some
 from omni_runtime.errors import OmniError, UsageError
 
 CONFIG = "adapter_config.json"
@@ -27,7 +27,10 @@ PREFIX = "base_model.model."
 MATRIX = re.compile(r"(.+)\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B)(?:\.weight)?")
 MAGNITUDE = re.compile(r"(.+)\.lora_magnitude_vector(?:\.weight)?")
 WRAPPED = re.compile(r"\.(?:base_layer|modules_to_save)(?=\.)")
-MERGE = "merge it with PEFT (merge_and_unload), and export the result"
+MERGE = (
+    "merge it (merge_and_unload) with the releases of PEFT and transformers that trained it, "
+    "and export the result"
+)
 
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Initializations that also change the weights of the base model."""
@@ -128,6 +131,7 @@ class Adapter:
 
     def _name_in(self, handles: Mapping[str, Any], name: str) -> str:
         """Return the checkpoint's name of a weight of the model, or of its Thinker alone."""
+        name = published(name)
         found = next((one for one in (name, f"thinker.{name}") if one in handles), None)
         if found is None:
             raise self._foreign(f"it changes {some({name})}, which the checkpoint lacks")

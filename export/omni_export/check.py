@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+import torch
 
 from omni_export import assets, kinds, packed, weight_files
 from omni_export.adapter import Adapter
@@ -34,7 +35,7 @@ from omni_export.speech import (
     code_table_shape,
     voice_encoder_shapes,
 )
-from omni_export.weight_files import some
+from omni_export.weight_files import TensorHandle, some
 from omni_quantize.nbits import BlockMatrix
 from omni_quantize.recipe import Recipe, Rule, layers_in
 from omni_runtime.cli.common import format_size
@@ -90,7 +91,7 @@ def report(local: LocalCheckpoint, recipe: Recipe, *, calibrated: bool) -> str:
         *_dropped(source, names, set(wanted)),
     ]
     if local.adapter is not None:
-        Adapter(local.adapter)
+        Adapter(local.adapter).apply({name: _known(name, shape) for name, shape in wanted.items()})
         lines.append(("adapter", f"LoRA, {local.adapter}, merged while reading"))
     if source.speech is None:
         lines.append(("speech", "none: the bundle will answer in text"))
@@ -211,6 +212,15 @@ def _of(folder: Path) -> Collection[str] | None:
     if any((folder / file).is_file() for file in weight_files.MODEL):
         return set(packed.weight_names(canonical(weight_files.handles(folder)).values()).values())
     return None
+
+
+def _known(name: str, shape: tuple[int, ...]) -> TensorHandle:
+    """Return a handle for a weight that is not there yet."""
+
+    def get(_: slice | None) -> torch.Tensor:
+        raise AssertionError(f"a check does not read {name}")
+
+    return TensorHandle(name, shape, get)
 
 
 def _is_local(local: LocalCheckpoint) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 from omni_export import packed, random_weights, weight_files
 from omni_export.adapter import Adapter
 from omni_export.source import read_json
-from omni_export.weight_files import TensorHandle, some
+from omni_export.weight_files import TensorHandle, published, some
 from omni_runtime.errors import OmniError
 
 THINKER, SPEECH = "thinker.", ("talker.", "token2wav.")
@@ -110,10 +110,10 @@ def _open(folder: Path) -> dict[str, TensorHandle]:
 def canonical(names: Iterable[str]) -> dict[str, str]:
     """Map the names in the files to those of a published checkpoint.
 
-    Wrappers are removed, and `thinker.` is added to those of a Thinker that was saved alone.
-    Raises OmniError for LoRA matrices, and if two names become one.
+    Wrappers are removed, modules have their published names, and `thinker.` is added to those of a
+    Thinker that was saved alone. Raises OmniError for LoRA matrices, and if two names become one.
     """
-    found = {raw: WRAPPERS.sub("", raw) for raw in names}
+    found = {raw: published(WRAPPERS.sub("", raw)) for raw in names}
     if unmerged := {raw for raw in found if UNMERGED.search(raw)}:
         raise OmniError(
             f"the checkpoint has an adapter that is not merged: {some(unmerged)}",

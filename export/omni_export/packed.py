@@ -6,7 +6,7 @@ read without loss. Eight integers share an int32:
 
 - AWQ (gemm): neighbouring outputs, in the order 0 2 4 6 1 3 5 7. `qweight` (inputs, outputs / 8).
 - GPTQ: neighbouring inputs. `qweight` (inputs / 8, outputs), zero points of neighbouring outputs.
-  Format v1 stores z - 1, format v2 stores z.
+  Format v2 stores z; v1 has 1 less in each of the 8, subtracted from the int32 as one number.
 """
 
 from collections.abc import Iterable, Mapping
@@ -48,12 +48,15 @@ def layout_of(config: Mapping[str, Any], folder: Path) -> Layout | None:
         found.setdefault("quant_method", "gptq" if file.name == SETTINGS[0] else "awq")
     method = kinds.method_of(found)
     bits = found.get("bits", found.get("w_bit"))
-    form = str(found.get("checkpoint_format", found.get("version", method))).lower()
-    form = {"gemm": "awq", "awq": "awq", "gptq": "gptq", "gptq_v2": "gptq_v2"}.get(form)
-    readable = method in ("awq", "gptq") and bits == 4 and form is not None
+    version = str(found.get("checkpoint_format", found.get("version", method))).lower()
+    form = {"gemm": "awq", "awq": "awq", "gptq": "gptq", "gptq_v2": "gptq_v2"}.get(version)
+    mixed = {one.get("bits", 4) for one in (found.get("dynamic") or {}).values() if one} - {4}
+    readable = method in ("awq", "gptq") and bits == 4 and form is not None and not mixed
     if not readable or not str(form).startswith(str(method)):
         what = kinds.QUANTIZED.get(method, f"a checkpoint quantized by {method}")
         detail = f" of {bits} bits" if bits not in (None, 4) else ""
+        detail += f" with layers of {min(mixed)} bits" if mixed else ""
+        detail += f" ({version})" if form is None and version != method else ""
         raise UsageError(
             f"{folder} is {what}{detail}, which cannot be converted without loss",
             fix="give --model the unquantized checkpoint that it was made from; "
@@ -141,14 +144,11 @@ class Linear:
         return self._raw("scales").to(torch.float32).numpy()
 
     def zeros(self) -> Integers:
-        """Return uint8 (groups, outputs). Raises OmniError for one that has no 4 bits."""
+        """Return uint8 (groups, outputs)."""
         stored = self._raw("qzeros").numpy()
-        if self.layout == "awq":
-            return _along_columns(stored, AWQ_ORDER)
-        points = _along_columns(stored, None) + np.uint8(self.layout == "gptq")
-        if points.max(initial=0) > 15:
-            raise OmniError(f"{self.name} has a zero point of 16, which does not fit 4 bits")
-        return points
+        if self.layout == "gptq":
+            stored = (stored.view(np.uint32) + np.uint32(0x11111111)).view(np.int32)
+        return _along_columns(stored, AWQ_ORDER if self.layout == "awq" else None)
 
     def codes(self, start: int, stop: int) -> Codes:
         """Return integers, scales and zero points of outputs start .. stop, inputs as stored."""

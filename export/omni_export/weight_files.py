@@ -5,6 +5,7 @@ process until it is unmapped. A pickle is read with `weights_only`, so it cannot
 """
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,8 @@ MODEL = ("model.safetensors", "pytorch_model.bin")
 ADAPTER = ("adapter_model.safetensors", "adapter_model.bin")
 COMPLETE = "complete the folder: copy all files, or finish the download with the hub id as --model"
 NAMES_SHOWN = 5
+IN_MEMORY = re.compile(r"^(thinker\.)?model\.(language_model\.|(?=audio_tower\.|visual\.))")
+"""Names of the Thinker's modules in transformers 5, which PEFT and GPTQModel save as they are."""
 
 Get = Callable[[slice | None], torch.Tensor]
 """Reads some rows of a tensor, or all of it (None), in its own dtype."""
@@ -50,6 +53,11 @@ class TensorHandle:
             return get().to(torch.float32).numpy()
         except (SafetensorError, OSError) as error:
             raise OmniError(f"tensor {self.name} cannot be read: {error}", fix=COMPLETE) from None
+
+
+def published(name: str) -> str:
+    """Return a published checkpoint's name for one of transformers 5, other names unchanged."""
+    return IN_MEMORY.sub(lambda m: (m[1] or "") + ("model." if m[2] else ""), name)
 
 
 def handles(folder: Path, files: tuple[str, ...] = MODEL) -> dict[str, TensorHandle]:

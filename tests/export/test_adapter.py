@@ -15,8 +15,11 @@ from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
 from conftest import Twin, relative
 from export.saved_forms import edit_json
+from omni_export import check
 from omni_export.adapter import Adapter
 from omni_export.checkpoint import Checkpoint
+from omni_export.hub import LocalCheckpoint
+from omni_quantize.recipe import load
 from omni_runtime.errors import OmniError, UsageError
 
 PROJECTIONS = ["q_proj", "v_proj", "down_proj"]
@@ -103,6 +106,30 @@ def test_an_adapter_of_the_complete_model(default_twin: Twin, tmp_path: Path) ->
         assert relative(found.claim(name).read(), value) < 1e-6
 
 
+def test_names_of_transformers_5(default_twin: Twin, tmp_path: Path) -> None:
+    """PEFT saves the names that modules have in memory."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    target = r".*(layers\.\d+\.self_attn\.(q_proj|out_proj)|blocks\.\d+\.mlp\.up_proj)"
+    with torch.enable_grad():
+        trained(thinker(default_twin), target_modules=target).save_pretrained(old)
+    shutil.copytree(old, new)
+    renamed = {
+        re.sub(r"(?<=^base_model\.model\.)(model\.)?(?=\w)", _in_memory, name): value
+        for name, value in load_file(old / "adapter_model.safetensors").items()
+    }
+    assert any(".model.visual." in name for name in renamed)
+    assert any(".model.audio_tower." in name for name in renamed)
+    assert any(".model.language_model.layers." in name for name in renamed)
+    save_file(renamed, new / "adapter_model.safetensors")
+    found, wanted = (Checkpoint(default_twin.folder, adapter=one) for one in (new, old))
+    for name in wanted.shapes("thinker."):
+        np.testing.assert_array_equal(found.claim(name).read(), wanted.claim(name).read(), name)
+
+
+def _in_memory(match: re.Match[str]) -> str:
+    return "model.language_model." if match[1] else "model."
+
+
 def test_refusals(default_twin: Twin, tmp_path: Path) -> None:
     """What cannot be merged exactly, or belongs to another model, is named."""
     folder = tmp_path / "adapter"
@@ -112,7 +139,7 @@ def test_refusals(default_twin: Twin, tmp_path: Path) -> None:
         trained(thinker(default_twin), target_modules=PROJECTIONS).save_pretrained(folder)
     good = (folder / "adapter_config.json").read_text()
     for edit, words in (
-        ({"peft_type": "IA3"}, r"of type IA3, not LoRA \(merge it with PEFT"),
+        ({"peft_type": "IA3"}, r"of type IA3, not LoRA \(merge it"),
         ({"init_lora_weights": "pissa_niter_4"}, "initialized by pissa_niter_4"),
         ({"fan_in_fan_out": True}, "fan_in_fan_out"),
         ({"lora_alpha": "much"}, "lora_alpha"),
@@ -129,6 +156,9 @@ def test_refusals(default_twin: Twin, tmp_path: Path) -> None:
         save_file({k: v for k, v in found.items() if v is not None}, path)
         with pytest.raises(OmniError, match=words):
             Checkpoint(default_twin.folder, adapter=other)
+        local = LocalCheckpoint(default_twin.folder, "default", "test", adapter=other)
+        with pytest.raises(OmniError, match=words):
+            check.report(local, load("int4"), calibrated=True)
         shutil.rmtree(other)
 
     module = "base_model/model/model/layers/0/self_attn/q_proj"

@@ -88,7 +88,7 @@ class Quantizer:
             index = index[order]
         groups = inputs // size
         scales = self.random.uniform(0.004, 0.02, (groups, outputs)).astype(np.float16)
-        low = 8 if self.symmetric else 1
+        low = 8 if self.symmetric else 0
         zeros = self.random.integers(low, low + 1 if self.symmetric else 16, (groups, outputs))
         steps = np.rint(weight.T / scales[index].astype(np.float32)) + zeros[index]
         integers = np.clip(steps, 0, 15).astype(np.uint32)
@@ -103,7 +103,10 @@ class Quantizer:
             parts["qzeros"] = along(zeros, 1, (0, 2, 4, 6, 1, 3, 5, 7))
         else:
             parts["qweight"] = along(integers, 0)
-            parts["qzeros"] = along(zeros - (not self.v2), 1)
+            parts["qzeros"] = along(zeros, 1)
+            if not self.v2:  # as GPTQModel: from each int32 as one number
+                less = parts["qzeros"].numpy().view(np.uint32) - np.uint32(0x11111111)
+                parts["qzeros"] = torch.from_numpy(less.view(np.int32))
             parts["g_idx"] = torch.from_numpy(index.astype(np.int32))
         return {f"{name}.{part}": tensor for part, tensor in parts.items()}
 
@@ -233,8 +236,17 @@ OTHERS = {
     "an fp8 checkpoint": {"quant_method": "fp8"},
     "a compressed-tensors checkpoint": {"quant_method": "compressed-tensors"},
     "a GPTQ checkpoint of 8 bits": {"quant_method": "gptq", "bits": 8},
-    "a GPTQ checkpoint, which": {"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"},
-    "an AWQ checkpoint, which": {"quant_method": "awq", "bits": 4, "version": "gemv"},
+    r"a GPTQ checkpoint \(marlin\), which": {
+        "quant_method": "gptq",
+        "bits": 4,
+        "checkpoint_format": "marlin",
+    },
+    r"an AWQ checkpoint \(gemv\), which": {"quant_method": "awq", "bits": 4, "version": "gemv"},
+    "a GPTQ checkpoint with layers of 8 bits": {
+        "quant_method": "gptq",
+        "bits": 4,
+        "dynamic": {r"-:.*\.0\.mlp.*": {}, r"+:.*\.1\.mlp.*": {"bits": 8, "group_size": 64}},
+    },
     "a checkpoint quantized by hqq": {"quant_method": "hqq"},
 }
 
@@ -280,7 +292,5 @@ def test_parts_that_do_not_fit(default_twin: Twin, tmp_path: Path) -> None:
         tensors[f"{name}.weight"] = plain
 
     refused("are not quantized alike", plain_query)
-    full = torch.full_like(good[f"{name}.qzeros"], -1)
-    refused("zero point of 16", lambda t: t.update({f"{name}.qzeros": full}))
     turned = good[f"{name}.g_idx"].flip(0).contiguous()
     refused("are not quantized alike", lambda t: t.update({f"{name}.g_idx": turned}))

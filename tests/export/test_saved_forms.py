@@ -91,7 +91,7 @@ def test_a_thinker_alone(default_twin: Twin, tmp_path: Path) -> None:
     local = LocalCheckpoint(folder, "alone", "test", speech_from=default_twin.folder)
     whole = Bundle(export_to(local, tmp_path / "whole")).manifest
     assert whole.files == default_twin.model.bundle.manifest.files
-    assert whole.origin.model == "alone + speech of checkpoint"
+    assert whole.origin.model == f"alone + speech of {default_twin.folder.name}"
 
 
 def test_speech_of_another_size(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from omni_export import assets, kinds, packed, weight_files
+from omni_export import assets, equalize, kinds, packed, weight_files
 from omni_export.adapter import Adapter
 from omni_export.checkpoint import SPEECH, canonical
 from omni_export.graphs.layers import Matrix, Weight
@@ -192,7 +192,7 @@ def _seconds(recipe: Recipe, size: Size, *, calibrated: bool) -> float:
         started = perf_counter()
         np.matmul(values.T[:512], values)
         rate = 512 * values.size / (perf_counter() - started)  # products a second
-        seconds += size.weights["thinker"] * MAX_TOKENS / rate
+        seconds += size.weights["thinker"] * (MAX_TOKENS + equalize.TOKENS) / rate
     return seconds
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
+from msgspec.structs import replace
 from tests.android.arm64.emulator import Guest
 from tests.engine import test_kernels as tests
 
 from omni_export.graphs.vocoder import Activation, anti_aliased_snake
-from omni_quantize import nbits
+from omni_quantize import nbits, recipe
 from omni_quantize.nbits import BlockMatrix
 from omni_quantize.recipe import Rule
 
@@ -40,9 +41,13 @@ def plugin(folder: Path) -> Path:
 def counts(cpu: str, library: Path) -> Iterator[Count]:
     """Yield the counts of each shape."""
     with tempfile.TemporaryDirectory() as folder, Guest(cpu, plugin=plugin(Path(folder))) as guest:
-        for bits, rows in ((4, 1), (4, 64), (8, 1), (8, 64)):
-            name = f"product 2048 x 11008, {bits} bits, {rows} {'row' if rows == 1 else 'rows'}"
-            yield _count(guest, library, name, lambda b=bits, r=rows: _product(b, r))
+        table = recipe.load("int4").graphs["thinker"][-1]
+        even = Rule(match="w", method="nbits", reason="even levels", bits=4)
+        for rule in (table, even, replace(even, bits=8)):
+            for rows in (1, 64):
+                what = f"{rule.bits} bits{' by table' * bool(rule.levels)}"
+                name = f"product 2048 x 11008, {what}, {rows} {'row' if rows == 1 else 'rows'}"
+                yield _count(guest, library, name, lambda r=rule, n=rows: _product(r, n))
         yield _count(guest, library, "vocoder's activation, 96 x 4800 samples", _activation)
 
 
@@ -60,15 +65,19 @@ def _count(guest: Guest, library: Path, name: str, evaluate) -> Count:
     return Count(name, *found)
 
 
-def _product(bits: int, rows: int, inner: int = 2048, outer: int = 11008) -> None:
+def _product(rule: Rule, rows: int, inner: int = 2048, outer: int = 11008) -> None:
     random = np.random.default_rng(0)
-    rule = Rule(match="w", method="nbits", reason="test", bits=bits, block=32)
     values = random.standard_normal((inner, outer)).astype(np.float32)
     matrix = BlockMatrix("w", inner, outer, rule, lambda start, stop: values[:, start:stop])
     x = random.standard_normal((1, rows, inner)).astype(np.float32)
     attributes = nbits.attributes(inner, outer, rule)
     del attributes["accuracy_level"]
-    tests.both(nbits.block_matmul(), {"rows": x}, matrix.quantize(values), **attributes)
+    weights, function = matrix.quantize(values), nbits.block_matmul()
+    if rule.levels:
+        del attributes["bits"]
+        weights["levels"] = np.array(rule.levels, np.int8)
+        function = nbits.table_matmul()
+    tests.both(function, {"rows": x}, weights, **attributes)
 
 
 def _activation(channels: int = 96, time: int = 4800) -> None:

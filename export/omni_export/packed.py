@@ -50,7 +50,9 @@ def layout_of(config: Mapping[str, Any], folder: Path) -> Layout | None:
     bits = found.get("bits", found.get("w_bit"))
     version = str(found.get("checkpoint_format", found.get("version", method))).lower()
     form = {"gemm": "awq", "awq": "awq", "gptq": "gptq", "gptq_v2": "gptq_v2"}.get(version)
-    mixed = {one.get("bits", 4) for one in (found.get("dynamic") or {}).values() if one} - {4}
+    dynamic = found.get("dynamic")  # GPTQModel's settings of some layers
+    layers = dynamic.values() if isinstance(dynamic, dict) else ()
+    mixed = {str(one.get("bits", 4)) for one in layers if isinstance(one, dict)} - {"4"}
     readable = method in ("awq", "gptq") and bits == 4 and form is not None and not mixed
     if not readable or not str(form).startswith(str(method)):
         what = kinds.QUANTIZED.get(method, f"a checkpoint quantized by {method}")

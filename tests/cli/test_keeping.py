@@ -192,7 +192,7 @@ def test_errors_of_load(
     (newer / "conversation.json").write_text(json.dumps(record | {"format": 99, "more": 1}))
     refused(newer, "has format 99, but this runtime reads 3")
     other = Model(export_default("int4"), SessionOptions(1))
-    with pytest.raises(OmniError, match="was saved with another bundle: bundle"):
+    with pytest.raises(OmniError, match="was saved with another bundle: default-fp32"):
         Conversation.load(good, other)
 
 

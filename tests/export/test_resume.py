@@ -269,7 +269,7 @@ def test_memory_is_bounded_by_slices_not_by_the_model(tmp_path: Path) -> None:
     """Twice the layers need hardly more memory, and far less than the size of the model."""
     grown: list[int] = []
     sizes: list[int] = []
-    for layers in (3, 7):
+    for layers in (5, 9):
         shape = Shape(thinker=DecoderShape(layers, 1024, 8, 2, 128, 4096, (16, 24, 24)))
         folder = tmp_path / f"checkpoint-{layers}"
         random_checkpoint.describe(folder, shape)

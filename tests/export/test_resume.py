@@ -269,7 +269,7 @@ def test_memory_is_bounded_by_slices_not_by_the_model(tmp_path: Path) -> None:
     """Twice the layers need hardly more memory, and far less than the size of the model."""
     grown: list[int] = []
     sizes: list[int] = []
-    for layers in (5, 9):
+    for layers in (5, 11):
         shape = Shape(thinker=DecoderShape(layers, 1024, 8, 2, 128, 4096, (16, 24, 24)))
         folder = tmp_path / f"checkpoint-{layers}"
         random_checkpoint.describe(folder, shape)
@@ -287,6 +287,6 @@ def test_memory_is_bounded_by_slices_not_by_the_model(tmp_path: Path) -> None:
         assert entry.error.of == "products"
         assert 0.98 < entry.error.cosine < 1
         sizes.append(entry.fp32_bytes)
-    assert sizes[1] - sizes[0] > 200 * 2**20
+    assert sizes[1] - sizes[0] > 300 * 2**20
     assert grown[1] - grown[0] < 60 * 2**20, grown
     assert grown[1] < sizes[1] / 2, (grown, sizes)

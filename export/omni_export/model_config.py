@@ -116,8 +116,7 @@ def read_preprocessor(folder: Path) -> Preprocessor:
     if isinstance(size, dict):  # the format of newer releases
         raw.setdefault("min_pixels", size.get("shortest_edge", size.get("min_pixels")))
         raw.setdefault("max_pixels", size.get("longest_edge", size.get("max_pixels")))
-    found: Preprocessor = _convert(raw, Preprocessor, name)
-    return found
+    return _convert(raw, Preprocessor, name)
 
 
 def _merged(processor: dict[str, Any]) -> dict[str, Any]:

@@ -9,15 +9,18 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from bundle import by_document as second
 from bundle import inputs_by_document as inputs
 from conftest import Twin
+from inputs.reference import AUDIO
 from omni_runtime.bundle.config import SolverPreset
 from omni_runtime.engine.dit import seeded_noise
 from omni_runtime.engine.solver import evaluation_times, integrate
 from omni_runtime.golden import suite
 from omni_runtime.golden.vectors import Case, Tensor, differences, read
+from omni_runtime.inputs.mel_features import log_mel
 
 
 @pytest.fixture(params=["default", "narrow"])
@@ -55,6 +58,14 @@ def test_tables_and_rotary_rows(given: tuple[second.Bundle, dict[str, Case]]) ->
     for name, config in decoders.items():
         cos, sin = second.rotary(config["decoder"], positions)
         agree(cases["rotary"], {f"{name}_cos": cos, f"{name}_sin": sin})
+
+
+@pytest.mark.parametrize("length", [100, 5000, 6400])
+def test_log_mel_padded_on_the_left(length: int) -> None:
+    config = replace(AUDIO, padded_samples=48_000, padding_side="left")
+    samples = np.random.default_rng(length).normal(0, 0.1, length).astype(np.float32)
+    found = second.log_mel(samples, msgspec.to_builtins(config))
+    np.testing.assert_allclose(found, log_mel(samples, config), rtol=0, atol=1e-5)
 
 
 def test_log_mel(given: tuple[second.Bundle, dict[str, Case]]) -> None:

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from conftest import Twin
+from omni_runtime.context import Context
 from omni_runtime.conversation import Conversation
+from omni_runtime.engine.chunk_scheduler import FIRST_LOOK_AHEAD_CODES
 from omni_runtime.engine.session import Graph
+from omni_runtime.engine.thinker import ThinkerOutput
 from omni_runtime.errors import UsageError
 from omni_runtime.events import AudioDelta, Event, TextDelta, TurnDone
 from omni_runtime.inputs.messages import Message, Text
@@ -126,6 +129,27 @@ def test_text_is_emitted_before_the_next_decode_step(
     both = [list(one.send("And?", SPOKEN)) for one in (talk, ended)]
     assert text_of(both[0]) == text_of(both[1])
     assert np.allclose(sound_of(both[0]), sound_of(both[1]), atol=1e-4)
+
+
+def test_the_first_sound_needs_a_token_per_code(
+    default_twin: Twin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each code needs the row of its token and no later one: 12 codes and 2 of look-ahead."""
+    forwards = 0
+    forward = Context.forward
+
+    def counted(context: Context) -> ThinkerOutput:
+        nonlocal forwards
+        forwards += 1
+        return forward(context)
+
+    monkeypatch.setattr(Context, "forward", counted)
+    reply = Conversation(default_twin.model).send(
+        "Hello", ReplyOptions(SpeechOptions(chunks="adaptive"), text="one two three four " * 10)
+    )
+    while not isinstance(event := next(reply), AudioDelta):
+        assert not isinstance(event, TurnDone)
+    assert forwards == 12 + FIRST_LOOK_AHEAD_CODES == 14
 
 
 def test_a_pending_token_survives_a_save(default_twin: Twin, tmp_path: Path) -> None:

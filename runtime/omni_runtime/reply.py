@@ -181,11 +181,12 @@ class Reply:
         if self._speech is None or self._sound is None:
             if self._speech_options.preset == AUTO:
                 yield self._choose_preset(self._speech_options)
-            self._begin_speech(self._speech_options, row)
-            return
-        self._speech.feed(row)
-        if self._speech.ready:
-            yield from self._next_code(self._speech, self._sound)
+            speech, sound = self._begin_speech(self._speech_options, row)
+        else:
+            speech, sound = self._speech, self._sound
+            speech.feed(row)
+        if speech.ready:
+            yield from self._next_code(speech, sound)
 
     def _choose_preset(self, options: ResolvedSpeechOptions) -> PresetChosen:
         speed, nfe = self._model.synthesis_speed, self._model.nfe
@@ -194,7 +195,9 @@ class Reply:
         realtime = {name: speed.realtime(count) for name, count in nfe.items()}
         return PresetChosen(preset, realtime, self._clock())
 
-    def _begin_speech(self, options: ResolvedSpeechOptions, first_row: FloatArray) -> None:
+    def _begin_speech(
+        self, options: ResolvedSpeechOptions, first_row: FloatArray
+    ) -> tuple[CodecStream, Code2Wav]:
         model, seed = self._model, self._options.seed
         noise = options.noise or seeded_noise(seed, model.speech.dit)
         self._scheduler = model.chunk_scheduler(options.chunks, self._clock)
@@ -209,6 +212,7 @@ class Reply:
             ),
             self._start.position,
         )
+        return self._speech, self._sound
 
     def _next_code(self, speech: CodecStream, sound: Code2Wav) -> Iterator[AudioEvent]:
         code = speech.step()

@@ -156,13 +156,9 @@ internal class Reply(
 
     private fun speak(row: FloatArray) {
         val options = speechOptions ?: return
-        val stream = speech
-        if (stream == null) {
-            if (options.preset == AUTO) choosePreset(options)
-            beginSpeech(speechOptions!!, row)
-            return
-        }
-        stream.feed(row)
+        val begun = speech
+        if (begun == null && options.preset == AUTO) choosePreset(options)
+        val stream = begun?.also { it.feed(row) } ?: beginSpeech(speechOptions!!, row)
         if (stream.ready) nextCode(stream)
     }
 
@@ -172,19 +168,19 @@ internal class Reply(
         emit(ReplyEvent.PresetChosen(preset, model.evaluations.mapValues { model.speed.realtime(it.value) }, clock.seconds()))
     }
 
-    private fun beginSpeech(speaking: ResolvedSpeech, firstRow: FloatArray) {
+    private fun beginSpeech(speaking: ResolvedSpeech, firstRow: FloatArray): CodecStream {
         val config = model.speech
         val noise = seededNoise(options.seed, config.dit.blockFrames * config.dit.melDim)
         val scheduler = ChunkScheduler.of(speaking.chunks, config, clock::seconds).also { scheduler = it }
         sound = Code2Wav(model.dit(speaking.preset), model.vocoder, model.bundle.voice(speaking.voice), noise, scheduler)
-        speech = model.talker.start(
+        return model.talker.start(
             context.beginSpeech(),
             config.voices.getValue(speaking.voice),
             firstRow,
             firstPosition,
             TalkerSettings(speaking.sampling, speaking.maxCodes, Pcg64(options.seed, TALKER_STREAM)),
             start.position,
-        )
+        ).also { speech = it }
     }
 
     private fun nextCode(stream: CodecStream) {

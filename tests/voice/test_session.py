@@ -10,6 +10,7 @@ from omni_runtime.inputs.audio_stream import AudioStream
 from omni_runtime.inputs.messages import Audio, Text
 from omni_runtime.model import Model
 from omni_runtime.options import ReplyOptions
+from omni_runtime.serving.commands import ReadAhead
 from omni_runtime.serving.engine import Engine
 from omni_runtime.voice.events import (
     Caption,
@@ -242,6 +243,26 @@ def test_a_talk_outlives_its_context(start, recording) -> None:
     assert forgotten > 2
     assert talk.conversation.turn_count == 9 - forgotten
     assert talk.conversation.context_used < 200
+
+
+@pytest.mark.parametrize("pre_roll", [0.1, 0.2, 1.0])
+def test_a_block_that_ends_in_silence_waits_for_the_pause(
+    start, recording, monkeypatch, pre_roll: float
+) -> None:
+    """Or the engine would be busy with it when the whole turn can be prefilled."""
+    blocks: list[bool] = []
+    submit = VoiceSession._submit
+
+    def spy(self, command) -> None:
+        if isinstance(command, ReadAhead) and self.state is State.HEARING and command.more:
+            blocks.append(self._detector.silent)
+        submit(self, command)
+
+    monkeypatch.setattr(VoiceSession, "_submit", spy)
+    talk = start(turns=TurnOptions(pre_roll=pre_roll))
+    talk.hear(silence(2.0), recording("seven_plus_five"), silence(3))
+    assert not any(blocks)
+    assert talk.replies == ["Seven plus five is twelve."]
 
 
 def test_without_read_ahead(start, recording) -> None:

@@ -334,10 +334,10 @@ class VoiceSession:
         return [*self._added, *image, *(Audio(stream) for stream in sound)]
 
     def _prefill_blocks(self, stream: AudioStream) -> None:
-        """Prefill when another block is final, unless the engine is still busy with the last."""
+        """Prefill when another block is final, unless the engine is busy or a pause is near."""
         busy = self._ahead is not None and not self._ahead.done()
         replying = self._reply is not None or self._speculative is not None
-        wanted = self._read_ahead and not replying and not busy
+        wanted = self._read_ahead and not (replying or busy or self._detector.silent)
         if wanted and stream.seconds - self._prefilled >= BLOCK_SECONDS:
             self._prefilled = stream.seconds // BLOCK_SECONDS * BLOCK_SECONDS
             self._submit(ReadAhead(self._conversation.id, speech=self._speaks))

@@ -76,6 +76,11 @@ class TurnDetector:
         """Seconds since the present voice began; 0 in silence."""
         return self._run * FRAME_SECONDS if self._voiced else 0.0
 
+    @property
+    def silent(self) -> bool:
+        """Whether the voice of a turn is silent: it may have ended."""
+        return self.in_turn and not self._voiced
+
     def reset(self) -> None:
         """Leave the turn without an event."""
         self.in_turn = self._voiced = self._paused = False

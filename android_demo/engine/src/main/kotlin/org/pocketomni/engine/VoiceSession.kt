@@ -241,11 +241,11 @@ class VoiceSession(
     /** The turn: what was added, the newest picture, and what the microphone heard. */
     private fun parts(sound: AudioStream?): List<Part> = added + listOfNotNull(image, sound?.let(Part::LiveSound))
 
-    /** Prefill when another block is final, unless the engine is still busy with the last. */
+    /** Prefill when another block is final, unless the engine is busy or a pause is near. */
     private fun prefillBlocks(stream: AudioStream) {
         val busy = ahead?.isDone == false
         val replying = answer != null || speculative != null
-        if (!readAhead || replying || busy || stream.seconds - prefilled < BLOCK_SECONDS) return
+        if (!readAhead || replying || busy || detector.silent || stream.seconds - prefilled < BLOCK_SECONDS) return
         prefilled = (stream.seconds / BLOCK_SECONDS).toInt() * BLOCK_SECONDS
         prefill(parts(stream), more = true)
     }

@@ -29,6 +29,9 @@ internal class TurnDetector(private val options: TurnOptions) {
     private var silence = 0
     private var paused = false
 
+    /** Whether the voice of a turn is silent: it may have ended. */
+    val silent: Boolean get() = inTurn && !voiced
+
     /** Leave the turn without an event. */
     fun reset() {
         inTurn = false

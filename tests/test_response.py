@@ -134,7 +134,7 @@ def test_text_is_emitted_before_the_next_decode_step(
 def test_the_first_sound_needs_a_token_per_code(
     default_twin: Twin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each code needs the row of its token and no later one: 12 codes and 2 of look-ahead."""
+    """Each code needs the row of its token and no later one: 12 codes and 3 of look-ahead."""
     forwards = 0
     forward = Context.forward
 
@@ -149,7 +149,7 @@ def test_the_first_sound_needs_a_token_per_code(
     )
     while not isinstance(event := next(reply), AudioDelta):
         assert not isinstance(event, TurnDone)
-    assert forwards == 12 + FIRST_LOOK_AHEAD_CODES == 14
+    assert forwards == 12 + FIRST_LOOK_AHEAD_CODES == 15
 
 
 def test_a_pending_token_survives_a_save(default_twin: Twin, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import kotlin.math.max
 import kotlin.math.min
 
 /** Codes of look-ahead behind the first block in low-latency mode. */
-internal const val FIRST_LOOK_AHEAD_CODES = 2
+internal const val FIRST_LOOK_AHEAD_CODES = 3
 
 /** Schedules the chunks of one utterance. [lowLatency]: synthesize the first chunk early, with less look-ahead. */
 internal interface ChunkScheduler {

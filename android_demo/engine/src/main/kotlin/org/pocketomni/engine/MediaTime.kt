@@ -2,9 +2,10 @@
 package org.pocketomni.engine
 
 import org.pocketomni.engine.inputs.HOLE
-import org.pocketomni.engine.inputs.firstUsable
+import org.pocketomni.engine.inputs.requireUsable
 import org.pocketomni.engine.inputs.resampled
 import org.pocketomni.engine.inputs.soundTooLong
+import java.util.logging.Logger
 import kotlin.math.max
 
 /**
@@ -99,8 +100,23 @@ class SoundTrack(private var start: Double?, private val maxSeconds: Double) {
     companion object {
         /**
          * Return the first of [tracks] sound tracks of a file for which [decode], called with its number, does not throw a
-         * [TrackError]; null if [tracks] is 0. Throws the first [TrackError] if no track can be used.
+         * [TrackError]; null if [tracks] is 0. A log line says so when others cannot be used. Throws the first
+         * [TrackError] if none can.
          */
-        fun firstOf(tracks: Int, decode: (Int) -> Samples): Samples? = firstUsable(tracks, decode)
+        fun firstOf(tracks: Int, decode: (Int) -> Samples): Samples? {
+            var problem: TrackError? = null
+            for (number in 0 until tracks) {
+                try {
+                    val sound = decode(number).also(::requireUsable)
+                    problem?.let { log.warning("${it.message}; sound track ${number + 1} is used") }
+                    return sound
+                } catch (error: TrackError) {
+                    problem = problem ?: error
+                }
+            }
+            throw problem ?: return null
+        }
+
+        private val log = Logger.getLogger("org.pocketomni.engine")
     }
 }

@@ -15,21 +15,6 @@ internal fun loadSound(sound: Samples, sampleRate: Int, maxSeconds: Double): Flo
     return resampled(sound.samples, sound.rate, sampleRate)
 }
 
-/** Return the first of [tracks] sound tracks that can be used; a log line says so when others cannot. */
-internal fun firstUsable(tracks: Int, decode: (Int) -> Samples): Samples? {
-    var problem: TrackError? = null
-    for (number in 0 until tracks) {
-        try {
-            val sound = decode(number).also(::requireUsable)
-            problem?.let { log.warning("${it.message}; sound track ${number + 1} is used") }
-            return sound
-        } catch (error: TrackError) {
-            problem = problem ?: error
-        }
-    }
-    throw problem ?: return null
-}
-
 /** Return what [load] returns, or null for a sound that cannot be used; a log line says so. */
 internal fun soundIfUsable(load: () -> FloatArray?): FloatArray? = try {
     load()
@@ -38,7 +23,7 @@ internal fun soundIfUsable(load: () -> FloatArray?): FloatArray? = try {
     null
 }
 
-private fun requireUsable(sound: Samples) {
+internal fun requireUsable(sound: Samples) {
     if (sound.rate <= 0) throw TrackError("a sound at ${sound.rate} Hz is no sound", "convert it to wav")
     if (sound.samples.isEmpty()) throw emptySound("the sound")
     requireFinite(sound.samples, "the sound")

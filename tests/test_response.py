@@ -86,6 +86,30 @@ def test_replies_start_with_their_first_event(default_twin: Twin) -> None:
     assert len(talk.messages) == 1
 
 
+def test_a_regenerated_reply_that_never_begins_keeps_the_question(
+    default_twin: Twin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk = Conversation(default_twin.model)
+    for prompt in ("One", "Two"):
+        list(talk.send(prompt, SILENT))
+    again = talk.regenerate(SPOKEN)
+
+    def stop(context: Context) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Context, "reread_last", stop)
+        list(again)
+    assert [message.parts for message in talk.messages[-2:]] == [[Text("Two")], [Text("")]]
+    assert talk.turn_count == 2 and talk.last_tokens == []
+    consistent(talk)
+    fresh = Conversation(default_twin.model)
+    for prompt in ("One", "Two"):
+        wanted = list(fresh.send(prompt, SILENT))
+    assert text_of(list(talk.regenerate(SILENT))) == text_of(wanted)
+    consistent(talk)
+
+
 def test_a_deleted_reply_is_closed(default_twin: Twin) -> None:
     talk = Conversation(default_twin.model)
     for event in talk.send("Hello", SPOKEN):

@@ -2,7 +2,8 @@
 
 Each turn appends its prompt to the context, streams a reply, and leaves the context holding the
 reply's tokens, whether it ended or was stopped. A turn that fails, or is stopped before its reply
-begins, leaves the conversation as it was. Undo, regenerate and cuts are truncations of the context.
+begins, leaves the conversation as it was; of a regenerated turn the question stays, with an empty
+reply. Undo, regenerate and cuts are truncations of the context.
 
 `read_ahead` prefills the start of a message that is still being recorded, and `send` prefills the
 rest. Every other operation on the context first discards the read-ahead prefix.
@@ -122,6 +123,7 @@ class Conversation:
     def regenerate(self, options: ReplyOptions | None = None) -> Response:
         """Replace the last reply by another one to the same question; no prompt is read again.
 
+        Stopped before it begins, the new reply is empty; the old one is gone.
         Raises UsageError if there is no reply yet.
         """
         options, speech = self._resolved(options)
@@ -333,8 +335,9 @@ class Conversation:
                 yield from self._context.read_unread()
             reply = Reply(self.model, options, speech, self._context, progress.clock)
         except BaseException:
-            self._turns.pop()
-            self._return_to(turn.start)
+            self._return_to(asked)
+            self.messages.append(Message("assistant", [Text("")]))
+            self._last_tokens, self._spoken = [], None
             raise
         yield from self._stream(progress, reply, output.logits)
 

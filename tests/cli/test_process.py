@@ -81,6 +81,21 @@ def test_a_closed_pipe(bundle: Path, here: Path) -> None:
         assert run.wait(timeout=60) == 141 and err == b""
 
 
+@UNIX
+def test_a_talk_whose_output_is_closed_ends(trained_bundle: Path, here: Path) -> None:
+    spoken = Path(__file__).parents[1] / "data" / "seven_plus_five.flac"
+    words = ["talk", trained_bundle, "--input", spoken, "--fast", "--json"]
+    with subprocess.Popen(
+        [sys.executable, "-c", MAIN, *map(str, words)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT,
+    ) as run:  # fmt: skip
+        assert run.stdout is not None and run.stderr is not None
+        run.stdout.readline()
+        run.stdout.close()
+        err = run.stderr.read()
+        assert run.wait(60) == 141 and err == b""
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_standard_output_that_is_full(bundle: Path, here: Path) -> None:
     for more in ([], ["--json"], ["-o", "-"]):

@@ -15,7 +15,7 @@ from omni_runtime.inputs.messages import Audio, Text
 from omni_runtime.memory import MIN_CONTEXT, AdmissionError
 from omni_runtime.model import Model
 from omni_runtime.options import ReplyOptions, SpeechOptions
-from omni_runtime.serving.commands import Open
+from omni_runtime.serving.commands import Append, Open
 from omni_runtime.serving.engine import Engine, EngineConversation
 
 SPOKEN = ReplyOptions(SpeechOptions(preset="fast", max_codes=60), max_tokens=10)
@@ -120,6 +120,22 @@ def test_errors_are_raised_where_they_were_caused(engine: Engine, tmp_path) -> N
     with pytest.raises(UsageError, match="no voice"):
         talk.send(Text("Hello"), options=ReplyOptions(SpeechOptions(voice="Nobody")))
     assert parts_of(list(talk.send(Text("Hello"), options=SILENT)))[0]
+
+
+def test_a_receiver_that_fails_loses_its_own_reply_only(engine: Engine, caplog) -> None:
+    """Its pipe is closed, or its disk is full."""
+    talk, other = engine.open(), engine.open()
+    events: list[object] = []
+
+    def broken(event: object) -> None:
+        events.append(event)
+        raise BrokenPipeError
+
+    engine.call(Append(talk.id, (Text("Hello"),)))
+    engine.respond(talk.id, SILENT, broken)
+    assert parts_of(list(other.send(Text("Hello"), options=SILENT)))[0]
+    assert len(events) == 1 and "the reply is cancelled" in caplog.text
+    assert parts_of(list(talk.send(Text("Again"), options=SILENT)))[0]
 
 
 def test_a_second_reply_waits_for_the_first(engine: Engine) -> None:

@@ -1,11 +1,14 @@
 """Single keys from a terminal, without Enter. Nothing where there is no terminal."""
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from threading import Event, Thread
 from typing import Any
+
+ESCAPE = "\x1b"
 
 
 @contextmanager
@@ -42,13 +45,17 @@ def _character_mode() -> Callable[[], object]:
 
 def _posix(press: Callable[[str], object], over: Event) -> None:
     select: Any = importlib.import_module("select")
+    descriptor = sys.stdin.fileno()
     while not over.is_set():
-        ready, _, _ = select.select([sys.stdin], [], [], 0.1)
+        ready, _, _ = select.select([descriptor], [], [], 0.1)
         if ready:
-            key = sys.stdin.read(1)
-            if not key:
+            # Not sys.stdin.read: its buffer hides further keys from select.
+            typed = os.read(descriptor, 64).decode(errors="ignore")
+            if not typed:
                 return
-            press(key)
+            if not typed.startswith(ESCAPE):  # arrows, function keys
+                for key in typed:
+                    press(key)
 
 
 def _windows(press: Callable[[str], object], over: Event) -> None:

@@ -70,6 +70,7 @@ class _Talk:
     def __init__(self, options: argparse.Namespace, model: Model, stack: ExitStack) -> None:
         self._options = options
         self._over = Event()
+        self._failure: Exception | None = None
         rate = model.speech.vocoder.sample_rate if model.config.speech else 24_000
         self._playback = Playback(rate)
         self._screen = Screen(quiet=options.quiet or options.json, keys=_help(options))
@@ -100,7 +101,11 @@ class _Talk:
             smart_turn=_smart_turn(options),
         )
         stack.callback(self._session.close)
-        self._camera = stack.enter_context(Camera(options.camera)) if options.camera else None
+        self._camera = self._open_camera(stack)
+
+    def _open_camera(self, stack: ExitStack) -> Camera | None:
+        name = self._options.camera
+        return stack.enter_context(Camera(name, self._screen.note)) if name else None
 
     def with_files(self, recording: FloatArray) -> None:
         """Use a recording as the microphone, and write the reply to --output on the same clock."""
@@ -137,6 +142,13 @@ class _Talk:
             devices.run(self._session, self._over, self._tick)
 
     def _event(self, event: SessionEvent) -> None:
+        """Called from any thread; an error is raised by the next `_tick`, on the main thread."""
+        try:
+            self._show(event)
+        except Exception as error:
+            self._failure = self._failure or error
+
+    def _show(self, event: SessionEvent) -> None:
         match event:
             case StateChanged(State.THINKING):
                 self._playback.start()
@@ -164,6 +176,8 @@ class _Talk:
             self._files.notice(event, reply_done=reply_done)
 
     def _tick(self, heard: FloatArray, played: FloatArray) -> None:
+        if self._failure is not None:
+            raise self._failure
         self._screen.level(heard)
         if self._recording is not None:
             self._recording.tick(heard, played)

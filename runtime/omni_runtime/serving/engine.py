@@ -6,6 +6,7 @@ error of a command is raised where it was called. Only a cancellation takes effe
 middle of a graph.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -44,6 +45,9 @@ from omni_runtime.serving.commands import (
 )
 
 Sink = Callable[[EngineEvent], object]
+"""Takes the events of a reply. If it raises, the reply is cancelled, and gets no more events."""
+
+_log = logging.getLogger("omni_runtime")
 
 
 @dataclass
@@ -255,7 +259,13 @@ class Engine:
         if isinstance(event, TurnDone | Failed):
             entry.response = None
             del self._sinks[number]
-        sink(EngineEvent(entry.number, number, event))
+        try:
+            sink(EngineEvent(entry.number, number, event))
+        except Exception:
+            _log.exception("the receiver of a reply failed; the reply is cancelled")
+            if number in self._sinks:
+                self._sinks[number] = lambda _: None
+                self._cancel(entry)
 
     def _cancel(self, entry: _Entry) -> None:
         if entry.response is not None:

@@ -146,6 +146,8 @@ class Adapter:
             raise self._foreign(f"{module} lacks lora_{missing.pop()}")
         right, left = (torch.from_numpy(parts[name].read()).flatten(1) for name in (first, second))
         rank = len(right)
+        if embedding and "magnitude" in parts:  # it has a norm for each column of the whole table
+            raise UsageError(f"{self.folder} is a DoRA of an embedding, {module}", fix=MERGE)
         if embedding:  # stored transposed: A is (r, rows), B is (columns, r)
             left, right = right.T, left.T
         if (len(left), right.shape[1]) != (shape[0], math.prod(shape[1:])):

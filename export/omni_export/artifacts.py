@@ -117,11 +117,12 @@ def file_entry(path: Path) -> FileEntry:
     return FileEntry(bytes=path.stat().st_size, sha256=sha256_of(path))
 
 
-def digest_of_files(folder: Path, pattern: str) -> str:
-    """Return a digest of the matching files. Large files are not read."""
-    digest = hashlib.sha256()
+def digest_of_files(folder: Path, pattern: str, skip: Iterable[Path] = ()) -> str:
+    """Return a digest of the matching files outside `skip`. Large files are not read."""
+    digest, folder = hashlib.sha256(), folder.resolve()
+    skipped = [path.resolve() for path in skip]
     for path in sorted(folder.rglob(pattern)):
-        if path.is_file():
+        if path.is_file() and not any(map(path.is_relative_to, skipped)):
             state = path.stat()
             content = sha256_of(path) if state.st_size <= SMALL else str(state.st_mtime_ns)
             name = path.relative_to(folder).as_posix()

@@ -23,7 +23,15 @@ from msgspec import Struct
 
 import omni_quantize
 import omni_runtime
-from omni_export import assets, int8_cache, own_replies, plan, quality, smoke_test
+from omni_export import (
+    assets,
+    int8_cache,
+    own_replies,
+    plan,
+    quality,
+    second_moments,
+    smoke_test,
+)
 from omni_export.artifacts import (
     ArtifactStore,
     Finished,
@@ -36,6 +44,7 @@ from omni_export.hub import LocalCheckpoint
 from omni_export.plan import Plan
 from omni_export.progress import ProgressMeter, Report
 from omni_export.source import read_config
+from omni_quantize import nbits
 from omni_quantize.recipe import Recipe
 from omni_runtime.atomic_folder import StagedFolder, unlisted_files
 from omni_runtime.bundle.manifest import (
@@ -45,6 +54,7 @@ from omni_runtime.bundle.manifest import (
     FileEntry,
     Manifest,
     Origin,
+    Quality,
     write_manifest,
 )
 from omni_runtime.bundle.store import voice_file
@@ -76,10 +86,11 @@ class ExportRequest:
             for package in (plan, omni_quantize, omni_runtime)
             if package.__file__
         ]
+        own = (self.destination, StagedFolder(self.destination).folder)
         depends = {
             "model": self.checkpoint.model,
             "revision": self.checkpoint.revision,
-            "files": [digest_of_files(folder, "*") for folder in self.checkpoint.folders],
+            "files": [digest_of_files(folder, "*", own) for folder in self.checkpoint.folders],
             "mute": self.checkpoint.mute,
             "recipe": self.recipe,
             "target": self.target,
@@ -208,9 +219,19 @@ def _manifest(
         tables={name: artifact.table for name, artifact in artifacts.items() if artifact.table},
         files=_files(bundle, artifacts),
         measured=None,
-        quality=quality.measured(checkpoint.folder, request.recipe),
+        quality=_quality(request),
         not_measured=None,
     )
+
+
+def _quality(request: ExportRequest) -> Quality | None:
+    """Return the scores of the checkpoint, unless the request changes what was measured."""
+    checkpoint, rules = request.checkpoint, request.recipe.graphs
+    changed = checkpoint.adapter or checkpoint.speech_from or checkpoint.mute
+    fitted = any(nbits.searched(rule) for name in ("thinker", "talker") for rule in rules[name])
+    if changed or (fitted and request.calibration != second_moments.text()):
+        return None
+    return quality.measured(checkpoint.folder, request.recipe)
 
 
 def _files(bundle: Path, artifacts: dict[str, Finished]) -> dict[str, FileEntry]:

@@ -4,7 +4,7 @@ Planning claims every tensor and traces every graph. Missing or extra tensors an
 thus reported within seconds, not after minutes of work.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,18 +38,21 @@ from omni_quantize import imported, nbits, tables
 from omni_runtime.arrays import FloatArray
 from omni_runtime.bundle.config import ModelConfig
 from omni_runtime.bundle.contracts import GraphContract, contracts
-from omni_runtime.bundle.store import modulation_file
+from omni_runtime.bundle.store import TOKENIZER, modulation_file
 from omni_runtime.inputs.tokenizer import Tokenizer
 
 DROPPED = {"thinker.audio_tower.audio_bos_eos_token.": "the reference never reads it"}
 """Unused tensors, by name or prefix, with the reason."""
 
+PROJECTION = "thinker_to_talker_proj"
+"""What the rows of the Thinker pass through on their way into the Talker."""
+
 SILENT = "the bundle does not speak: --mute, or enable_audio_output of config.json"
 
 Advance = Callable[[int], None]
 
-Calibrate = Callable[[ir.Model, set[str]], nbits.Measure]
-"""Returns what measures the inputs of some weights of a graph."""
+Calibrate = Callable[[ir.Model, set[str], Path], nbits.Measure]
+"""Returns what measures the inputs of some weights of a graph of a bundle."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +93,8 @@ def make(local: LocalCheckpoint, source: SourceConfig, writer: GraphWriter) -> P
         artifacts += _speech_tables(writer, checkpoint, speech, projection)
     config = model_config(folder, source, voices, frequencies, read_generation(voiced))
 
-    def calibrate(thinker: ir.Model, wanted: set[str]) -> nbits.Measure:
-        tokenizer = Tokenizer(folder / "tokenizer.json", config.thinker.tokens)
+    def calibrate(thinker: ir.Model, wanted: set[str], bundle: Path) -> nbits.Measure:
+        tokenizer = Tokenizer(bundle / TOKENIZER, config.thinker.tokens)
         embeddings = second_moments.embedded(writer.calibration, tokenizer, rows)
         return _fit(thinker, source.text, embeddings, wanted)
 
@@ -109,15 +112,20 @@ def make(local: LocalCheckpoint, source: SourceConfig, writer: GraphWriter) -> P
 
 
 def _fit(
-    model: ir.Model, config: DecoderSource, embeddings: FloatArray, wanted: set[str]
+    model: ir.Model,
+    config: DecoderSource,
+    embeddings: FloatArray,
+    wanted: set[str],
+    given: Mapping[str, FloatArray] | None = None,
 ) -> nbits.Measure:
     """Scale a decoder's weights for 4 bits, and measure the inputs of those `wanted`.
 
-    Weights that are quantized already stay as they are, and so do all others with them.
+    Weights that are quantized already stay as they are, and so do all others with them. `given`:
+    see `second_moments.InOrder`.
     """
     if not any(map(imported.packed_of, model.graph.initializers.values())):
         equalize(model, config, embeddings)
-    return second_moments.InOrder(model, config, embeddings, wanted)
+    return second_moments.InOrder(model, config, embeddings, wanted, given)
 
 
 def _table(writer: GraphWriter, name: str, shape: tuple[int, int], rows: tables.Rows) -> Artifact:
@@ -181,9 +189,10 @@ def _fitted_talker(
     network = next(one for one in networks(source, checkpoint) if one.name == "talker")
     contract = contracts(config)[network.name]
 
-    def calibrate(model: ir.Model, wanted: set[str]) -> nbits.Measure:
-        embeddings = ReferenceDecoder(model, talker).product(rows, "thinker_to_talker_proj")
-        return _fit(model, talker, embeddings, wanted)
+    def calibrate(model: ir.Model, wanted: set[str], bundle: Path) -> nbits.Measure:
+        del bundle
+        embeddings = ReferenceDecoder(model, talker).product(rows, PROJECTION)
+        return _fit(model, talker, embeddings, wanted, {f"{PROJECTION}.weight": rows})
 
     model = build(network, contract, checkpoint)
     return _graph(writer, network.name, model, contract, config, [], calibrate)
@@ -207,7 +216,7 @@ def _graph(
             for name, rule in rules.items()
             if nbits.searched(rule) and imported.packed_of(tensors[name]) is None
         }
-        measure = calibrate(model, wanted) if calibrate and wanted else None
+        measure = calibrate(model, wanted, bundle) if calibrate and wanted else None
         entry = writer.write(bundle, name, model, rules, contract, config, mels, advance, measure)
         files = (bundle / entry.file).parent.iterdir()
         names = tuple(sorted(path.relative_to(bundle).as_posix() for path in files))

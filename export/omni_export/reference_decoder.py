@@ -18,6 +18,8 @@ from omni_runtime.arrays import FloatArray
 SEQUENCE = 512
 """Tokens that attend to each other."""
 
+HEADS = ("lm_head.weight", "codec_head.weight")
+
 Inputs = tuple[str, torch.Tensor]
 """The name of a weight, and the inputs of its product, (tokens, inner)."""
 
@@ -47,7 +49,11 @@ class ReferenceDecoder:
         hidden = torch.from_numpy(embeddings)
         for index in range(self._config.num_hidden_layers):
             hidden = yield from self._layer(hidden, f"model.layers.{index}")
-        return self._norm(hidden, "model.norm").numpy()
+        normed = self._norm(hidden, "model.norm")
+        for head in HEADS:
+            if head in self._tensors:
+                yield head, normed
+        return normed.numpy()
 
     def product(self, rows: FloatArray, name: str) -> FloatArray:
         """Return rows W + b for the weights `name`, float32 (tokens, outer)."""

@@ -5,6 +5,7 @@ make up for each other.
 `calibration.txt` has short conversations and texts in several languages, written for this purpose.
 """
 
+from collections.abc import Mapping
 from importlib import resources
 from threading import Lock
 
@@ -53,22 +54,30 @@ class InOrder:
     """
 
     def __init__(
-        self, model: ir.Model, config: DecoderSource, embeddings: FloatArray, wanted: set[str]
+        self,
+        model: ir.Model,
+        config: DecoderSource,
+        embeddings: FloatArray,
+        wanted: set[str],
+        given: Mapping[str, FloatArray] | None = None,
     ) -> None:
         """`embeddings`: float32 (tokens, hidden), the inputs of the first layer.
 
-        `wanted` are the weights that will be asked for.
+        `wanted` are the weights that will be asked for. `given` are the inputs, float32 (tokens,
+        inner), of weights before the layers.
         """
         self._decoder = ReferenceDecoder(model, config)
         self._embeddings = embeddings
         self._wanted = wanted
+        self._given = given or {}
         self._lock = Lock()
         self._restart()
 
     def __call__(self, weight: str) -> Moments:
         """Return the moments of the inputs of a weight."""
-        with self._lock:
-            inputs = self._find(weight)
+        if (inputs := self._given.get(weight)) is None:
+            with self._lock:
+                inputs = self._find(weight)
         return Moments.of(inputs)
 
     def _restart(self) -> None:
@@ -85,4 +94,4 @@ class InOrder:
                 if name in self._wanted:
                     self._passed[name] = inputs.numpy()
             self._restart()
-        raise AssertionError(f"{weight} is no matrix of a layer")
+        raise AssertionError(f"{weight} is no matrix of the decoder")

@@ -50,9 +50,15 @@ class TensorHandle:
 
     def _float32(self, get: Callable[[], torch.Tensor]) -> FloatArray:
         try:
-            return get().to(torch.float32).numpy()
+            found = get()
         except (SafetensorError, OSError) as error:
             raise OmniError(f"tensor {self.name} cannot be read: {error}", fix=COMPLETE) from None
+        if not found.isfinite().all():
+            raise OmniError(
+                f"tensor {self.name} has NaN or infinite values",
+                fix="give --model a checkpoint from before its training diverged",
+            )
+        return found.to(torch.float32).numpy()
 
 
 def published(name: str) -> str:

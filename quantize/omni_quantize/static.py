@@ -166,14 +166,15 @@ class IntegerConvolution:
         weight, *bias = [tensor.numpy().astype(np.float64) for tensor in self._tensors]
         weight *= self.scales[:, None]
         exact = np.abs(weight).max(axis=(1, 2)) / self.steps
+        if bias:  # of a channel of tiny weights it must fit into int32
+            exact = np.maximum(exact, np.abs(bias[0]) / 2**30)
         scale = np.where(exact < np.finfo(np.float32).tiny, 1, exact).astype(np.float32)
         integers = np.rint(weight / scale[:, None, None]).clip(-self.steps, self.steps)
         offset = np.rint(bias[0] / scale) if bias else np.zeros(len(scale))
-        limits = np.iinfo(np.int32)
         for name, data in (
             ("quantized", integers.astype(np.int8)),
             ("scale", scale),
             ("zero_point", np.zeros(len(scale), np.int8)),
-            ("bias", offset.clip(limits.min, limits.max).astype(np.int32)),
+            ("bias", offset.astype(np.int32)),
         ):
             yield Piece(f"{self.weight}_{name}", 0, data)

@@ -167,3 +167,9 @@ def test_refusals(default_twin: Twin, tmp_path: Path) -> None:
     matrices = {f"base_model/model/x/lora_{m}/weight": torch.zeros(4, 4) for m in "AB"}
     refused("which the checkpoint lacks", **matrices)
     refused("has shape", **{"base_model/model/lm_head/weight": torch.zeros(2, 2)})
+    table = "base_model/model/model/embed_tokens"
+    refused(
+        "is a DoRA of an embedding",
+        **{f"{table}/lora_embedding_{m}": torch.zeros(4, 4) for m in "AB"},
+        **{f"{table}/lora_magnitude_vector/weight": torch.ones(4)},
+    )

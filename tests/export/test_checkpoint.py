@@ -77,6 +77,17 @@ def test_tied_embeddings(default_twin: Twin, tmp_path: Path) -> None:
     assert relative(found["logits"], table @ found["hidden"][0]) < 1e-4
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_diverged(default_twin: Twin, tmp_path: Path, value: float) -> None:
+    folder = rewrite(default_twin, tmp_path / "diverged")
+    tensors = load_file(folder / "model.safetensors")
+    name = "thinker.model.layers.0.mlp.down_proj.weight"
+    tensors[name][3, 4] = value
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(OmniError, match=rf"{name} has NaN or infinite values"):
+        Checkpoint(folder).claim(name).read()
+
+
 def test_a_checkpoint_that_does_not_speak(default_twin: Twin, tmp_path: Path) -> None:
     folder = tmp_path / "mute"
     shutil.copytree(default_twin.folder, folder)

@@ -9,7 +9,7 @@ from omni_export.build import build
 from omni_export.checkpoint import Checkpoint
 from omni_export.equalize import equalize, factors
 from omni_export.networks import networks
-from omni_export.reference_decoder import ReferenceDecoder
+from omni_export.reference_decoder import HEADS, ReferenceDecoder
 from omni_export.source import DecoderSource, read_config
 from omni_quantize.weight_stream import columns_of
 from omni_runtime.bundle.contracts import contracts
@@ -36,6 +36,8 @@ def test_the_function_stays_the_same(twin: Twin, name: str) -> None:
     after = ReferenceDecoder(model, config)
     assert relative(after.layers(rows), wanted) < 1e-4
     for weight, found in after.steps(rows):
+        if weight in HEADS:  # the final norm is not scaled
+            continue
         ratio = inputs[weight].abs().mean(0) / found.abs().mean(0)
         assert ratio.max() / ratio.min() > 1.2, weight
         tensor = model.graph.initializers[weight].const_value

@@ -1,12 +1,16 @@
 """What a new bundle says to itself: its Talker is fitted to the inputs that it really reads."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
+import onnx
 import pytest
 
+import conftest
 from conftest import TRAINED, Twin, export_to
 from omni_export import own_replies, plan, second_moments
 from omni_export.divergence import Comparison
@@ -15,6 +19,7 @@ from omni_export.hub import LocalCheckpoint
 from omni_export.source import read_config
 from omni_quantize.recipe import load
 from omni_runtime.arrays import FloatArray
+from omni_runtime.bundle.store import Bundle
 from omni_runtime.engine.decoder import Decoder
 from omni_runtime.engine.session import SessionOptions
 from omni_runtime.model import Model
@@ -56,6 +61,29 @@ def test_only_searched_blocks_are_fitted(
     writer = GraphWriter(tmp_path, load(recipe), "avx2", calibration="Hello")
     made = plan.make(LocalCheckpoint(default_twin.folder, "random", "test"), source, writer)
     assert (made.fit_talker is not None) == fitted
+
+
+@pytest.mark.slow
+def test_heads_in_4_bits_and_a_tokenizer_of_two_files(
+    default_twin: Twin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Output matrices and the Talker's projection are fitted too where a recipe says so."""
+    folder = shutil.copytree(default_twin.folder, tmp_path / "checkpoint")
+    (folder / "tokenizer.json").unlink()
+    recipe = load("int4")
+    every = {name: recipe.graphs[name][-1:] for name in ("thinker", "talker")}
+    recipe = msgspec.structs.replace(recipe, graphs=recipe.graphs | every)
+    monkeypatch.setattr(conftest, "load", lambda _: recipe)
+    bundle = Bundle(export_to(folder, tmp_path / "bundle", calibration="Hello there."))
+    for graph, names in (
+        ("thinker", ["lm_head"]),
+        ("talker", ["codec_head", "thinker_to_talker_proj"]),
+    ):
+        made = onnx.load(
+            bundle.folder / bundle.manifest.graphs[graph].file, load_external_data=False
+        )
+        shapes = {tensor.name: tensor.dims for tensor in made.graph.initializer}
+        assert all(shapes[f"{name}.weight.packed"][2] == 16 for name in names), "4 bits"
 
 
 @pytest.mark.slow

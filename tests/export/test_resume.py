@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -124,6 +125,22 @@ def test_a_failed_smoke_test_keeps_all_parts(
     assert "10 finished artifacts are kept" in told.value.__notes__[0]
     run.run()
     assert run.written == ["own replies", "int8 cache", "first reply"]
+
+
+def test_a_destination_in_the_checkpoint_is_no_part_of_it(
+    default_twin: Twin, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(default_twin.folder, tmp_path / "checkpoint")
+    destination = folder / "bundles" / "mine"
+    checkpoint = LocalCheckpoint(folder, "mine", "test")
+    request = exporter.ExportRequest(checkpoint, load("fp32"), "avx2", destination)
+    before = request.key()
+    for part in (destination, StagedFolder(destination).folder):
+        part.mkdir(parents=True)
+        (part / "file").write_text("new")
+    assert request.key() == before
+    (folder / "file").write_text("new")
+    assert request.key() != before
 
 
 def test_two_exports_to_one_destination(default_twin: Twin, tmp_path: Path) -> None:

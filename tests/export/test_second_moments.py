@@ -34,6 +34,7 @@ def test_mean_squares(twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
     text = twin.reference.thinker.model
     ids = torch.arange(10, 30)
     names = [f"model.layers.{n}.{part}.weight" for n in range(len(text.layers)) for part in PARTS]
+    names.append("lm_head.weight")
     measure = second_moments.InOrder(
         graph, source.text, text.embed_tokens(ids).numpy(), wanted=set(names)
     )
@@ -50,7 +51,8 @@ def test_mean_squares(twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
             module = layer.get_submodule(theirs)
             module.register_forward_pre_hook(lambda m, i, note=note, name=name: note(m, i, name))
     for part in ids.split(8):
-        text(input_ids=part[None])
+        hidden = text(input_ids=part[None]).last_hidden_state
+        wanted.setdefault("lm_head.weight", []).append(hidden[0])
     for layer in text.layers:
         for theirs in PARTS.values():
             layer.get_submodule(theirs)._forward_pre_hooks.clear()

@@ -124,6 +124,19 @@ def test_zero_inputs_and_weights_stay_finite() -> None:
     assert not pieces["w_quantized"].any() and np.all(pieces["w_scale"] == 1)
 
 
+def test_a_channel_of_tiny_weights_keeps_its_bias() -> None:
+    data = np.zeros((3, 3, 1), np.float32)
+    data[1], data[2] = 1e-12, 1
+    bias = np.array([0.4, -0.4, 0.4], np.float32)
+    weight, offset = (
+        ir.Value(name=name, const_value=ir.tensor(d)) for name, d in (("w", data), ("b", bias))
+    )
+    made = IntegerConvolution(weight, offset, np.ones(3, np.float32), 64)
+    pieces = {p.name: p.data for p in made.pieces()}
+    np.testing.assert_allclose(pieces["w_bias"] * pieces["w_scale"], bias, rtol=0.02)
+    assert pieces["w_quantized"][2].max() == 64
+
+
 def test_static_is_only_for_convolutions(default_twin: Twin, tmp_path: Path) -> None:
     mine = recipes.load("int8")
     path = tmp_path / "mine.json"

@@ -8,6 +8,7 @@ import pytest
 from tiny.judges import word_middles
 
 from omni_runtime.inputs.media import load_audio
+from omni_runtime.options import ReplyOptions
 from omni_runtime.server.speech import PIECE, pieces
 from server.running import NAME, Running
 from server.test_chat import wav
@@ -40,6 +41,26 @@ def test_long_texts_are_read_in_pieces(server: Running) -> None:
     assert len(pieces(sentence * 16)) == 2 and many_times > 6 * once
 
 
+@pytest.mark.parametrize(
+    "sentence",
+    ["Pi is 3.14159. ", "The U.S.A. is large. ", "Wait... what?! ", 'He said: "Stop." She did. ',
+     "\u5929\u662f\u84dd\u7684\u3002", "Version v1.2.3\nand www.example.com! "],
+)  # fmt: skip
+def test_pieces_are_cut_from_the_text(sentence: str) -> None:
+    """Word for word, and only where a sentence ends."""
+    text = (sentence * 60).strip()
+    found = pieces(text)
+    assert len(found) > 1 and max(map(len, found)) <= PIECE
+    place = 0
+    for piece in found:
+        start = text.index(piece, place)
+        assert not text[place:start].strip()
+        place = start + len(piece)
+    assert place == len(text)
+    marks = (".", "?", "!", '"', "\u3002", "1.2.3")
+    assert all(piece.endswith(marks) for piece in found)
+
+
 @pytest.mark.parametrize("name", ["mp3", "opus", "aac", "flac", "pcm"])
 def test_formats(server: Running, name: str) -> None:
     data = speak(server, TEXT, response_format=name)
@@ -55,7 +76,7 @@ def test_speech_refused(server: Running, options: dict) -> None:
         speak(server, options.pop("input", TEXT), **options)
 
 
-def test_transcriptions(server: Running, recording) -> None:
+def test_transcriptions(server: Running, recording, monkeypatch) -> None:
     file = ("question.wav", io.BytesIO(wav(recording("ten", 16_000), 16_000)))
     create = server.openai().audio.transcriptions.create
     plain = create(model=NAME, file=file).text
@@ -66,5 +87,17 @@ def test_transcriptions(server: Running, recording) -> None:
     assert len(verbose.segments) == 1 and not verbose.words
     with pytest.raises(openai.BadRequestError, match="time stamps"):
         create(model=NAME, file=file, timestamp_granularities=["word"])
+    limits: list[int] = []
+    with monkeypatch.context() as patch:
+
+        def brief(speech, *, max_tokens: int) -> ReplyOptions:
+            limits.append(max_tokens)
+            return ReplyOptions(speech, max_tokens=1)
+
+        patch.setattr("omni_runtime.server.transcriptions.ReplyOptions", brief)
+        file[1].seek(0)
+        with pytest.raises(openai.BadRequestError, match="shorter recording"):
+            create(model=NAME, file=file)
+    assert limits == [server.engine.model.config.thinker.decoder.max_context]
     with pytest.raises(openai.BadRequestError):
         create(model=NAME, file=("empty.wav", io.BytesIO(b"nothing")))

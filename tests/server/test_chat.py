@@ -61,6 +61,29 @@ def test_the_history_is_not_read_again(server: Running, model) -> None:
     assert again.usage.prompt_tokens_details.cached_tokens >= usage.prompt_tokens * 0.7
 
 
+def test_a_turn_of_an_earlier_history_can_be_edited(run_server) -> None:
+    """The engine has no turn for what came as history, so the conversation is made anew."""
+    server = run_server()
+    given = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
+    given += [{"role": "user", "content": "Hello!"}, {"role": "assistant", "content": "Hello."}]
+    assert ask(server, *given, "And plus three?").choices[0].message.content
+    assert ask(server, *given[:2], "And plus three?").choices[0].message.content
+    assert len(server.engine._entries) == 2, "both are kept for later requests"
+
+
+def test_a_conversation_that_cannot_be_cut_is_closed(run_server, monkeypatch) -> None:
+    server = run_server()
+    history: list[dict] = [{"role": "user", "content": QUESTION}]
+    for question in ("And plus three?", "Hello!"):
+        text = ask(server, *history).choices[0].message.content
+        history += [{"role": "assistant", "content": text}, {"role": "user", "content": question}]
+    with monkeypatch.context() as patch:
+        patch.setattr(Conversation, "undo", lambda *_: 1 / 0)
+        with pytest.raises(openai.InternalServerError):
+            ask(server, *history[:3])
+    assert not server.engine._entries
+
+
 def test_a_stream_of_text(server: Running) -> None:
     chunks = list(ask(server, QUESTION, stream=True, stream_options={"include_usage": True}))
     text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
@@ -163,6 +186,7 @@ def test_refused(server: Running, messages, match: str) -> None:
 
 @pytest.mark.parametrize(
     "options", [{"n": 2}, {"temperature": 7}, {"top_p": 0}, {"max_tokens": -3},
+                {"stop": ["."]}, {"logprobs": True}, {"response_format": {"type": "json_object"}},
                 {"modalities": ["audio"], "audio": {"voice": "x", "format": "wav"}},
                 {"modalities": ["audio"], "audio": {"voice": "alloy", "format": "midi"}}]
 )  # fmt: skip
@@ -172,7 +196,8 @@ def test_options_out_of_range(server: Running, options: dict) -> None:
 
 
 def test_limits_of_a_reply(server: Running) -> None:
-    reply = ask(server, "Count from one to ten.", max_tokens=3)
+    ignored = {"stop": [], "response_format": {"type": "text"}}
+    reply = ask(server, "Count from one to ten.", max_tokens=3, **ignored)
     assert reply.choices[0].finish_reason == "length" and reply.usage.completion_tokens == 3
 
 

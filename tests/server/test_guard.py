@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import logging
 import socket
 import threading
 import time
@@ -12,12 +13,16 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 import websockets.sync.client as websocket
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from omni_runtime.events import AudioDelta
 from omni_runtime.server import replies
 from omni_runtime.server.connections import MAX_CONNECTIONS
+from omni_runtime.server.content import parts_of
+from omni_runtime.server.errors import ApiError
 from omni_runtime.server.settings import Settings
 from server.running import NAME, Running
 
@@ -34,7 +39,9 @@ def chat_with(url: str) -> dict:
     return {"model": NAME, "messages": [{"role": "user", "content": [part]}]}
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil", ""])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil", "", "[::1"]
+)
 def test_a_foreign_host_name_is_dns_rebinding(server: Running, host: str) -> None:
     with server.http(headers={"Host": host}) as client:
         for path in ("/", "/v1/models", "/health"):
@@ -51,7 +58,9 @@ def test_names_of_this_machine(server: Running, host: str) -> None:
         assert client.get("/health").status_code == 200
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1"])
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "null", "http://127.0.0.1:1", "http://["]
+)
 def test_a_foreign_page_can_neither_post_nor_connect(server: Running, origin: str) -> None:
     with server.http(headers={"Origin": origin}) as client:
         answer = client.post(CHAT, json=HELLO)
@@ -100,8 +109,30 @@ def test_files_below_the_media_folder_only(
 
     assert heard("file:///ten.wav") == 200
     outside = ["file:///../secret.wav", "file:///%2e%2e/secret.wav", "file:///link.wav",
-               f"file://{tmp_path}/secret.wav", "file:///missing.wav", "file:///"]  # fmt: skip
+               f"file://{tmp_path}/secret.wav", "file:///missing.wav", "file:///", "file://[",
+               "file:///a%00b", f"file:///{'x' * 5000}"]  # fmt: skip
     assert {heard(url) for url in outside} == {400}
+
+
+@pytest.mark.parametrize(
+    "name", ["%5C%5Chost%5Cshare%5Cx", "C:/x", "c%3Ax", "//host/share/x", "/x", "a%5C..%5Cx"]
+)
+def test_names_of_windows_are_refused_unseen(tmp_path: Path, monkeypatch, name: str) -> None:
+    """Windows connects to another machine, with the user's password, to look at such a path."""
+    settings = Settings(NAME, media_folder=tmp_path)
+    seen: list[Path] = []
+    monkeypatch.setattr(Path, "resolve", lambda path: seen.append(path) or path)
+    for url in (f"file:///{name}", "file://host/share/x"):
+        with pytest.raises(ApiError, match="no such file"):
+            parts_of([{"type": "audio_url", "audio_url": {"url": url}}], settings)
+    assert seen == [tmp_path] * 2
+
+
+def test_the_log_is_printable(server: Running, caplog) -> None:
+    with caplog.at_level(logging.INFO, "omni.server"), server.http() as client:
+        client.get("/%1b%5b2J%0a12:00:00%20forged")
+    (line,) = [record.getMessage() for record in caplog.records if "forged" in record.getMessage()]
+    assert line.isprintable() and "GET /%1B%5B2J%0A12%3A00%3A00%20forged 404" in line
 
 
 def test_keys(run_server: Callable[..., Running]) -> None:
@@ -320,6 +351,46 @@ def test_half_a_second_request_is_freed_too(run_server: Callable[..., Running]) 
         assert b" 200 " in one.recv(2**16)
         one.sendall(whole[:20])
         assert 0.9 < ended(one) < 3.0
+
+
+def test_a_client_that_does_not_read_frees_its_slot(
+    run_server: Callable[..., Running], monkeypatch
+) -> None:
+    server = run_server(parallel=1, write_seconds=0.5)
+
+    async def endless(*_):
+        while True:
+            yield AudioDelta(np.zeros(2**16, np.float32), 24_000, 0.0, 0, 0)
+            await asyncio.sleep(0)
+
+    body = json.dumps({"input": "Hello!", "response_format": "pcm"}).encode()
+    head = "POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\nContent-Length: "
+    with socket.create_connection(("127.0.0.1", server.port)) as deaf, monkeypatch.context() as p:
+        p.setattr("omni_runtime.server.speech.events", endless)
+        deaf.sendall(f"{head}{len(body)}\r\n\r\n".encode() + body)
+        with server.http() as client:
+            while "omni_active_requests 1.0" not in client.get("/metrics").text:
+                time.sleep(0.01)
+            begun = time.monotonic()
+            while "omni_active_requests 0.0" not in client.get("/metrics").text:
+                assert time.monotonic() - begun < 10
+                time.sleep(0.05)
+
+
+def test_a_session_whose_client_does_not_read_ends(run_server: Callable[..., Running]) -> None:
+    server = run_server(sessions=1, write_seconds=0.5)
+    asked = json.dumps({"type": "x" * 2**16}).encode()
+    frame = bytes([0x81, 0x80 | 127]) + len(asked).to_bytes(8, "big") + bytes(4) + asked
+    with socket.create_connection(("127.0.0.1", server.port)) as deaf:
+        deaf.sendall(HANDSHAKE)
+        deaf.settimeout(0.2)
+        with suppress(OSError):  # until both directions are full, or the server has hung up
+            while True:
+                deaf.sendall(frame)
+        begun = time.monotonic()
+        while server.engine._entries:
+            assert time.monotonic() - begun < 10
+            time.sleep(0.05)
 
 
 def test_slow_requests_that_arrive_in_time_are_answered(

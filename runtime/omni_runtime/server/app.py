@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from time import perf_counter
+from urllib.parse import quote
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -162,5 +163,6 @@ class RequestLog:
             self._state.metrics.request(route, status)
             summary = scope.get("state", {}).get("summary", "")
             seconds = perf_counter() - started
-            line = f"{scope['method']} {scope['path']} {status} {seconds:.2f} s"
+            path = quote(scope["path"], errors="replace")  # no control characters in a terminal
+            line = f"{scope['method']} {path} {status} {seconds:.2f} s"
             log.info("%s%s", line, f" · {summary}" if summary else "")

@@ -75,11 +75,28 @@ class ChatRequest(Struct):
     seed: int | None = None
     n: Annotated[int, Meta(ge=1, le=1)] | None = None
     tools: list[Any] | None = None
+    stop: str | list[str] | None = None
+    response_format: dict[str, Any] | None = None
+    logprobs: bool | None = None
 
     @property
     def speaks(self) -> bool:
         """Whether speech is asked for."""
         return "audio" in (self.modalities or ())
+
+
+def _require_supported(asked: ChatRequest) -> None:
+    """Raise ApiError for what would change the reply and is not done here."""
+    form = (asked.response_format or {}).get("type", "text")
+    wanted = {
+        "tools": asked.tools,
+        "stop": asked.stop,
+        "logprobs": asked.logprobs,
+        "response_format": form != "text",
+    }
+    for name, given in wanted.items():
+        if given:
+            raise ApiError(f"{name} is not supported", param=name, code="unsupported")
 
 
 class Chat:
@@ -97,8 +114,7 @@ class Chat:
     async def __call__(self, request: Request) -> Response:
         """Answer a request."""
         asked = decode(await request.body(), ChatRequest)
-        if asked.tools:
-            raise ApiError("tools are not supported", param="tools", code="unsupported")
+        _require_supported(asked)
         messages = [self._message(message) for message in asked.messages]
         options = self._options(asked)
         if asked.stream:

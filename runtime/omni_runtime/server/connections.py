@@ -1,18 +1,19 @@
-"""How connections are served: uvicorn's settings, and time limits for requests that do not arrive.
+"""How connections are served: uvicorn's settings, and time limits for clients that do nothing.
 
-uvicorn waits without end for the first request of a connection and for the rest of a body. Here
-both have a limit, so sockets that stay half open are freed. When there are many, the oldest is
-closed for a new one: they never keep others out. After the handshake of a WebSocket pings find a
-client that is gone.
+uvicorn waits without end for the first request of a connection, for the rest of a body, and for a
+client to read. Here all have a limit, so sockets that stay half open are freed. When many requests
+have not arrived, the oldest is closed for a new one: they never keep others out. After the
+handshake of a WebSocket pings find a client that is gone.
 """
 
-from asyncio import TimerHandle, Transport
+from asyncio import Protocol, TimerHandle, Transport, get_running_loop
 from typing import Any
 
 import h11
 import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from omni_runtime.server.settings import Settings
 
@@ -29,8 +30,8 @@ def uvicorn_config(app: Starlette, settings: Settings, **options: Any) -> uvicor
         app,
         log_config=None,
         access_log=False,
-        http=_limited(settings.head_seconds, settings.body_seconds),
-        ws="websockets-sansio",
+        http=_http(settings),
+        ws=_websocket(settings),
         ws_max_size=settings.max_frame,
         ws_ping_interval=settings.ping_seconds,
         ws_ping_timeout=settings.ping_seconds,
@@ -41,7 +42,46 @@ def uvicorn_config(app: Starlette, settings: Settings, **options: Any) -> uvicor
     )
 
 
-class _LimitedProtocol(H11Protocol):
+class _ReadLimit(Protocol):
+    """Closes a connection whose client takes nothing of what waits to be sent to it."""
+
+    write_seconds: float
+    transport: Transport
+    _stalled: TimerHandle | None = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._look_again(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_looking()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._stop_looking()
+
+    def _look_again(self, size: int) -> None:
+        loop = get_running_loop()
+        self._stalled = loop.call_later(self.write_seconds, self._look, size)
+
+    def _look(self, before: int) -> None:
+        size = self.transport.get_write_buffer_size()
+        if size < before:  # the client is slow
+            self._look_again(size)
+        else:
+            self.transport.abort()
+
+    def _stop_looking(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+
+
+class _WebSocketProtocol(_ReadLimit, WebSocketsSansIOProtocol):  # type: ignore[misc]
+    pass
+
+
+class _LimitedProtocol(_ReadLimit, H11Protocol):  # type: ignore[misc]
     """Closes a connection whose request takes too long to arrive."""
 
     limits: dict[object, float]
@@ -85,6 +125,12 @@ class _LimitedProtocol(H11Protocol):
                 oldest.transport.abort()
 
 
-def _limited(head: float, body: float) -> type[H11Protocol]:
-    limits = {h11.IDLE: head, h11.SEND_BODY: body}
-    return type("LimitedProtocol", (_LimitedProtocol,), {"limits": limits, "half_open": {}})
+def _http(settings: Settings) -> type[H11Protocol]:
+    limits = {h11.IDLE: settings.head_seconds, h11.SEND_BODY: settings.body_seconds}
+    fields = {"write_seconds": settings.write_seconds, "limits": limits, "half_open": {}}
+    return type("LimitedProtocol", (_LimitedProtocol,), fields)
+
+
+def _websocket(settings: Settings) -> type[WebSocketsSansIOProtocol]:
+    fields = {"write_seconds": settings.write_seconds}
+    return type("WebSocketProtocol", (_WebSocketProtocol,), fields)

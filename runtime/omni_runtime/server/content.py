@@ -3,7 +3,7 @@
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -119,8 +119,21 @@ def _file(url: str, settings: Settings, name: str) -> Path:
             code="url_refused",
             param=name,
         )
-    folder = settings.media_folder.resolve()
-    path = (folder / unquote(urlsplit(url).path).lstrip("/")).resolve()
-    if not path.is_relative_to(folder) or not path.is_file():
+    path = _below(settings.media_folder.resolve(), url)
+    if path is None:
         raise ApiError("there is no such file in the media folder", code="no_file", param=name)
     return path
+
+
+def _below(folder: Path, url: str) -> Path | None:
+    """The file of a file URL if there is one below the folder, which is resolved."""
+    try:
+        given = urlsplit(url)
+        relative = unquote(given.path).removeprefix("/")
+        # Only to look up the name of a share, Windows would connect to another machine.
+        if given.netloc or "\\" in relative or PureWindowsPath(relative).anchor:
+            return None
+        path = (folder / relative).resolve()
+        return path if path.is_relative_to(folder) and path.is_file() else None
+    except (ValueError, OSError):  # malformed, with a NUL, too long
+        return None

@@ -31,6 +31,12 @@ class Kept:
     conversation: EngineConversation
     system: str | None
     turns: list[tuple[bytes, str]] = field(default_factory=list[tuple[bytes, str]])
+    history: int = 0
+    """How many of them came as history: the engine cannot take those back one by one."""
+
+    def begins_with(self, turns: list[tuple[bytes, str]]) -> bool:
+        """Whether these are its first turns, and the engine can take back the others."""
+        return len(turns) >= self.history and self.turns[: len(turns)] == turns
 
 
 class Conversations:
@@ -72,18 +78,18 @@ class Conversations:
         """Take the kept conversation that begins with exactly these turns, and cut it to them."""
         if not turns:
             return None  # the engine shares the system prompt by itself
-        found = [
-            kept
-            for kept in self._idle
-            if kept.system == system and kept.turns[: len(turns)] == turns
-        ]
+        found = [kept for kept in self._idle if kept.system == system and kept.begins_with(turns)]
         if not found:
             return None
         kept = min(found, key=lambda one: len(one.turns))
         self._idle.remove(kept)
-        while len(kept.turns) > len(turns):
-            await call(self._engine, Undo(kept.conversation.id))
-            kept.turns.pop()
+        try:
+            while len(kept.turns) > len(turns):
+                await call(self._engine, Undo(kept.conversation.id))
+                kept.turns.pop()
+        except BaseException:  # also when the client hangs up
+            await self._close(kept)
+            raise
         return kept
 
     async def _open(
@@ -93,7 +99,7 @@ class Conversations:
         command = Open(system, self._settings.context, history)
         while True:
             try:
-                return Kept(await opened(self._engine, command), system, turns)
+                return Kept(await opened(self._engine, command), system, turns, len(turns))
             except AdmissionError:
                 if not self._idle:
                     raise

@@ -1,7 +1,7 @@
 """Who gets in: host names, origins and keys are checked before any route is reached."""
 
 from collections.abc import Awaitable, Callable
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
@@ -50,14 +50,14 @@ class Guard:
     def _refusal(self, scope: Scope) -> ApiError | None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        name = urlsplit(f"//{host}").hostname or ""
+        name = _split(f"//{host}").hostname or ""
         if name.lower() not in {known.strip("[]").lower() for known in self._settings.hosts}:
             return ApiError(
                 "unknown host name; --host-name adds one", status=400, code="unknown_host"
             )
         origin = headers.get("origin")
         safe = scope["type"] == "http" and scope["method"] in ("GET", "HEAD")
-        if origin is not None and not safe and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and not safe and _split(origin).netloc.lower() != host.lower():
             return ApiError("foreign origin", status=403, code="foreign_origin")
         path = scope["path"]
         if path in OPEN_PATHS or path.startswith(PAGE):
@@ -65,6 +65,14 @@ class Guard:
         if not self._settings.allows_key(_key(scope, headers)):
             return ApiError("the API key is missing or wrong", status=401, code="invalid_api_key")
         return None
+
+
+def _split(url: str) -> SplitResult:
+    """Split a URL; one that is malformed has no host."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")
 
 
 def _key(scope: Scope, headers: Headers) -> str:

@@ -14,7 +14,8 @@ class Settings:
     `hosts` are the host names under which it may be addressed: others are DNS rebinding. `parallel`
     replies are made at once, `queue` more requests wait. `media_folder` holds the only files that a
     request may name. A request must have arrived `head_seconds`
-    and then `body_seconds` after it began; a WebSocket must answer a ping within `ping_seconds`.
+    and then `body_seconds` after it began; a WebSocket must answer a ping within `ping_seconds`. A
+    client that takes nothing of what is sent to it for `write_seconds` is disconnected.
     `max_text` is the length in characters of a text to read aloud.
     """
 
@@ -32,6 +33,7 @@ class Settings:
     head_seconds: float = 10.0
     body_seconds: float = 300.0
     ping_seconds: float = 20.0
+    write_seconds: float = 60.0
     max_text: int = 4096
     max_speech_seconds: float = 120.0
 

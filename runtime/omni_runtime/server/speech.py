@@ -27,7 +27,12 @@ from omni_runtime.server.streams import Stream
 INSTRUCTION = "Read this text aloud: {}"
 PIECE = 240
 """Characters of a piece: about 15 s of speech."""
-_SENTENCE_END = re.compile(r"(?<=[.!?\u2026\u3002\uff01\uff1f\n])\s*")
+_SENTENCE_END = re.compile(
+    r"[.!?\u2026]+[\"')\]\u00bb\u2019\u201d]*(?=\s)"  # not that in "3.14"
+    r"|[\u3002\uff01\uff1f]+[\u300d\u300f\uff09\u2019\u201d]*"  # which no space follows
+    r"|\S(?=\s*\n)"
+)
+_WORD_END = re.compile(r"\S(?=\s)")
 
 
 class SpeechRequest(Struct):
@@ -84,16 +89,20 @@ class Speech:
 
 
 def pieces(text: str) -> list[str]:
-    """Split a text between sentences, or else between words, into pieces of at most PIECE."""
+    """Cut a text at ends of sentences, or else of words, into pieces of at most PIECE.
+
+    Only white space between the pieces is left out.
+    """
     found: list[str] = []
-    for sentence in filter(None, _SENTENCE_END.split(text)):
-        rest = sentence
-        while len(rest) > PIECE:
-            cut = rest.rfind(" ", 1, PIECE) + 1 or PIECE
-            found.append(rest[:cut].strip())
-            rest = rest[cut:]
-        if found and len(found[-1]) + len(rest) < PIECE:
-            found[-1] = f"{found[-1]} {rest}"
-        elif rest.strip():
-            found.append(rest.strip())
-    return found
+    rest = text.strip()
+    while len(rest) > PIECE:
+        cut = _last(_SENTENCE_END, rest) or _last(_WORD_END, rest) or PIECE
+        found.append(rest[:cut])
+        rest = rest[cut:].lstrip()
+    return [*found, rest] if rest else found
+
+
+def _last(pattern: re.Pattern[str], text: str) -> int:
+    """The last end of a match within PIECE characters; 0 without one."""
+    ends = (match.end() for match in pattern.finditer(text, 0, PIECE + 1))
+    return max((end for end in ends if end <= PIECE), default=0)

@@ -55,10 +55,13 @@ class Transcriptions:
         if hint:
             asked += f" Context: {hint}"
         done: TurnDone | None = None
+        context = self._state.settings.context
+        longest = context or engine.model.config.thinker.decoder.max_context
+        options = ReplyOptions(None, max_tokens=longest)
         async with (
             self._state.admission.slot(),
-            temporary(engine, self._state.settings.context) as conversation,
-            aclosing(events(conversation, [Audio(data), Text(asked)], ReplyOptions(None))) as reply,
+            temporary(engine, context) as conversation,
+            aclosing(events(conversation, [Audio(data), Text(asked)], options)) as reply,
         ):
             async for event in reply:
                 if isinstance(event, TurnDone):
@@ -66,6 +69,12 @@ class Transcriptions:
         assert done is not None
         self._state.metrics.reply(done)
         request.state.summary = summary(done)
+        if done.finish_reason != "stop":
+            raise ApiError(
+                "the transcript does not fit in the context: send a shorter recording",
+                code="context_full",
+                param="file",
+            )
         return await self._response(kind, done.text.strip(), data, language)
 
     async def _response(self, kind: str, text: str, data: bytes, language: str) -> Response:

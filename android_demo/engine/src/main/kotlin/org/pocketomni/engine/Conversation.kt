@@ -9,8 +9,8 @@ import java.util.concurrent.Future
  * Several turns with one model. Every method may be called from any thread. Methods that block must not be called by
  * a [ReplyListener] of the same conversation, except [cancel].
  *
- * Each turn leaves the conversation holding what was said, whether the reply ended or was stopped. A turn that fails,
- * or is stopped before its reply begins, leaves no trace.
+ * Each turn leaves the conversation holding what was said, whether the reply ended, was stopped or failed. A turn that
+ * is stopped or fails before its reply begins leaves no trace; of a regenerated one the question stays.
  */
 class Conversation internal constructor(internal val engine: Engine, private val dialogue: Dialogue) : Closeable {
     private val lock = Any()
@@ -21,6 +21,9 @@ class Conversation internal constructor(internal val engine: Engine, private val
 
     /** All messages, as of the last turn; the first one is the system prompt. */
     val messages: List<Message> get() = dialogue.view.messages
+
+    /** Turns that can be taken back: not those of the history. */
+    val turnCount: Int get() = dialogue.view.turns
 
     /** Tokens of the turns so far, and tokens that fit. */
     val contextUsed: Int get() = dialogue.view.used
@@ -34,7 +37,7 @@ class Conversation internal constructor(internal val engine: Engine, private val
     fun send(parts: List<Part>, options: ReplyOptions = ReplyOptions(), listener: ReplyListener) =
         reply(listener) { token, emit -> dialogue.send(parts, options, token, emit) }
 
-    /** Replace the last reply by another one to the same question. */
+    /** Replace the last reply by another one to the same question. Stopped before it begins, the new one is empty. */
     fun regenerate(options: ReplyOptions = ReplyOptions(), listener: ReplyListener) =
         reply(listener) { token, emit -> dialogue.regenerate(options, token, emit) }
 
@@ -42,15 +45,10 @@ class Conversation internal constructor(internal val engine: Engine, private val
      * Prefill the beginning of a message that is still being made; [send] then takes less time. Returns at once.
      *
      * Without parts it is the system prompt. With [more] a [Part.LiveSound] at the end is still going on, and its
-     * final blocks are read. What is sent in the end need not be what was announced. An error is dropped: the reply
-     * meets it again.
+     * final blocks are read. What is sent in the end need not be what was announced. The future is done when the work
+     * is; an error may be ignored, since the reply meets it again.
      */
-    fun readAhead(parts: List<Part> = emptyList(), more: Boolean = false, speech: Boolean = true) {
-        startReadAhead(parts, more, speech)
-    }
-
-    /** Like [readAhead]; the future is done when the work is. */
-    internal fun startReadAhead(parts: List<Part>, more: Boolean, speech: Boolean): Future<Unit> =
+    fun readAhead(parts: List<Part> = emptyList(), more: Boolean = false, speech: Boolean = true): Future<Unit> =
         engine.submit { dialogue.readAhead(parts, more, speech) }
 
     /** Stop the reply in progress, if there is one. Blocks until the conversation is at rest. */

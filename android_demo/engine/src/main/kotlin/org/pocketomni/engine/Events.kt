@@ -52,7 +52,7 @@ sealed class ReplyEvent {
         val cacheBytes: Long,
     ) : ReplyEvent()
 
-    /** The reply ended with an error; the conversation is as it was before it. */
+    /** The reply ended with an error. It is kept as far as it came; if it had not begun, the turn leaves no trace. */
     class Failed(val error: Throwable) : ReplyEvent()
 }
 

@@ -30,11 +30,22 @@ class VoiceSession(
     private val turns: TurnOptions = TurnOptions(),
     private val reply: ReplyOptions = ReplyOptions(),
     @Volatile var fullDuplex: Boolean = true,
-    @Volatile var handsFree: Boolean = true,
+    handsFree: Boolean = true,
     private val readAhead: Boolean = true,
 ) : Closeable {
     @Volatile
     var muted: Boolean = false
+
+    /** A change ends a turn for which the key is down, and drops one that was begun by a voice. */
+    @Volatile
+    var handsFree: Boolean = handsFree
+        set(value): Unit = lock.withLock {
+            if (value == field) return
+            key(false)
+            field = value
+            dropTurn()
+            if (state == VoiceState.HEARING) enter(VoiceState.LISTENING)
+        }
 
     /** What the session is doing. */
     @Volatile
@@ -122,9 +133,7 @@ class VoiceSession(
     /** Send a typed turn. A reply that is being played is interrupted. */
     fun say(text: String) = lock.withLock {
         interrupt()
-        stream = null
-        snapshot = null
-        detector.reset()
+        dropTurn()
         add(Part.Text(text))
         respond(parts(null), 0.0, 0.0)
     }
@@ -133,6 +142,7 @@ class VoiceSession(
     fun key(down: Boolean) = lock.withLock {
         if (down && !keyDown) {
             interrupt()
+            detector.reset() // a turn that a voice had begun is over
             beginTurn(samples)
         } else if (!down && keyDown && stream != null) {
             endTurn(0.0)
@@ -157,14 +167,17 @@ class VoiceSession(
 
     /** Keep what was heard of a reply: nothing is left of a turn without an answer. */
     private fun cut(cut: Answer): String {
-        if (reply.speech == null && cut.text.isNotEmpty()) {
-            conversation.cancel()
-            return cut.text.toString()
+        if (unheard(cut)) {
+            conversation.retract()
+            return ""
         }
-        if (cut.firstSound != null) return conversation.interrupt(played)
-        conversation.retract()
-        return ""
+        if (reply.speech != null) return conversation.interrupt(played)
+        conversation.cancel()
+        return cut.text.toString()
     }
+
+    /** Whether the user has nothing of a reply yet; one without speech is read. */
+    private fun unheard(answer: Answer) = if (reply.speech == null) answer.text.isEmpty() else answer.firstSound == null
 
     /** Stop everything. The conversation stays open; it keeps what was said of a reply. */
     override fun close(): Unit = lock.withLock {
@@ -204,7 +217,8 @@ class VoiceSession(
     }
 
     private fun turnEvent(event: TurnEvent) = when (event) {
-        is TurnEvent.Started -> startOrContinue(event.frame.toLong() * Vad.FRAME)
+        // counted back from now: the detector does not count the frames of push-to-talk
+        is TurnEvent.Started -> startOrContinue(samples - (detector.frame - event.frame) * Vad.FRAME)
         is TurnEvent.Paused -> speculate()
         is TurnEvent.Resumed -> takeBack()
         is TurnEvent.Ended -> if (stream != null) endTurn((detector.frame - event.frame) * Vad.FRAME_SECONDS) else Unit
@@ -214,8 +228,8 @@ class VoiceSession(
     private fun startOrContinue(start: Long) {
         val before = stream
         val present = answer
-        if (present != null && present.firstSound == null && before != null) {
-            interrupt() // nothing was heard of the reply: the user had only paused
+        if (present != null && unheard(present) && before != null) {
+            interrupt() // the user had only paused
             stream = before
             added = present.asked
             takeBack()
@@ -270,6 +284,14 @@ class VoiceSession(
         if (speculative == null) return
         speculative = null
         ahead = conversation.startRetract()
+    }
+
+    /** Forget the turn that is heard. */
+    private fun dropTurn() {
+        retract()
+        stream = null
+        snapshot = null
+        detector.reset()
     }
 
     /** Send the turn; its voice ended [silence] seconds ago. */
@@ -345,6 +367,7 @@ class VoiceSession(
             is ReplyEvent.Failed -> {
                 answer = null
                 stream = null
+                ahead = conversation.startRetract() // it may have begun
                 emit(VoiceEvent.ReplyFailed(event.error))
                 enter(VoiceState.LISTENING)
             }
@@ -370,7 +393,7 @@ class VoiceSession(
     }
 
     private fun prefill(parts: List<Part>, more: Boolean) {
-        ahead = conversation.startReadAhead(parts, more, reply.speech != null)
+        ahead = conversation.readAhead(parts, more, reply.speech != null)
     }
 
     private fun enter(next: VoiceState) {

@@ -36,9 +36,10 @@ private class Progress {
 /**
  * Messages, and a context that holds exactly what was said. Belongs to the engine's thread.
  *
- * Each turn appends its prompt to the context, streams a reply and keeps it, whether it ended or was stopped. A turn
- * that fails, or is stopped before its reply begins, leaves no trace. Undo, regenerate and cuts are truncations.
- * [readAhead] prefills the start of a message that is still being made; every other operation discards that first.
+ * Each turn appends its prompt to the context, streams a reply and keeps it, whether it ended, was stopped or failed. A
+ * turn that is stopped or fails before its reply begins leaves no trace; of a regenerated one the question stays. Undo,
+ * regenerate and cuts are truncations. [readAhead] prefills the start of a message that is still being made; every other
+ * operation discards that first.
  */
 internal class Dialogue private constructor(
     private val model: Model,
@@ -64,10 +65,10 @@ internal class Dialogue private constructor(
 
     /** For other threads, as of the last operation. */
     @Volatile
-    var view = View(this.messages.toList(), 0, context.limit)
+    var view = View(this.messages.toList(), 0, 0, context.limit)
         private set
 
-    class View(val messages: List<Message>, val used: Int, val limit: Int)
+    class View(val messages: List<Message>, val turns: Int, val used: Int, val limit: Int)
 
     constructor(model: Model, system: String?, limit: Int?, history: List<Message>) : this(
         model,
@@ -99,7 +100,10 @@ internal class Dialogue private constructor(
             stream(progress, reply, logits)
         }
 
-    /** Replace the last reply by another one to the same question; no prompt is read again. */
+    /**
+     * Replace the last reply by another one to the same question; no prompt is read again. If it is stopped or fails
+     * before it begins, it is empty.
+     */
     fun regenerate(options: ReplyOptions, token: CancelToken, emit: (ReplyEvent) -> Unit) =
         respond(token, emit) { progress, pass ->
             val speech = options.speech?.resolved(model.speech)
@@ -115,8 +119,11 @@ internal class Dialogue private constructor(
                 if (speech != null) context.readUnread()
                 reply = Reply(model, options, speech, context, progress.clock, pass)
             } catch (error: Throwable) {
-                turns.removeAt(turns.size - 1)
-                returnTo(turn.start)
+                returnTo(turn.asked)
+                messages.add(Message(Role.ASSISTANT, listOf(Part.Text(""))))
+                lastTokens = emptyList()
+                lastCodes = emptyList()
+                spoken = null
                 throw error
             }
             stream(progress, reply, logits)
@@ -351,7 +358,7 @@ internal class Dialogue private constructor(
     }
 
     private fun publish() {
-        view = View(messages.toList(), end.length, context.limit)
+        view = View(messages.toList(), turns.size, end.length, context.limit)
     }
 
     private companion object {

@@ -196,9 +196,9 @@ class CallPresenter(private val services: CallServices, private val chat: ChatPr
                 }
 
                 is VoiceEvent.Interrupted -> {
-                    if (playing) keep(Answer(event.heard, cut = true)) else retract()
-                    val heard = playing
-                    ui.post { if (heard) interrupted(event) else removeTurn() }
+                    val kept = playing || event.heard.isNotEmpty() // a reply without speech is read
+                    if (kept) keep(Answer(event.heard, cut = true)) else retract()
+                    ui.post { if (kept) interrupted(event) else removeTurn() }
                     silence()
                 }
 

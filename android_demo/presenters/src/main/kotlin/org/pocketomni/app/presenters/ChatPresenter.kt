@@ -13,6 +13,7 @@ import org.pocketomni.engine.SpeechOptions
 import java.io.File
 import java.io.IOException
 import java.io.InputStream
+import java.util.concurrent.Future
 
 /** What the chat uses of the phone. */
 class ChatServices(
@@ -104,11 +105,7 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
         stop()
         this.engine = engine
         update { it.copy(model = engine?.info) }
-        work(done) {
-            chat?.close()
-            chat = null
-            startChat()
-        }
+        work(done) { startChat() }
     }
 
     /** Send a question. The attachments go with it. */
@@ -123,7 +120,11 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
         if (!state.ready) return
         val options = options()
         begin(state.turns.dropLast(1), last.question) { run ->
-            val current = chat ?: return@begin
+            val current = chat
+            if (current == null || current.turnCount == 0) {
+                takeBack()
+                return@begin answer(run, last.question, emptyList(), options)
+            }
             run.messagesBefore = current.messages.size - MESSAGES_PER_TURN
             run.logged = true
             current.regenerate(options, run::onEvent)
@@ -136,8 +137,7 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
         if (!state.ready) return
         stop()
         work {
-            chat?.undo()
-            log?.removeLast()
+            takeBack()
             services.ui.post {
                 update {
                     it.copy(
@@ -258,15 +258,25 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
 
     private fun ask(question: Question, live: List<Part>) {
         val options = options()
-        begin(state.turns, question) { run ->
-            val parts = parts(question, live)
-            openLog().ask(question)
-            run.logged = true
-            val current = chat ?: startChat() ?: return@begin
-            run.messagesBefore = current.messages.size
-            current.send(parts, options, run::onEvent)
-        }
+        begin(state.turns, question) { run -> answer(run, question, live, options) }
         update { it.copy(attachments = emptyList()) }
+    }
+
+    /** Store a question, and start its reply. Blocks. */
+    private fun answer(run: Run, question: Question, live: List<Part>, options: ReplyOptions) {
+        val parts = parts(question, live)
+        openLog().ask(question)
+        run.logged = true
+        val current = chat ?: startChat() ?: return
+        run.messagesBefore = current.messages.size
+        current.send(parts, options, run::onEvent)
+    }
+
+    /** Take back the last turn. If it is of the history, which the engine cannot undo, another conversation begins. */
+    private fun takeBack() {
+        log?.removeLast()
+        val current = chat
+        if (current != null && current.turnCount > 0) current.undo() else startChat()
     }
 
     /** Show the question, and start its reply on the worker. */
@@ -305,6 +315,8 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
 
     /** Open the engine's conversation. Its history are the last stored turns, which the next reply reads again. */
     private fun startChat(): Chat? {
+        chat?.close()
+        chat = null
         val history = log?.turns.orEmpty().filter { it.answer != null }.takeLast(HISTORY_TURNS).flatMap {
             val answer = Part.Text(it.answer?.text.orEmpty())
             listOf(Message(Role.USER, parts(it.question, emptyList())), Message(Role.ASSISTANT, listOf(answer)))
@@ -336,12 +348,18 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
         val samples = SampleBuffer(Int.MAX_VALUE)
         private var announced = 0L
 
+        /** Belongs to the worker. */
+        private var ahead: Future<*>? = null
+
         fun hear(heard: FloatArray) {
             samples.add(heard)
             recording.push(heard)
             if (samples.total - announced < Microphone.RATE) return
             announced = samples.total
-            work { chat?.readAhead(before() + recording.part, more = true, speech = state.speak) }
+            work {
+                // the question waits for what is queued before it
+                if (ahead?.isDone != false) ahead = chat?.readAhead(before() + recording.part, more = true, speech = state.speak)
+            }
         }
     }
 
@@ -391,9 +409,7 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
             val heard = player.stop()
             work(after = ::rest) {
                 if (player.started) chat?.interrupt(heard) else chat?.cancel()
-                val kept = kept()
-                if (kept != null) log?.answer(Answer(kept, cut = true)) else drop()
-                services.ui.post { show(kept, null) }
+                keep(null)
             }
         }
 
@@ -416,23 +432,24 @@ class ChatPresenter(private val services: ChatServices) : Presenter<ChatState>(C
             stopped = true
             player.stop()
             work(after = ::rest) {
-                val kept = kept()
-                if (kept == null) drop()
-                services.ui.post { show(kept, notice(error)) }
+                keep(notice(error))
             }
         }
 
-        /** Return what the engine has of the reply. It knows whether the reply had begun; null if it left no trace. */
-        private fun kept(): String? = chat?.messages.orEmpty().drop(messagesBefore).lastOrNull()?.text
-
-        private fun drop() {
-            if (logged) log?.removeLast()
+        /** Store and show what the engine has of the reply: it knows whether the reply had begun. */
+        private fun keep(notice: Notice?) {
+            val text = chat?.messages.orEmpty().drop(messagesBefore).lastOrNull()?.text
+            val stored = log?.turns?.lastOrNull()?.answer // an attempt to replace it may have left it as it is
+            val kept = text?.let { stored?.takeIf { it.text == text } ?: Answer(text, cut = true) }
+            if (kept == null && logged) log?.removeLast()
+            if (kept != null && kept != stored) log?.answer(kept)
+            services.ui.post { show(kept, notice) }
         }
 
         /** Show what is left of the reply. Without any, the question goes back into the field. */
-        private fun show(kept: String?, notice: Notice?) {
+        private fun show(kept: Answer?, notice: Notice?) {
             if (kept != null) {
-                line { it.copy(answer = kept, running = false, cut = notice == null) }
+                line { it.copy(answer = kept.text, running = false, cut = kept.cut, figures = kept.figures) }
                 update { it.copy(notice = notice ?: it.notice) }
             } else if (current) {
                 update {

@@ -12,6 +12,7 @@ import org.pocketomni.engine.VoiceSession
 import org.pocketomni.engine.bench.EngineBench
 import org.pocketomni.engine.bench.PartBench
 import java.io.Closeable
+import java.util.concurrent.Future
 
 /** What a loaded model is and can do. */
 data class ModelInfo(
@@ -52,9 +53,10 @@ interface ChatEngine : Closeable {
 /** A conversation. Its methods are those of the engine's. */
 interface Chat : Closeable {
     val messages: List<Message>
+    val turnCount: Int
     fun send(parts: List<Part>, options: ReplyOptions, listener: ReplyListener)
     fun regenerate(options: ReplyOptions, listener: ReplyListener)
-    fun readAhead(parts: List<Part>, more: Boolean, speech: Boolean)
+    fun readAhead(parts: List<Part>, more: Boolean, speech: Boolean): Future<*>
     fun cancel()
     fun interrupt(heardSeconds: Double): String
     fun undo()
@@ -105,6 +107,7 @@ class RealEngine(private val engine: Engine) : ChatEngine, Closeable by engine {
 
 private class RealChat(private val conversation: Conversation) : Chat, Closeable by conversation {
     override val messages: List<Message> get() = conversation.messages
+    override val turnCount: Int get() = conversation.turnCount
 
     override fun send(parts: List<Part>, options: ReplyOptions, listener: ReplyListener) =
         conversation.send(parts, options, listener)

@@ -119,6 +119,22 @@ class CallPresenterTest {
     }
 
     @Test
+    fun anInterruptedReplyWithoutSpeechIsKept() {
+        start()
+        repeat(4) { microphone.hear(FloatArray(8000) { 0.1f }) }
+        happen(
+            VoiceEvent.StateChanged(VoiceState.HEARING, 0.75),
+            VoiceEvent.StateChanged(VoiceState.THINKING, 1.75),
+            VoiceEvent.Caption("One two"),
+            VoiceEvent.Interrupted("One two", "One two"),
+        )
+        assertEquals(CallLine(false, "One two"), state.lines.last())
+        presenter.end()
+        steps.settle()
+        assertEquals("One two", phone.chat.state.turns.single().answer)
+    }
+
+    @Test
     fun anEndDuringAReplyKeepsWhatWasHeard() {
         start()
         ask("One two three.")

@@ -14,6 +14,7 @@ import java.io.ByteArrayInputStream
 import java.io.File
 import java.io.IOException
 import java.nio.file.Files
+import java.util.concurrent.CompletableFuture
 
 class ChatPresenterTest {
     private val phone = Phone().start()
@@ -145,6 +146,21 @@ class ChatPresenterTest {
     }
 
     @Test
+    fun aReplyThatFailsHalfwayIsKeptAsFarAsItCame() {
+        val chat = phone.ask("one")
+        chat.say("tw")
+        chat.fail(IllegalStateException("broken"))
+        steps.settle()
+        assertTrue(state.notice is Notice.Text && state.ready)
+        assertEquals(listOf("tw" to true), state.turns.map { it.answer to it.cut })
+        assertEquals(state.turns, afterTheProcessDied().chat.state.turns)
+        phone.chat.undo()
+        steps.settle()
+        assertEquals(1, chat.messages.size)
+        assertEquals(emptyList<TurnLine>(), afterTheProcessDied().chat.state.turns)
+    }
+
+    @Test
     fun slowSpeechAndAFullContextAreSaid() {
         val chat = phone.ask("one")
         chat.listener!!.onEvent(ReplyEvent.PlaybackUnderrun(0.55, 2.0, "fast", emptyList(), 1.0))
@@ -203,6 +219,20 @@ class ChatPresenterTest {
         assertEquals(40_000, WavFile.read(phone.chat.file(kept)!!).samples.size)
         val again = afterTheProcessDied().engine.chat.messages[1].parts.single()
         assertTrue("the sound is in the history", again is Part.Sound)
+    }
+
+    @Test
+    fun heldTalkIsNotReadAheadTwiceAtATime() {
+        val reading = CompletableFuture<Unit>()
+        phone.engine.chat.reading = reading
+        phone.chat.startTalking()
+        repeat(3) { phone.microphone.hear(FloatArray(16_000)) }
+        steps.settle()
+        assertEquals(1, phone.engine.chat.readAheads)
+        reading.complete(Unit)
+        phone.microphone.hear(FloatArray(16_000))
+        steps.settle()
+        assertEquals(2, phone.engine.chat.readAheads)
     }
 
     @Test
@@ -266,7 +296,7 @@ class ChatPresenterTest {
     }
 
     @Test
-    fun aStoppedReplacementGivesTheQuestionBack() {
+    fun aStoppedReplacementLeavesTheQuestion() {
         phone.ask("one").run {
             say("two")
             finish()
@@ -276,8 +306,23 @@ class ChatPresenterTest {
         steps.settle()
         phone.chat.stop()
         steps.settle()
-        assertEquals("one", state.returnedText)
-        assertEquals(emptyList<TurnLine>(), afterTheProcessDied().chat.state.turns)
+        assertEquals(listOf("one" to ""), state.turns.map { it.question.text to it.answer })
+        assertEquals(state.turns, afterTheProcessDied().chat.state.turns)
+    }
+
+    @Test
+    fun aReplyThatIsNotReplacedStaysAsItWas() {
+        val chat = phone.ask("one")
+        chat.say("two")
+        chat.finish()
+        steps.settle()
+        val before = state.turns
+        chat.refusal = UsageError("the context is full", "start a new conversation")
+        phone.chat.regenerate()
+        steps.settle()
+        assertTrue(state.notice is Notice.Text)
+        assertEquals(before, state.turns)
+        assertEquals(before, afterTheProcessDied().chat.state.turns)
     }
 
     @Test
@@ -292,6 +337,45 @@ class ChatPresenterTest {
         assertEquals("one", state.returnedText)
         assertEquals(1, phone.engine.chat.messages.size)
         assertEquals(emptyList<TurnLine>(), afterTheProcessDied().chat.state.turns)
+    }
+
+    @Test
+    fun aStoredTurnIsTakenBack() {
+        for (question in listOf("one", "two")) {
+            phone.ask(question).say("$question!")
+            phone.engine.chat.finish()
+            steps.settle()
+        }
+        val next = afterTheProcessDied()
+        next.chat.undo()
+        next.steps.settle()
+        assertNull(next.chat.state.notice)
+        assertEquals("two", next.chat.state.returnedText)
+        assertEquals(listOf("one!"), next.chat.state.turns.map { it.answer })
+        assertEquals(listOf("one", "one!"), next.engine.chat.messages.drop(1).map { it.text })
+        assertTrue(next.engine.chats.dropLast(1).all { it.closed })
+        assertEquals(listOf("one!"), afterTheProcessDied().chat.state.turns.map { it.answer })
+    }
+
+    @Test
+    fun aStoredTurnGetsAnotherReply() {
+        for (question in listOf("one", "two")) {
+            phone.ask(question).say("$question!")
+            phone.engine.chat.finish()
+            steps.settle()
+        }
+        val next = afterTheProcessDied()
+        next.chat.regenerate()
+        next.steps.settle()
+        next.engine.chat.run {
+            say("three")
+            finish()
+        }
+        next.steps.settle()
+        assertNull(next.chat.state.notice)
+        assertEquals(listOf("one!", "three"), next.chat.state.turns.map { it.answer })
+        assertEquals(listOf("one", "one!", "two", "three"), next.engine.chat.messages.drop(1).map { it.text })
+        assertEquals(next.chat.state.turns, afterTheProcessDied().chat.state.turns)
     }
 
     @Test

@@ -14,13 +14,16 @@ import org.pocketomni.engine.RgbImage
 import org.pocketomni.engine.Role
 import org.pocketomni.engine.SoundSource
 import org.pocketomni.engine.Timings
+import org.pocketomni.engine.UsageError
 import org.pocketomni.engine.VoiceListener
 import org.pocketomni.engine.bench.BenchCase
 import org.pocketomni.engine.bench.BenchQuantity
 import org.pocketomni.engine.bench.PartBench
 import java.io.File
 import java.nio.file.Files
+import java.util.concurrent.CompletableFuture
 import java.util.concurrent.ConcurrentLinkedQueue
+import java.util.concurrent.Future
 
 /** The threads of the presenters: queues that [settle] empties. */
 class Steps {
@@ -107,13 +110,19 @@ object FakeMedia : MediaFiles {
 /** A conversation whose replies the test gives. It keeps messages like the engine's. */
 class FakeChat(history: List<Message>) : Chat {
     override val messages = (listOf(Message(Role.SYSTEM, emptyList())) + history).toMutableList()
+    override var turnCount = 0
     var listener: ReplyListener? = null
     var parts = emptyList<Part>()
     var options = ReplyOptions()
     var readAheads = 0
+    var reading: Future<*> = CompletableFuture.completedFuture(Unit)
     var closed = false
     val calls = mutableListOf<FakeCall>()
     private var text = ""
+    private var regenerated = false
+
+    /** Why the last reply is not replaced. */
+    var refusal: Throwable? = null
 
     /** Keeps the first characters, as many as tenths of a second were heard. */
     override fun interrupt(heardSeconds: Double): String {
@@ -128,23 +137,32 @@ class FakeChat(history: List<Message>) : Chat {
         this.options = options
         this.listener = listener
         text = ""
+        regenerated = false
     }
 
     override fun regenerate(options: ReplyOptions, listener: ReplyListener) {
-        undo()
+        val error = refusal ?: UsageError("there is no reply to make anew", "say something first").takeIf { turnCount == 0 }
+        if (error != null) return listener.onEvent(ReplyEvent.Failed(error))
+        turnCount--
+        messages.removeAt(messages.size - 1)
+        parts = messages.removeAt(messages.size - 1).parts
         send(parts, options, listener)
+        regenerated = true
     }
 
-    override fun readAhead(parts: List<Part>, more: Boolean, speech: Boolean) {
+    override fun readAhead(parts: List<Part>, more: Boolean, speech: Boolean): Future<*> {
         readAheads++
+        return reading
     }
 
     override fun cancel() {
-        if (listener != null && text.isNotEmpty()) keep(text)
+        if (listener != null) keepBegun()
         listener = null
     }
 
     override fun undo() {
+        if (turnCount == 0) throw UsageError("there is no turn to take back", "say something first")
+        turnCount--
         repeat(2) { messages.removeAt(messages.size - 1) }
     }
 
@@ -173,11 +191,18 @@ class FakeChat(history: List<Message>) : Chat {
 
     fun fail(error: Throwable) {
         val ended = listener
+        keepBegun()
         listener = null
         ended?.onEvent(ReplyEvent.Failed(error))
     }
 
+    /** A reply that has not begun leaves no trace; a regenerated one is empty then. */
+    private fun keepBegun() {
+        if (text.isNotEmpty() || regenerated) keep(text)
+    }
+
     private fun keep(text: String) {
+        turnCount++
         messages.add(Message(Role.USER, parts))
         messages.add(Message(Role.ASSISTANT, listOf(Part.Text(text))))
     }

@@ -3,13 +3,18 @@ package org.pocketomni.app.presenters
 import org.junit.AfterClass
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertFalse
+import org.junit.Assert.assertNull
 import org.junit.Assert.assertTrue
 import org.junit.BeforeClass
 import org.junit.Test
 import org.pocketomni.engine.Engine
 import org.pocketomni.engine.EngineOptions
+import org.pocketomni.engine.Part
+import org.pocketomni.engine.ReplyEvent
+import org.pocketomni.engine.ReplyOptions
 import org.pocketomni.engine.VoiceState
 import java.io.File
+import java.util.concurrent.CountDownLatch
 
 /** The chat with the engine itself and a bundle; only the loudspeaker and the microphone are not real. */
 class RealEngineTest {
@@ -70,6 +75,39 @@ class RealEngineTest {
         again.ask(QUESTION)
         assertNoProblem(again.state.notice)
         assertEquals(3, again.state.turns.size)
+    }
+
+    @Test
+    fun aStoredTurnGetsAnotherReplyAndIsTakenBack() {
+        chat().ask(QUESTION)
+        val again = chat()
+        again.regenerate()
+        steps.until { !again.state.stoppable }
+        assertNoProblem(again.state.notice)
+        assertEquals("Seven plus five is twelve.", again.state.turns.single().answer)
+        val third = chat()
+        third.undo()
+        steps.settle()
+        assertNull(third.state.notice)
+        assertEquals(QUESTION, third.state.returnedText)
+        assertEquals(emptyList<TurnLine>(), chat().state.turns)
+    }
+
+    @Test
+    fun aReplyThatFailsHalfwayIsKeptAsFarAsItCame() {
+        val chat = engine.chat(emptyList())
+        val failed = CountDownLatch(1)
+        var deltas = 0
+        chat.send(listOf(Part.Text(QUESTION)), ReplyOptions(speech = null)) { event ->
+            if (event is ReplyEvent.Failed) failed.countDown()
+            if (event is ReplyEvent.TextDelta) check(++deltas < 3)
+        }
+        failed.await()
+        assertEquals(1, chat.turnCount)
+        assertEquals("Seven plus five", chat.messages.last().text)
+        chat.undo()
+        assertEquals(1, chat.messages.size)
+        chat.close()
     }
 
     @Test

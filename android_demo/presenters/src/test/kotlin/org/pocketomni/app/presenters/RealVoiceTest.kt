@@ -14,8 +14,10 @@ import org.pocketomni.engine.Part
 import org.pocketomni.engine.ReplyEvent
 import org.pocketomni.engine.ReplyOptions
 import org.pocketomni.engine.Role
+import org.pocketomni.engine.SpeechOptions
 import org.pocketomni.engine.TurnOptions
 import org.pocketomni.engine.VoiceEvent
+import org.pocketomni.engine.VoiceListener
 import org.pocketomni.engine.VoiceState
 import java.io.File
 import java.util.concurrent.CountDownLatch
@@ -25,8 +27,13 @@ class RealVoiceTest {
     private val voice = WavFile.read(File(System.getProperty("question"))).samples
     private val turn = listOf(VoiceState.HEARING, VoiceState.THINKING, VoiceState.SPEAKING, VoiceState.LISTENING)
 
-    private fun talk(turns: TurnOptions = TurnOptions(), context: Int? = null, readAhead: Boolean = true) =
-        SpokenTalk(engine.conversation(context = context), turns, readAhead = readAhead)
+    private fun talk(
+        turns: TurnOptions = TurnOptions(),
+        context: Int? = null,
+        readAhead: Boolean = true,
+        speech: SpeechOptions? = SpeechOptions(),
+        listener: VoiceListener = VoiceListener {},
+    ) = SpokenTalk(engine.conversation(context = context), turns, readAhead = readAhead, speech = speech, listener = listener)
 
     /** Whether a reply was made for a turn that is still being heard: it is in the conversation then. */
     private fun SpokenTalk.speculates(turnsBefore: Int = 0) =
@@ -180,6 +187,81 @@ class RealVoiceTest {
         muted.session.muted = true
         muted.hear(silence(0.5), voice, silence(1.0))
         assertTrue(muted.states.isEmpty())
+    }
+
+    @Test
+    fun aVoiceAfterPushToTalkBeginsATurnOfItsOwn() {
+        val talk = SpokenTalk(engine.conversation(), handsFree = false)
+        talk.hear(silence(5.0))
+        talk.session.handsFree = true
+        talk.hear(silence(3.0), voice, silence(4.0))
+        assertEquals(listOf(ANSWER), talk.replies)
+        val heard = talk.figures.single().heardSeconds
+        assertTrue("$heard", heard < voice.size.toDouble() / RATE + 1)
+    }
+
+    @Test
+    fun aChangeOfModeEndsAPressedKeyAndDropsABegunTurn() {
+        val talk = SpokenTalk(engine.conversation(), handsFree = false)
+        talk.session.key(true)
+        talk.hear(voice)
+        talk.session.handsFree = true
+        talk.hear(silence(3.0))
+        assertEquals(listOf(ANSWER), talk.replies)
+        talk.hear(voice)
+        assertEquals(VoiceState.HEARING, talk.session.state)
+        talk.session.handsFree = false
+        assertEquals(VoiceState.LISTENING, talk.session.state)
+        talk.session.handsFree = true
+        talk.hear(silence(3.0))
+        assertEquals(1, talk.replies.size)
+    }
+
+    @Test
+    fun aKeyTakesOverATurnThatAVoiceBegan() {
+        val talk = talk()
+        talk.hear(silence(0.5), voice.copyOf(RATE))
+        talk.session.key(true)
+        talk.hear(voice)
+        talk.session.key(false)
+        talk.session.hear(silence(1.0)) // at once: no event of the reply comes in between
+        talk.hear(silence(3.0))
+        assertEquals(listOf(ANSWER), talk.replies)
+        assertTrue(talk.of<VoiceEvent.ReplyFailed>().isEmpty())
+    }
+
+    @Test
+    fun aVoiceDuringAWrittenReplyBeginsAnotherTurn() {
+        val written = CountDownLatch(1)
+        val talk = talk(speech = null) { event ->
+            if (event is VoiceEvent.Caption && written.count > 0) {
+                written.countDown()
+                Thread.sleep(200) // until the voice waits for the session
+            }
+        }
+        talk.session.hear(silence(0.8) + voice + silence(0.8))
+        written.await()
+        talk.session.hear(voice + silence(0.8))
+        talk.hear(silence(1.0))
+        val cut = talk.of<VoiceEvent.Interrupted>().single()
+        assertTrue(cut.heard, cut.heard.isNotEmpty() && cut.heard != ANSWER && ANSWER.startsWith(cut.heard))
+        val heard = talk.figures.single().heardSeconds
+        assertTrue("the second turn alone: $heard", heard < voice.size.toDouble() / RATE + 1)
+        assertEquals("the first turn is kept", 5, talk.conversation.messages.size)
+    }
+
+    @Test
+    fun aReplyThatFailsHalfwayLeavesNoTrace() {
+        var captions = 0
+        val talk = talk { event -> if (event is VoiceEvent.Caption) check(++captions != 3) }
+        talk.session.say("Hello!")
+        talk.hear(silence(0.5))
+        assertEquals(1, talk.of<VoiceEvent.ReplyFailed>().size)
+        talk.waitUntil { talk.conversation.messages.size == 1 }
+        talk.session.say("Hello!")
+        talk.hear(silence(2.0))
+        assertEquals(1, talk.replies.size)
+        assertEquals(3, talk.conversation.messages.size)
     }
 
     @Test

@@ -2,8 +2,10 @@ package org.pocketomni.app.presenters
 
 import org.pocketomni.engine.Conversation
 import org.pocketomni.engine.ReplyOptions
+import org.pocketomni.engine.SpeechOptions
 import org.pocketomni.engine.TurnOptions
 import org.pocketomni.engine.VoiceEvent
+import org.pocketomni.engine.VoiceListener
 import org.pocketomni.engine.VoiceSession
 import org.pocketomni.engine.VoiceState
 import java.io.File
@@ -21,6 +23,8 @@ class SpokenTalk(
     fullDuplex: Boolean = true,
     handsFree: Boolean = true,
     readAhead: Boolean = true,
+    speech: SpeechOptions? = SpeechOptions(),
+    private val listener: VoiceListener = VoiceListener {},
 ) {
     val events = ArrayList<VoiceEvent>()
     private val lock = ReentrantLock()
@@ -30,7 +34,7 @@ class SpokenTalk(
     private var rate = 1
     private var done = true
     val session = VoiceSession(
-        conversation, File(System.getProperty("vad")).readBytes(), ::note, turns, ReplyOptions(maxTokens = 60),
+        conversation, File(System.getProperty("vad")).readBytes(), ::note, turns, ReplyOptions(speech, maxTokens = 60),
         fullDuplex, handsFree, readAhead,
     )
 
@@ -80,6 +84,7 @@ class SpokenTalk(
             else -> Unit
         }
         happened.signalAll()
+        listener.onEvent(event)
     }
 
     private fun restart() {

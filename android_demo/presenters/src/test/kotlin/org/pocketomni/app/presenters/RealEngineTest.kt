@@ -7,14 +7,16 @@ import org.junit.Assert.assertNull
 import org.junit.Assert.assertTrue
 import org.junit.BeforeClass
 import org.junit.Test
+import org.pocketomni.engine.BufferAllocator
 import org.pocketomni.engine.Engine
 import org.pocketomni.engine.EngineOptions
 import org.pocketomni.engine.Part
 import org.pocketomni.engine.ReplyEvent
+import org.pocketomni.engine.ReplyListener
 import org.pocketomni.engine.ReplyOptions
 import org.pocketomni.engine.VoiceState
 import java.io.File
-import java.util.concurrent.CountDownLatch
+import java.util.concurrent.LinkedBlockingQueue
 
 /** The chat with the engine itself and a bundle; only the loudspeaker and the microphone are not real. */
 class RealEngineTest {
@@ -40,6 +42,13 @@ class RealEngineTest {
     private fun ChatPresenter.ask(text: String) {
         send(text)
         steps.until { state.turns.isNotEmpty() && !state.stoppable }
+    }
+
+    /** Wait for the end of a reply. */
+    private fun last(start: (ReplyListener) -> Unit): ReplyEvent {
+        val ends = LinkedBlockingQueue<ReplyEvent>()
+        start(ReplyListener { if (it is ReplyEvent.Done || it is ReplyEvent.Failed) ends.add(it) })
+        return ends.take()
     }
 
     @Test
@@ -96,18 +105,39 @@ class RealEngineTest {
     @Test
     fun aReplyThatFailsHalfwayIsKeptAsFarAsItCame() {
         val chat = engine.chat(emptyList())
-        val failed = CountDownLatch(1)
         var deltas = 0
-        chat.send(listOf(Part.Text(QUESTION)), ReplyOptions(speech = null)) { event ->
-            if (event is ReplyEvent.Failed) failed.countDown()
-            if (event is ReplyEvent.TextDelta) check(++deltas < 3)
+        val end = last { listener ->
+            chat.send(listOf(Part.Text(QUESTION)), WRITTEN) { event ->
+                if (event is ReplyEvent.TextDelta) check(++deltas < 3)
+                listener.onEvent(event)
+            }
         }
-        failed.await()
+        assertTrue(end is ReplyEvent.Failed)
         assertEquals(1, chat.turnCount)
         assertEquals("Seven plus five", chat.messages.last().text)
         chat.undo()
         assertEquals(1, chat.messages.size)
         chat.close()
+    }
+
+    @Test
+    fun aReplacementThatCannotBeginIsEmpty() {
+        var full = false
+        val memory = object : BufferAllocator by BufferAllocator.Direct {
+            override fun allocate(bytes: Int) = BufferAllocator.Direct.allocate(bytes).also { check(!full) }
+        }
+        Engine.open(BUNDLE, EngineOptions(threads = 1, memory = memory)).use { engine ->
+            val talk = engine.conversation()
+            last { talk.send(listOf(Part.Text(QUESTION)), ReplyOptions(), it) }
+            val long = "word ".repeat(600)
+            val written = last { talk.send(listOf(Part.Text(long)), WRITTEN, it) } as ReplyEvent.Done
+            full = true
+            assertTrue("the Talker's cache has to grow", last { talk.regenerate(ReplyOptions(), it) } is ReplyEvent.Failed)
+            assertEquals(listOf(long, ""), talk.messages.drop(3).map { it.text })
+            assertEquals(2, talk.turnCount)
+            full = false
+            assertEquals(written.text, (last { talk.regenerate(WRITTEN, it) } as ReplyEvent.Done).text)
+        }
     }
 
     @Test
@@ -165,6 +195,7 @@ class RealEngineTest {
 
     companion object {
         private const val QUESTION = "What is seven plus five?"
+        private val WRITTEN = ReplyOptions(speech = null)
         private lateinit var engine: ChatEngine
 
         @JvmStatic

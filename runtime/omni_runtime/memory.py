@@ -128,6 +128,7 @@ class Budget:
         self.quick = quick
         self.open: list[str] = []
         self._spoke = False
+        self._promised = False
         self._leases: WeakSet[Lease] = WeakSet()
 
     def lease(self, asked: int | None = None) -> "Lease":
@@ -135,7 +136,8 @@ class Budget:
 
         None asks for all that is left when the bundle hears, sees and speaks, but at least
         MIN_CONTEXT. Without a limit nothing is reserved. Raises AdmissionError when the context
-        does not fit beside the Thinker and the contexts that are leased already.
+        does not fit beside the Thinker and the contexts that are leased already, and beside speech
+        if that was promised.
         """
         if asked is not None and asked < 1:
             raise UsageError(f"a context of {asked} tokens is too short", fix="at least 1 token")
@@ -150,11 +152,17 @@ class Budget:
             rest -= self._leased(speech=speech)
             tokens = max(rest // footprint.context(1, speech=speech), MIN_CONTEXT)
         tokens = min(tokens, longest)
-        needed = footprint.needed(tokens, speech=False) + self._leased(speech=False)
+        speech = self._promised
+        needed = footprint.needed(tokens, speech=speech) + self._leased(speech=speech)
         self._check(f"a context of {tokens} tokens", needed)
         lease = Lease(self, tokens, tokens)
         self._leases.add(lease)
         return lease
+
+    def promise_speech(self) -> None:
+        """From now on lease only what leaves room for speech. Raises AdmissionError without it."""
+        self._check("speech", self._bytes({"thinker", *VOICE}, spoke=True))
+        self._promised = True
 
     def release(self, lease: "Lease") -> None:
         """Give the memory of a lease back."""

@@ -86,4 +86,5 @@ class Talk:
 
     @property
     def conversation(self) -> Conversation:
-        return self.session._engine._entries[self.session._conversation.id].conversation
+        one = self.session._engine.conversation
+        return one.engine._entries[one.id].conversation

@@ -10,8 +10,8 @@ from omni_runtime.inputs.audio_stream import AudioStream
 from omni_runtime.inputs.messages import Audio, Text
 from omni_runtime.model import Model
 from omni_runtime.options import ReplyOptions
-from omni_runtime.serving.commands import ReadAhead
 from omni_runtime.serving.engine import Engine
+from omni_runtime.voice.engine_side import EngineSide
 from omni_runtime.voice.events import (
     Caption,
     Forgotten,
@@ -25,7 +25,7 @@ from omni_runtime.voice.events import (
 from omni_runtime.voice.session import VoiceSession
 from omni_runtime.voice.turn_detector import TurnOptions
 from omni_runtime.voice.vad import FRAME_SECONDS
-from voice.talks import ONE_TURN, RATE, REPLY, Talk, silence
+from voice.talks import ONE_TURN, RATE, REPLY, silence
 
 
 def test_three_spoken_turns(start, recording) -> None:
@@ -44,25 +44,24 @@ def test_three_spoken_turns(start, recording) -> None:
     assert roles == ["system"] + ["user", "assistant"] * 3
 
 
-def sent_streams(monkeypatch) -> list[AudioStream]:
-    """The recordings of all turns, as they are sent."""
-    sent: list[AudioStream] = []
+def sent_turns(monkeypatch) -> list[tuple[int, AudioStream]]:
+    """The first sample and the recording of all turns, as they are sent."""
+    sent: list[tuple[int, AudioStream]] = []
     respond = VoiceSession._respond
 
-    def spy(self, parts, *given) -> None:
-        sent.append(parts[-1].source)
-        respond(self, parts, *given)
+    def spy(self, reply, *given) -> None:
+        sent.append((reply.turn.start, reply.parts[-1].source))
+        respond(self, reply, *given)
 
     monkeypatch.setattr(VoiceSession, "_respond", spy)
     return sent
 
 
 def heard_at_once(
-    talk: Talk, pieces: list[np.ndarray], sent: list[AudioStream], model: Model
+    pieces: list[np.ndarray], sent: list[tuple[int, AudioStream]], model: Model
 ) -> list[int]:
     """The token ids of a conversation that gets the samples of the only turn at once."""
-    (stream,) = sent
-    first = talk.session._stream_start
+    ((first, stream),) = sent
     samples = np.concatenate(pieces)[first : first + round(stream.seconds * RATE)]
     plain = Conversation(model)
     list(plain.send([Audio((samples, RATE))], REPLY))
@@ -71,12 +70,14 @@ def heard_at_once(
 
 def test_read_ahead_changes_no_reply(start, recording, trained: Model, monkeypatch) -> None:
     """The reply is that of a conversation which gets the same samples at once."""
-    sent = sent_streams(monkeypatch)
+    sent = sent_turns(monkeypatch)
     talk = start()
     pieces = [silence(0.8), recording("seven_plus_five"), silence(2)]
     talk.hear(*pieces)
-    assert 2.5 < sent[0].seconds < 3.2, "pre-roll, voice and pause, not the silence that followed"
-    assert heard_at_once(talk, pieces, sent, trained) == talk.conversation._context.ids
+    assert 2.5 < sent[0][1].seconds < 3.2, (
+        "pre-roll, voice and pause, not the silence that followed"
+    )
+    assert heard_at_once(pieces, sent, trained) == talk.conversation._context.ids
 
 
 def test_a_reply_begins_before_its_turn_is_decided(start, recording) -> None:
@@ -160,7 +161,7 @@ def test_a_backchannel_does_not_interrupt(start, recording) -> None:
 
 def test_a_pause_within_a_sentence(start, recording, trained: Model, monkeypatch) -> None:
     """Up to the user's limit the turn goes on, and the reply to its beginning leaves no trace."""
-    sent = sent_streams(monkeypatch)
+    sent = sent_turns(monkeypatch)
     spoken = recording("seven_plus_five")
     half = round(1.15 * RATE)
     talk = start(turns=TurnOptions(end_silence=1.0))
@@ -177,7 +178,7 @@ def test_a_pause_within_a_sentence(start, recording, trained: Model, monkeypatch
     assert len({id(reply) for reply in begun if reply is not None}) >= 2
     assert talk.states == ONE_TURN and len(talk.replies) == 1
     assert talk.figures[0].heard_seconds > 2.5
-    assert heard_at_once(talk, pieces, sent, trained) == talk.conversation._context.ids
+    assert heard_at_once(pieces, sent, trained) == talk.conversation._context.ids
 
 
 def test_half_duplex_is_deaf_while_it_speaks(start, recording) -> None:
@@ -215,7 +216,7 @@ def test_push_to_talk_and_mute(start, recording) -> None:
 def test_an_error_ends_the_turn_and_not_the_session(start, recording, monkeypatch) -> None:
     talk = start()
     with monkeypatch.context() as patch:
-        patch.setattr(talk.session._engine.model.thinker, "step", lambda *_: 1 / 0)
+        patch.setattr(talk.conversation.model.thinker, "step", lambda *_: 1 / 0)
         talk.session.say("Hello!")
         talk.hear(silence(0.5))
     (failed,) = talk.of(ReplyFailed)
@@ -251,14 +252,14 @@ def test_a_block_that_ends_in_silence_waits_for_the_pause(
 ) -> None:
     """Or the engine would be busy with it when the whole turn can be prefilled."""
     blocks: list[bool] = []
-    submit = VoiceSession._submit
+    read_ahead = EngineSide.read_ahead
 
-    def spy(self, command) -> None:
-        if isinstance(command, ReadAhead) and self.state is State.HEARING and command.more:
-            blocks.append(self._detector.silent)
-        submit(self, command)
+    def spy(self, parts, *, more: bool = True, **given) -> None:
+        if parts and more:
+            blocks.append(talk.session._microphone.detector.silent)
+        read_ahead(self, parts, more=more, **given)
 
-    monkeypatch.setattr(VoiceSession, "_submit", spy)
+    monkeypatch.setattr(EngineSide, "read_ahead", spy)
     talk = start(turns=TurnOptions(pre_roll=pre_roll))
     talk.hear(silence(2.0), recording("seven_plus_five"), silence(3))
     assert not any(blocks)

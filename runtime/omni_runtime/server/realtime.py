@@ -9,6 +9,7 @@ import asyncio
 import base64
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from time import perf_counter
 from typing import Any
 
@@ -31,10 +32,13 @@ from omni_runtime.server.realtime_events import (
     identifier,
     message,
 )
+from omni_runtime.server.realtime_input import chat_part, decoded, items, seconds, shown
 from omni_runtime.server.realtime_session import SessionConfig
+from omni_runtime.server.replies import opened
 from omni_runtime.server.state import State
-from omni_runtime.serving.engine import EngineConversation
+from omni_runtime.serving.commands import Open
 from omni_runtime.voice import events as voice
+from omni_runtime.voice.pending import require_room
 from omni_runtime.voice.session import VoiceSession
 from omni_runtime.voice.vad import SAMPLE_RATE
 from omni_runtime.wav import pcm16
@@ -47,6 +51,10 @@ TICK = 0.05
 BATCH = SAMPLE_RATE // 25
 """Samples that are gathered before the session hears them: clients may send tiny frames."""
 MAX_TURN_SECONDS = 600
+OPTIONS = ("output_modalities", "max_output_tokens", "audio")
+"""What a response may have of its own."""
+TRY_AGAIN = 1013
+"""Why a connection is closed: try again later."""
 
 
 class Realtime:
@@ -65,10 +73,9 @@ class Realtime:
         self._open += 1
         self._state.metrics.sessions.set(self._open)
         try:
-            offered = socket.scope.get("subprotocols", ())
-            await socket.accept(PROTOCOL if PROTOCOL in offered else None)
-            connection = Connection(self._state, socket)
-            await connection.run()
+            await Connection(self._state, socket).run()
+        except OmniError as error:  # before the handshake
+            await socket.send_denial_response(errors.response(error))
         finally:
             self._open -= 1
             self._state.metrics.sessions.set(self._open)
@@ -88,7 +95,7 @@ class Connection:
         self._resampler: Any = soxr.ResampleStream(PCM_RATE, SAMPLE_RATE, 1, quality="HQ")
         self._captured = np.zeros(0, np.float32)
         self._response: ResponseRecord | None = None
-        self._metadata: object = None
+        self._asked: tuple[SessionConfig, object] | None = None
         self._first_sound = 0.0
         self._history: list[Message] = []
         self._answered = False
@@ -96,10 +103,12 @@ class Connection:
         self._cancelled_by = "turn_detected"
 
     async def run(self) -> None:
-        """Serve until the client leaves."""
+        """Serve until the client leaves. Raises OmniError if there is no room for it."""
+        await self._start()
         tasks: list[asyncio.Task[None]] = []
         try:
-            await self._start()
+            offered = self._socket.scope.get("subprotocols", ())
+            await self._socket.accept(PROTOCOL if PROTOCOL in offered else None)
             await self._send({"type": "session.created", "session": self._config.record})
             tasks = [asyncio.create_task(work()) for work in (self._forward, self._tick)]
             await self._receive()
@@ -108,19 +117,16 @@ class Connection:
         finally:
             for task in tasks:
                 task.cancel()
-            session = self._session
-            if session is not None:
-                await asyncio.shield(asyncio.to_thread(session.close))
+            with suppress(OmniError):  # it was closed already
+                await asyncio.shield(asyncio.to_thread(self.session.close))
 
     async def _start(self) -> None:
-        """Open a conversation with the present instructions."""
+        """Open a conversation with the present instructions. Raises AdmissionError."""
         engine, config = self._state.engine, self._config
-        conversation: EngineConversation = await asyncio.to_thread(
-            engine.open,
-            system=config.instructions,
-            context=self._state.settings.context,
-            history=[*self._history],
-        )
+        if engine.model.config.speech is not None:
+            await asyncio.to_thread(self._promise_speech)
+        command = Open(config.instructions, self._state.settings.context, [*self._history])
+        conversation = await opened(engine, command)
         self._session = VoiceSession(
             conversation,
             lambda event: self._loop.call_soon_threadsafe(self._events.put_nowait, event),
@@ -129,12 +135,29 @@ class Connection:
         )
         self._configure(self._session)
 
+    def _promise_speech(self) -> None:
+        model = self._state.engine.model
+        with model.lock:
+            model.budget.promise_speech()
+
+    async def _restart(self) -> None:
+        """Open the conversation anew; without room for that the connection ends."""
+        await asyncio.to_thread(self.session.close)
+        try:
+            await self._start()
+        except OmniError as failed:
+            found = errors.described(failed)[1]
+            await self._send(error(found["message"], found["code"], None, found["type"]))
+            await self._socket.close(TRY_AGAIN)
+            raise WebSocketDisconnect(TRY_AGAIN) from None
+
     def _configure(self, session: VoiceSession) -> None:
         detection = self._config.detection
         session.set_turns(self._config.turns())
-        session.hands_free = detection is not None
+        session.set_hands_free(detection is not None)
         session.answers = detection is not None and detection["create_response"]
-        session.full_duplex = detection is None or detection["interrupt_response"]
+        session.interruptible = detection is None or detection["interrupt_response"]
+        session.full_duplex = session.interruptible
         session.reply_options = self._config.reply()
 
     @property
@@ -148,16 +171,20 @@ class Connection:
     async def _receive(self) -> None:
         while True:
             self._require_client()
-            text = await self._socket.receive_text()
+            message = await self._socket.receive()
+            if message["type"] == "websocket.disconnect":
+                raise WebSocketDisconnect
             event_id = None
             try:
-                given = _decoded(text)
+                given = decoded(message.get("text"))
                 event_id = given.get("event_id")
                 handler = self._handlers().get(str(given.get("type")))
                 if handler is None:
                     raise ApiError(f"unknown event {given.get('type')!r}", code="unknown_event")
                 await handler(given)
-            except (ApiError, OmniError) as failed:
+            except WebSocketDisconnect:
+                raise
+            except Exception as failed:  # what is not known is logged
                 found = errors.described(failed)[1]
                 await self._send(error(found["message"], found["code"], event_id, found["type"]))
 
@@ -182,10 +209,9 @@ class Connection:
         before = self._config.instructions
         if self._items.records:  # the system prompt has been read: it stays
             wanted = {name: value for name, value in wanted.items() if name != "instructions"}
-        self._config.update(wanted)
+        self._config = self._config.changed(wanted)
         if self._config.instructions != before:
-            await asyncio.to_thread(self.session.close)
-            await self._start()
+            await self._restart()
         await asyncio.to_thread(self._configure, self.session)
         await self._send({"type": "session.updated", "session": self._config.record})
 
@@ -232,8 +258,8 @@ class Connection:
         item = given.get("item")
         if not isinstance(item, Mapping) or item.get("type") != "message":
             raise ApiError("only items of type message are supported", param="item")
-        content = item.get("content")
-        parts = parts_of([*map(_chat_part, content or ())], self._state.settings)
+        content = items(item.get("content"), "item.content")
+        parts = parts_of([*map(chat_part, content)], self._state.settings)
         if not parts:
             raise ApiError("the item has no content", param="item.content")
         role = item.get("role")
@@ -248,7 +274,7 @@ class Connection:
                 await self._replay(parts)
             case _:
                 raise ApiError(f"unknown role {role!r}", param="item.role")
-        record = message(role, [_without_data(part) for part in content or ()])
+        record = message(role, [*map(shown, content)])
         if isinstance(item.get("id"), str):
             record["id"] = item["id"]
         await self._added(record)
@@ -257,10 +283,11 @@ class Connection:
         """A reply of an earlier session: it and what was added before become history."""
         if self._answered:
             raise ApiError("replies can be added before the first one", code="unsupported")
+        known = [part for message in self._history for part in message.parts]
+        require_room([*known, *parts])
         asked = self.session.take_added() or [Text("...")]
         self._history += [Message("user", asked), Message("assistant", parts)]
-        await asyncio.to_thread(self.session.close)
-        await self._start()
+        await self._restart()
 
     async def _added(self, record: Record) -> None:
         previous = self._items.add(record)
@@ -280,13 +307,11 @@ class Connection:
 
     async def _truncate(self, given: Mapping[str, Any]) -> None:
         item, milliseconds = self._item(given), given.get("audio_end_ms")
-        if isinstance(milliseconds, bool) or not isinstance(milliseconds, int | float):
-            raise ApiError("audio_end_ms must be a number", param="audio_end_ms")
+        heard = seconds(milliseconds, "audio_end_ms")
         spoken = [i for i in self._items.records.values() if i["role"] == "assistant"]
         if not spoken or item is not spoken[-1]:
             raise ApiError("only the last reply can be cut", code="item_truncate_invalid_item_id")
-        seconds = max(0.0, milliseconds / 1000)
-        left = await asyncio.to_thread(self.session.truncate, seconds)
+        left = await asyncio.to_thread(self.session.truncate, heard)
         item["content"] = [{"type": "output_audio", "transcript": left}]
         where = {"item_id": item["id"], "content_index": 0, "audio_end_ms": milliseconds}
         await self._send({"type": "conversation.item.truncated"} | where)
@@ -310,26 +335,23 @@ class Connection:
         wanted = wanted if isinstance(wanted, Mapping) else {}
         if wanted.get("conversation") == "none":
             raise ApiError("conversation must be auto", param="conversation", code="unsupported")
-        for item in wanted.get("input") or ():
+        config = self._config.changed({name: wanted[name] for name in OPTIONS if name in wanted})
+        for item in items(wanted.get("input"), "response.input"):
             await self._create_item({"item": item})
-        changes = {
-            name: wanted[name]
-            for name in ("output_modalities", "max_output_tokens", "audio")
-            if name in wanted
-        }
-        if changes:
-            self._config.update(changes)
-            self.session.reply_options = self._config.reply()
-        self._metadata = wanted.get("metadata")
-        if not await asyncio.to_thread(self.session.respond):
+        self._asked = config, wanted.get("metadata")
+        if not await asyncio.to_thread(self.session.respond, config.reply()):
             await self._nothing()
 
     async def _nothing(self) -> None:
         """Answer a request to respond to nothing: clients send one when they connect."""
-        response = ResponseRecord(self._config.record, self._metadata, speaks=self._config.speaks)
-        self._metadata = None
+        response = self._new_response()
         for record in [*response.created(), response.empty()]:
             await self._send(record)
+
+    def _new_response(self) -> ResponseRecord:
+        """The record of a response: one that was asked for has options of its own."""
+        (config, metadata), self._asked = self._asked or (self._config, None), None
+        return ResponseRecord(config.record, metadata, speaks=config.speaks)
 
     async def _cancel(self, _given: Mapping[str, Any]) -> None:
         if self._response is None or not self._response.open:
@@ -410,10 +432,12 @@ class Connection:
         committed = {"previous_item_id": previous, "item_id": record["id"]}
         await self._send({"type": "input_audio_buffer.committed"} | committed)
         await self._added(record)
+        if not self.session.answers:  # it does not go on
+            self._turn_item = ""
 
     async def _response_started(self) -> None:
-        response = ResponseRecord(self._config.record, self._metadata, speaks=self._config.speaks)
-        self._response, self._metadata, self._answered = response, None, True
+        response = self._response = self._new_response()
+        self._answered = True
         self._cancelled_by = "turn_detected"
         for record in response.created():
             await self._send(record)
@@ -434,7 +458,7 @@ class Connection:
         if self._response.open:
             for record in self._response.done(status, reason, turn):
                 await self._send(record)
-        if not self._config.speaks:
+        if not self._response.speaks:
             self._turn_item = ""
 
     async def _interrupted(self, event: voice.Interrupted) -> None:
@@ -443,8 +467,11 @@ class Connection:
             return
         await self._finish("cancelled", self._cancelled_by, None)
         response.audio_started = False
-        response.item["content"] = [{"type": "output_audio", "transcript": event.heard}]
-        if not event.heard and not response.samples and response.speaks:
+        if not event.goes_on:  # the item of the turn stays
+            self._turn_item = ""
+        if response.speaks:
+            response.item["content"] = [{"type": "output_audio", "transcript": event.heard}]
+        if not event.heard and not response.samples:
             self._items.records.pop(response.item["id"], None)
             deleted = {"type": "conversation.item.deleted", "item_id": response.item["id"]}
             await self._send(deleted)
@@ -456,30 +483,3 @@ class Connection:
             await self._send(self._response.failed(found))
         else:
             await self._send(error(found["message"], found["code"], None, found["type"]))
-
-
-def _decoded(text: str) -> Mapping[str, Any]:
-    try:
-        given = msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError) as failed:
-        raise ApiError(f"not JSON: {str(failed)[:200]}", code="invalid_json") from None
-    if not isinstance(given, Mapping):
-        raise ApiError("an event must be an object", code="invalid_event")
-    return given
-
-
-def _chat_part(part: object) -> Mapping[str, Any]:
-    """A content part of this protocol in the form of Chat Completions."""
-    if not isinstance(part, Mapping):
-        raise ApiError("a content part must be an object", param="item.content")
-    if part.get("type") == "input_audio":
-        return {
-            "type": "input_audio",
-            "input_audio": {"data": part.get("audio"), "format": "pcm16"},
-        }
-    return part
-
-
-def _without_data(part: Mapping[str, Any]) -> Record:
-    """What the server repeats of a part: not its media."""
-    return {name: value for name, value in part.items() if name not in ("audio", "image_url")}

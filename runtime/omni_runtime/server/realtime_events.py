@@ -10,7 +10,8 @@ from omni_runtime.server.usage import prompt_tokens
 Record = dict[str, Any]
 
 MAX_ITEMS = 512
-"""Items that can be retrieved; a long conversation forgets the oldest."""
+MAX_TEXT = 2**24
+"""Items that can be retrieved, and the characters in all of them; the oldest are forgotten."""
 
 
 EMPTY: Record = {
@@ -46,9 +47,13 @@ class Items:
         """Append an item; returns the id of the one before it."""
         previous = next(reversed(self.records), None)
         self.records[item["id"]] = item
-        while len(self.records) > MAX_ITEMS:
+        while len(self.records) > MAX_ITEMS or sum(map(_length, self.records.values())) > MAX_TEXT:
             del self.records[next(iter(self.records))]
         return previous
+
+
+def _length(item: Record) -> int:
+    return sum(len(text or "") for part in item["content"] for text in part.values())
 
 
 def message(role: str, content: list[Record], status: str = "completed") -> Record:

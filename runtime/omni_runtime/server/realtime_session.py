@@ -1,6 +1,7 @@
 """The configuration of a realtime session: what a client may set, and what it means here."""
 
 from collections.abc import Mapping
+from copy import copy, deepcopy
 from typing import Any
 
 from omni_runtime.options import ReplyOptions, SpeechOptions
@@ -22,6 +23,7 @@ SERVER_VAD: Record = {
 }
 EAGERNESS_MS = {"low": 1500, "medium": 700, "auto": 700, "high": 400}
 """`semantic_vad` without Smart Turn: the silence that ends a turn."""
+MODALITIES = ("audio", "text")
 MAX_SILENCE_MS = 10_000
 
 
@@ -93,8 +95,17 @@ class SessionConfig:
             )
         return state.reply_options(speech=speech, max_tokens=None if limit == "inf" else limit)
 
-    def update(self, given: Mapping[str, Any]) -> None:
-        """Change the fields that are present; unknown ones pass. Raises ApiError for bad values."""
+    def changed(self, given: Mapping[str, Any]) -> "SessionConfig":
+        """A copy with other values for the fields that are present; unknown ones pass.
+
+        Raises ApiError for bad values.
+        """
+        found = copy(self)
+        found.record = deepcopy(self.record)
+        found._update(given)
+        return found
+
+    def _update(self, given: Mapping[str, Any]) -> None:
         audio = _object(given, "audio")
         for side in ("input", "output"):
             kind = _object(_object(audio, side), "format").get("type", "audio/pcm")
@@ -106,7 +117,7 @@ class SessionConfig:
         if isinstance(given.get("instructions"), str):
             record["instructions"] = given["instructions"]
         if (limit := given.get("max_output_tokens")) is not None:
-            if limit != "inf" and not (isinstance(limit, int) and limit > 0):
+            if limit != "inf" and (type(limit) is not int or limit < 1):
                 raise ApiError("max_output_tokens must be positive", param="max_output_tokens")
             record["max_output_tokens"] = limit
         if (voice := _object(audio, "output").get("voice")) is not None:
@@ -117,7 +128,7 @@ class SessionConfig:
             record["audio"]["input"]["turn_detection"] = _detection(incoming["turn_detection"])
 
     def _modalities(self, given: object) -> list[str]:
-        if not isinstance(given, list) or not given or not set(given) <= {"audio", "text"}:
+        if not isinstance(given, list) or not given or not all(one in MODALITIES for one in given):
             raise ApiError('output_modalities is ["audio"] or ["text"]', param="output_modalities")
         speaks = "audio" in given
         if speaks and self._state.engine.model.config.speech is None:

@@ -53,10 +53,14 @@ class Speech:
 
 @dataclass(frozen=True)
 class Interrupted:
-    """The reply was cut: `heard` is the text that is left of `text`. Playback must stop."""
+    """The reply was cut: `heard` is the text that is left of `text`. Playback must stop.
+
+    `goes_on`: the turn that it answered had only paused, and is heard further.
+    """
 
     heard: str
     text: str
+    goes_on: bool = False
 
 
 @dataclass(frozen=True)

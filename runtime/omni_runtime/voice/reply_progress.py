@@ -5,8 +5,10 @@ from time import perf_counter
 
 from omni_runtime.events import AudioDelta, Event, TurnDone
 from omni_runtime.inputs.messages import ContentPart
+from omni_runtime.options import ReplyOptions
 from omni_runtime.serving.commands import Failed
 from omni_runtime.voice.events import TurnFigures
+from omni_runtime.voice.heard_turn import HeardTurn
 
 END_TOLERANCE = 0.02
 """Seconds: a reply that was played up to here was heard to its end."""
@@ -24,10 +26,13 @@ def room_wanted(done: TurnDone) -> int:
 class ReplyProgress:
     """Text and speech so far; times in seconds.
 
-    `asked` is its turn without the sound. Until the turn is decided the events are `held`.
+    `parts` is what it answers; with `turn` the last one is the sound of that turn. Until the turn
+    is decided the events are `held`.
     """
 
-    asked: list[ContentPart]
+    parts: list[ContentPart]
+    options: ReplyOptions
+    turn: HeardTurn | None = None
     held: list[Event | Failed] = field(default_factory=list[Event | Failed])
     voice_to_decided: float = 0.0
     heard_seconds: float = 0.0
@@ -37,6 +42,21 @@ class ReplyProgress:
     rate: int = 1
     first_sound: float | None = None
     done: bool = False
+
+    @property
+    def speaks(self) -> bool:
+        """Whether it is to be spoken."""
+        return self.options.speech is not None
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything of it was given to the user: sound, or text if it is not spoken."""
+        return self.first_sound is not None if self.speaks else bool(self.text)
+
+    @property
+    def open_turn(self) -> HeardTurn | None:
+        """Its turn as long as a voice continues that: until the reply has begun."""
+        return None if self.begun else self.turn
 
     def decide(self, voice_to_decided: float, heard_seconds: float) -> list[Event | Failed]:
         """The turn has ended; returns what was held."""

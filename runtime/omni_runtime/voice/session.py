@@ -6,17 +6,16 @@ terminal, a web page or a phone is a thin shell around it.
 
 While the user speaks, finished blocks of the recording are prefilled. After a short pause the turn
 is answered speculatively: the reply is held until the turn has ended, and taken back if the voice
-goes on. A voice during playback cuts the reply, in both KV caches, to what was heard.
+goes on. A voice during playback cuts the reply, in both KV caches, to what was heard. A question
+whose reply is stopped before it begins waits for the next turn.
 """
 
 from collections.abc import Callable, Generator
-from concurrent.futures import Future
 from contextlib import contextmanager
 from threading import RLock
-from typing import Any
 
 from omni_runtime.arrays import FloatArray
-from omni_runtime.errors import OmniError
+from omni_runtime.errors import OmniError, UsageError
 from omni_runtime.events import (
     AudioDelta,
     Event,
@@ -28,18 +27,9 @@ from omni_runtime.events import (
 from omni_runtime.inputs.audio_stream import AudioStream
 from omni_runtime.inputs.messages import Audio, ContentPart, Image, Text
 from omni_runtime.options import ReplyOptions
-from omni_runtime.serving.commands import (
-    Cancel,
-    Command,
-    Compose,
-    Failed,
-    MakeRoom,
-    ReadAhead,
-    Retract,
-    Truncate,
-)
+from omni_runtime.serving.commands import Failed
 from omni_runtime.serving.engine import EngineConversation
-from omni_runtime.voice.capture import Capture
+from omni_runtime.voice.engine_side import EngineSide
 from omni_runtime.voice.events import (
     Caption,
     Forgotten,
@@ -51,10 +41,12 @@ from omni_runtime.voice.events import (
     StateChanged,
     TurnTaken,
 )
+from omni_runtime.voice.heard_turn import HeardTurn
+from omni_runtime.voice.microphone import Microphone
+from omni_runtime.voice.pending import require_room
 from omni_runtime.voice.reply_progress import ReplyProgress, room_wanted
 from omni_runtime.voice.smart_turn import SmartTurn
 from omni_runtime.voice.turn_detector import (
-    TurnDetector,
     TurnEnded,
     TurnEvent,
     TurnOptions,
@@ -62,13 +54,7 @@ from omni_runtime.voice.turn_detector import (
     TurnResumed,
     TurnStarted,
 )
-from omni_runtime.voice.vad import FRAME, SAMPLE_RATE, VoiceActivity
-
-BLOCK_SECONDS = 2.0
-"""The audio encoder's block: how often there is something new to prefill."""
-
-ECHO_TAIL = 0.5
-"""Seconds after a reply in which a room still echoes it: latency of devices, and reverberation."""
+from omni_runtime.voice.vad import FRAME, SAMPLE_RATE
 
 
 class VoiceSession:
@@ -86,6 +72,7 @@ class VoiceSession:
         read_ahead: bool = True,
         smart_turn: SmartTurn | None = None,
         answers: bool = True,
+        interruptible: bool = True,
     ) -> None:
         """`emit` receives all events, from the thread that causes them; it must not block.
 
@@ -93,7 +80,8 @@ class VoiceSession:
         Without it the microphone is ignored during playback. `hands_free` False is push-to-talk.
         `read_ahead` False prefills and answers a turn only when it has ended. `smart_turn` ends a
         turn at its first pause if the sentence is complete; otherwise `turns.end_silence` ends it.
-        `answers` False keeps a spoken turn for `respond` instead of answering it.
+        `answers` False keeps a spoken turn for `respond` instead of answering it. Not
+        `interruptible`, the session does not listen while a reply is made or played.
         """
         self.turns = turns or TurnOptions()
         self.muted = False
@@ -101,29 +89,22 @@ class VoiceSession:
         self.full_duplex = full_duplex
         self.hands_free = hands_free
         self.answers = answers
+        self.interruptible = interruptible
         self.reply_options = reply or ReplyOptions()
         self._read_ahead = read_ahead
         self._smart_turn = smart_turn
-        self._conversation = conversation
-        self._engine = conversation.engine
+        self._engine = EngineSide(conversation)
         self._emit = emit
         self._lock = RLock()
-        self._vad = VoiceActivity()
-        self._detector = TurnDetector(self.turns)
-        self._capture = Capture()
-        self._deaf_until = 0
-        self._stream: AudioStream | None = None
-        self._stream_start = 0
-        self._prefilled = 0.0
-        self._ahead: Future[Any] | None = None
-        self._snapshot: AudioStream | None = None
+        self._microphone = Microphone(self.turns)
+        self._turn: HeardTurn | None = None
         self._reply: ReplyProgress | None = None
         self._speculative: ReplyProgress | None = None
         self._played = 0.0
         self._added: list[ContentPart] = []
         self._image: Image | None = None
         self._state = State.LISTENING
-        self._submit(ReadAhead(conversation.id, speech=self._speaks))
+        self._engine.read_ahead([], speech=self._speaks)
 
     @property
     def state(self) -> State:
@@ -133,22 +114,29 @@ class VoiceSession:
     @property
     def seconds(self) -> float:
         """Seconds of microphone samples so far."""
-        return self._capture.seconds
+        return self._microphone.seconds
 
     @property
     def turn_seconds(self) -> float:
         """Seconds of the turn that is being heard; 0 without one."""
-        return 0.0 if self._stream is None else self._stream.seconds
+        return 0.0 if self._turn is None else self._turn.seconds
 
     def set_turns(self, turns: TurnOptions) -> None:
         """Change how turns are taken, from the next frame on."""
         with self._lock:
-            self.turns = self._detector.options = turns
+            self.turns = self._microphone.detector.options = turns
+
+    def set_hands_free(self, hands_free: bool) -> None:
+        """Change between turns that are detected and push-to-talk. An open turn is discarded."""
+        with self._lock:
+            if hands_free != self.hands_free:
+                self.hands_free = hands_free
+                self.discard()
 
     def hear(self, samples: FloatArray) -> None:
         """Take microphone samples, float32 mono (n,) at 16 kHz."""
         with self._lock:
-            for frame in self._capture.frames(samples):
+            for frame in self._microphone.frames(samples):
                 self._hear_frame(frame)
 
     def played(self, seconds: float) -> None:
@@ -164,8 +152,9 @@ class VoiceSession:
             self._image = image
 
     def add(self, *parts: ContentPart) -> None:
-        """Add parts to the next turn: text, pictures, files."""
+        """Add parts to the next turn: text, pictures, files. Raises UsageError for too many."""
         with self._lock:
+            require_room([*self._added, *parts])
             self._added += parts
             self._take_back()
 
@@ -184,10 +173,10 @@ class VoiceSession:
             self.add(Text(text))
             self.respond()
 
-    def respond(self) -> bool:
+    def respond(self, options: ReplyOptions | None = None) -> bool:
         """Answer what was added; False if that is nothing. Interrupts a reply in progress.
 
-        A reply that is complete counts as heard.
+        A reply that is complete counts as heard. `options` are those of this reply only.
         """
         with self._lock:
             if self._reply is not None and self._reply.done:
@@ -195,16 +184,20 @@ class VoiceSession:
             self.interrupt()
             if not self._added:
                 return False
-            self._respond(self._parts(), 0.0, 0.0)
+            self._respond(ReplyProgress(self._parts(), options or self.reply_options))
             return True
 
     def key(self, down: bool) -> None:
-        """Push-to-talk: the turn lasts while the key is down. It interrupts a reply."""
+        """Push-to-talk: the turn lasts while the key is down. It interrupts a reply to replace it.
+
+        Without `answers` it does not: the turn may be meant for later.
+        """
         with self._lock:
             if down and not self.key_down:
-                self.interrupt()
-                self._begin_turn(self._capture.samples)
-            elif not down and self.key_down and self._stream is not None:
+                if self.answers:
+                    self.interrupt()
+                self._begin_turn(self._microphone.samples)
+            elif not down and self.key_down and self._turn is not None:
                 self._end_turn(0.0)
             self.key_down = down
 
@@ -213,25 +206,21 @@ class VoiceSession:
         with self._lock:
             self.key_down = False
             self._drop_turn()
-            if self._reply is None:
-                self._enter(State.LISTENING)
+            if self._reply is not None:
+                self._reply.turn = None
+            self._settle()
 
     def interrupt(self) -> None:
-        """Stop the reply, and cut it to what was heard."""
+        """Stop the reply, and cut it to what was heard; if that is nothing, its question waits."""
         with self._lock:
             self._retract()
             reply = self._reply
             if reply is None:
                 return
-            self._reply = None
-            self._engine.interrupt(self._conversation.id)
-            try:
-                heard = self._cut(reply)
-            except OmniError as error:
-                self._emit(ReplyFailed(error))
-                heard = ""
-            self._emit(Interrupted(heard, reply.text))
-            self._enter(State.LISTENING)
+            self._stop(reply)
+            if not reply.begun:
+                self._added = [*reply.parts, *self._added]
+            self._settle()
 
     def truncate(self, heard_seconds: float) -> str:
         """Cut the last reply to what was heard; a reply in progress is interrupted.
@@ -241,46 +230,48 @@ class VoiceSession:
         with self._lock:
             self._played = min(self._played, heard_seconds)
             self.interrupt()
-            return self._engine.call(Truncate(self._conversation.id, heard_seconds))
+            return self._engine.truncate(heard_seconds)
 
-    def _cut(self, reply: ReplyProgress) -> str:
-        """Keep what was heard of a reply: nothing is left of a turn without an answer."""
-        number = self._conversation.id
-        if not self._speaks and reply.text:
-            self._engine.call(Cancel(number))
-            return reply.text
-        if reply.first_sound is None:
-            self._engine.call(Retract(number))
-            return ""
-        return self._engine.call(Truncate(number, self._played))
+    def _stop(self, reply: ReplyProgress, *, goes_on: bool = False) -> None:
+        self._reply = None
+        heard = ""
+        try:
+            heard = self._engine.cut(reply, self._played)
+        except OmniError as error:
+            self._emit(ReplyFailed(error))
+        self._emit(Interrupted(heard, reply.text, goes_on))
 
     def close(self) -> None:
         """Stop everything and close the conversation."""
         with self._lock:
-            self._reply = self._speculative = self._stream = None
-            self._conversation.close()
+            self._reply = self._speculative = self._turn = None
+            self._engine.close()
 
     # The microphone
 
     def _hear_frame(self, frame: FloatArray) -> None:
-        deaf = self.muted or self._hears_itself()
-        if self._stream is not None and not deaf:
-            self._stream.push(frame)
-            self._prefill_blocks(self._stream)
-        probability = 0.0 if deaf else float(self._vad.probabilities(frame)[0])
-        if self.key_down or not self.hands_free:
-            return
-        needed = self.turns.interrupt if self._reply is not None else None
-        for event in self._detector.push(probability, start=needed):
+        deaf = self._deaf()
+        turn = self._turn
+        if turn is None and self._reply is not None:
+            turn = self._reply.open_turn
+        if turn is not None and not deaf:
+            turn.push(frame)
+            self._prefill_block()
+        events = self._microphone.turn_events(
+            frame,
+            deaf=deaf,
+            hands_free=self.hands_free and not self.key_down,
+            start=self.turns.interrupt if self._reply is not None else None,
+        )
+        for event in events:
             self._turn_event(event)
 
-    def _hears_itself(self) -> bool:
-        """Half duplex: the reply is being played, or has only just left the room."""
-        if self.full_duplex:
-            return False
-        if self._state is State.SPEAKING:
-            self._deaf_until = self._capture.samples + round(ECHO_TAIL * SAMPLE_RATE)
-        return self._capture.samples < self._deaf_until
+    def _deaf(self) -> bool:
+        """Whether nothing is heard: muted, not to be interrupted, or half duplex."""
+        if self.muted or not (self.interruptible or self._reply is None):
+            return True
+        speaking = self._state is State.SPEAKING
+        return not self.full_duplex and self._microphone.echoes(speaking=speaking)
 
     def _turn_event(self, event: TurnEvent) -> None:
         match event:
@@ -288,103 +279,108 @@ class VoiceSession:
                 self._start_or_continue(frame * FRAME)
             case TurnPaused(frame):
                 if self._complete():
-                    self._end_turn((self._detector.frame - frame) * FRAME / SAMPLE_RATE)
-                    self._detector.reset()
+                    self._end_turn(self._microphone.seconds_since(frame))
+                    self._microphone.detector.reset()
                 else:
                     self._speculate()
             case TurnResumed():
                 self._take_back()
             case TurnEnded(frame):
-                if self._stream is not None:
-                    self._end_turn((self._detector.frame - frame) * FRAME / SAMPLE_RATE)
+                if self._turn is not None:
+                    self._end_turn(self._microphone.seconds_since(frame))
 
     def _complete(self) -> bool:
         """Whether the turn, whose voice has just paused, is a whole sentence."""
-        if self._smart_turn is None or self._stream is None:
+        if self._smart_turn is None or self._turn is None:
             return False
-        return self._smart_turn.complete(self._capture.since(self._stream_start)[1])
+        return self._smart_turn.complete(self._microphone.since(self._turn.start)[1])
 
     def _start_or_continue(self, start: int) -> None:
         """A voice began at sample `start`: a new turn, or the last one goes on."""
         reply = self._reply
-        if reply is not None and reply.first_sound is None and self._stream is not None:
-            stream = self._stream  # nothing was heard of the reply: the user had only paused
+        turn = None if reply is None else reply.open_turn
+        if reply is None or turn is None:
             self.interrupt()
-            self._stream, self._added = stream, [*reply.asked]
-            self._take_back()
-            self._enter(State.HEARING)
+            self._begin_turn(start - round(self.turns.pre_roll * SAMPLE_RATE))
             return
-        self.interrupt()
-        self._begin_turn(start - round(self.turns.pre_roll * SAMPLE_RATE))
+        self._stop(reply, goes_on=True)  # the user had only paused
+        turn.resume()
+        self._turn, self._added = turn, [*reply.parts[:-1], *self._added]
+        self._settle()
 
     def _begin_turn(self, start: int) -> None:
         """Begin a turn with the microphone samples from `start` on, as far as they are kept."""
-        model = self._engine.model
-        self._stream = model.audio_stream(SAMPLE_RATE)
-        self._stream_start, samples = self._capture.since(start)
-        self._stream.push(samples)
-        self._prefilled = 0.0
-        self._snapshot = None
-        self._submit(Compose(self._conversation.id, self._parts(self._stream)))
-        self._enter(State.HEARING)
+        first, samples = self._microphone.since(start)
+        self._turn = HeardTurn(self._engine.audio_stream(), first, samples)
+        self._settle()
 
     def _parts(self, *sound: AudioStream) -> list[ContentPart]:
         """The turn: what was added, the newest picture, and what the microphone heard."""
         image = [self._image] if self._image is not None else []
         return [*self._added, *image, *(Audio(stream) for stream in sound)]
 
-    def _prefill_blocks(self, stream: AudioStream) -> None:
+    def _prefill_block(self) -> None:
         """Prefill when another block is final, unless the engine is busy or a pause is near."""
-        busy = self._ahead is not None and not self._ahead.done()
+        turn = self._turn
         replying = self._reply is not None or self._speculative is not None
-        wanted = self._read_ahead and not (replying or busy or self._detector.silent)
-        if wanted and stream.seconds - self._prefilled >= BLOCK_SECONDS:
-            self._prefilled = stream.seconds // BLOCK_SECONDS * BLOCK_SECONDS
-            self._submit(ReadAhead(self._conversation.id, speech=self._speaks))
+        if turn is None or not self._read_ahead or replying or self._engine.busy:
+            return
+        if not self._microphone.detector.silent and turn.take_block():
+            self._engine.read_ahead(self._parts(turn.stream), speech=self._speaks)
 
     def _speculate(self) -> None:
         """Answer the turn as if it had ended, unless the engine has other replies to make."""
-        if not self._read_ahead or self._stream is None or self._reply is not None:
+        turn = self._turn
+        if not self._read_ahead or turn is None or self._reply is not None:
             return
-        self._snapshot = self._stream.snapshot()
+        parts = self._parts(turn.pause())
         if self.answers and not self._engine.replying:
-            self._speculative = self._start_reply(self._parts(self._snapshot))
+            self._speculative = ReplyProgress(parts, self.reply_options, turn)
+            self._send(self._speculative)
         else:
-            self._submit(Compose(self._conversation.id, self._parts(self._snapshot)))
-            self._submit(ReadAhead(self._conversation.id, more=False, speech=self._speaks))
+            self._engine.read_ahead(parts, speech=self._speaks, more=False)
 
     def _take_back(self) -> None:
-        """The turn goes on: the message is the running stream again."""
+        """The turn goes on."""
         self._retract()
-        if self._stream is not None and self._reply is None:
-            self._snapshot = None
-            self._submit(Compose(self._conversation.id, self._parts(self._stream)))
+        if self._turn is not None:
+            self._turn.resume()
 
     def _retract(self) -> None:
         """Drop the speculative reply; its prompt stays prefilled."""
         if self._speculative is not None:
             self._speculative = None
-            self._engine.interrupt(self._conversation.id)
-            self._submit(Retract(self._conversation.id))
+            self._engine.retract()
 
     def _end_turn(self, silence: float) -> None:
-        """Send the turn; its voice ended `silence` seconds ago."""
-        assert self._stream is not None
-        sound = self._snapshot or self._stream.snapshot()
-        voice = max(0.0, (self._capture.samples - self._stream_start) / SAMPLE_RATE - silence)
-        self._emit(TurnTaken(self._stream_start / SAMPLE_RATE, self.seconds - silence))
-        if self.answers:
-            self._respond(self._parts(sound), silence, voice)
-        else:
-            self._added.append(Audio(sound))
-            self._stream = self._snapshot = None
-            self._enter(State.LISTENING)
+        """Send the turn, or keep it; its voice ended `silence` seconds ago."""
+        turn = self._turn
+        assert turn is not None
+        sound = turn.whole()
+        taken = TurnTaken(turn.start / SAMPLE_RATE, self.seconds - silence)
+        if self.answers and (self.interruptible or self._reply is None):
+            self._emit(taken)
+            if self._reply is not None:  # to what was typed meanwhile
+                self.interrupt()
+            reply = self._speculative or ReplyProgress(self._parts(sound), self.reply_options, turn)
+            self._turn = None
+            voice = turn.voice_seconds(self._microphone.samples, silence)
+            self._respond(reply, silence, voice)
+            return
+        self._retract()
+        self._turn = None
+        try:
+            self.add(Audio(sound))
+            self._emit(taken)
+        except UsageError as error:
+            self._emit(ReplyFailed(error))
+        self._settle()
 
     def _drop_turn(self) -> None:
         self._retract()
-        self._stream = self._snapshot = None
-        self._detector.reset()
-        self._submit(Compose(self._conversation.id))
+        self._turn = None
+        self._microphone.detector.reset()
+        self._engine.discard()
 
     # The reply
 
@@ -392,27 +388,23 @@ class VoiceSession:
     def _speaks(self) -> bool:
         return self.reply_options.speech is not None
 
-    def _respond(self, parts: list[ContentPart], silence: float, voice: float) -> None:
+    def _respond(self, reply: ReplyProgress, silence: float = 0.0, voice: float = 0.0) -> None:
         """Answer a turn; a speculative reply to it becomes the reply."""
-        reply, self._speculative = self._speculative or self._start_reply(parts), None
+        speculative, self._speculative = self._speculative, None
         self._reply, self._played = reply, 0.0
         self._added = []
-        if any(part is self._image for part in reply.asked):
+        if any(part is self._image for part in reply.parts):
             self._image = None
+        held = reply.decide(silence, voice)
         self._enter(State.THINKING)
-        for event in reply.decide(silence, voice):
+        if reply is not speculative:
+            self._send(reply)
+        for event in held:
             self._reply_event(reply, event)
 
-    def _start_reply(self, parts: list[ContentPart]) -> ReplyProgress:
-        self._submit(Compose(self._conversation.id, parts))
-        reply = ReplyProgress(asked=self._parts())
-        future = self._engine.submit_response(
-            self._conversation.id,
-            self.reply_options,
-            lambda event: self._engine_event(reply, event.event),
-        )
-        future.add_done_callback(lambda done: self._check(reply, done))
-        return reply
+    def _send(self, reply: ReplyProgress) -> None:
+        """Have a reply made. Its events count only if it is the current one already."""
+        self._engine.respond(reply, lambda event: self._engine_event(reply, event))
 
     @contextmanager
     def _while_current(self, reply: ReplyProgress) -> Generator[bool]:
@@ -433,12 +425,6 @@ class VoiceSession:
     def _current(self, reply: ReplyProgress) -> bool:
         return reply is self._reply or reply is self._speculative
 
-    def _check(self, reply: ReplyProgress, done: Future[int]) -> None:
-        """Report an error that kept the reply from starting."""
-        error = done.exception()
-        if error is not None:
-            self._engine_event(reply, Failed(error))
-
     def _engine_event(self, reply: ReplyProgress, event: Event | Failed) -> None:
         """On the engine's thread. Late events of a reply that was cut are dropped."""
         with self._while_current(reply) as current:
@@ -454,7 +440,6 @@ class VoiceSession:
                 self._emit(Caption(text))
             case AudioDelta() as audio:
                 if reply.add(audio):
-                    self._stream = None
                     self._enter(State.SPEAKING)
                 self._emit(Speech(audio.samples, audio.rate, audio.first_sample))
             case PresetChosen() | PlaybackUnderrun() as note:
@@ -471,30 +456,23 @@ class VoiceSession:
     def _keep_room(self, done: TurnDone) -> None:
         """Forget the oldest turns while the reply is being played, so that the talk can go on."""
         if room := room_wanted(done):
-            future = self._engine.submit(MakeRoom(self._conversation.id, room))
-            future.add_done_callback(self._forgotten)
-
-    def _forgotten(self, done: Future[int]) -> None:
-        """On the engine's thread. An error comes again in the next turn."""
-        if done.exception() is None and done.result():
-            self._emit(Forgotten(done.result()))
+            self._engine.make_room(room, lambda turns: self._emit(Forgotten(turns)))
 
     def _end_reply(self) -> None:
         self._reply = None
-        if self._state is not State.HEARING:
-            self._stream = None
-            self._enter(State.LISTENING)
+        self._settle()
 
     def _fail(self, error: BaseException) -> None:
-        self._reply = self._stream = None
+        self._reply = None
         self._emit(ReplyFailed(error))
-        self._enter(State.LISTENING)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Enter the state that holds without a reply."""
+        if self._reply is None:
+            self._enter(State.LISTENING if self._turn is None else State.HEARING)
 
     def _enter(self, state: State) -> None:
         if state is not self._state:
             self._state = state
             self._emit(StateChanged(state, self.seconds))
-
-    def _submit(self, command: Command) -> None:
-        """Queue a command. An error of a prefill is dropped: the response meets it again."""
-        self._ahead = self._engine.submit(command)

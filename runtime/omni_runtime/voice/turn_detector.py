@@ -86,6 +86,11 @@ class TurnDetector:
         self.in_turn = self._voiced = self._paused = False
         self._run = self._silence = 0
 
+    def skip(self) -> None:
+        """Count a frame in which no turn is looked for; leave the turn without an event."""
+        self.frame += 1
+        self.reset()
+
     def push(self, probability: float, *, start: float | None = None) -> Iterator[TurnEvent]:
         """Take the next frame. `start` replaces the seconds of voice that begin a turn."""
         options = self.options

@@ -1,9 +1,9 @@
 """A conversation: messages, and a context that holds exactly what was said.
 
 Each turn appends its prompt to the context, streams a reply, and leaves the context holding the
-reply's tokens, whether it ended or was stopped. A turn that fails, or is stopped before its reply
-begins, leaves the conversation as it was; of a regenerated turn the question stays, with an empty
-reply. Undo, regenerate and cuts are truncations of the context.
+reply's tokens, whether it ended, failed or was stopped. A turn that ends so before its reply begins
+leaves the conversation as it was; of a regenerated turn the question stays, with an empty reply.
+Undo, regenerate and cuts are truncations of the context.
 
 `read_ahead` prefills the start of a message that is still being recorded, and `send` prefills the
 rest. Every other operation on the context first discards the read-ahead prefix.

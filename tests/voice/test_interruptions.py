@@ -244,6 +244,14 @@ def test_a_reply_that_fails_at_once_is_reported(start) -> None:
     assert one.session.state is State.LISTENING
 
 
+def test_a_reply_that_fails_halfway_is_taken_back(start) -> None:
+    one = start()
+    one.session.say("Hello!")
+    one.make(TextDelta("He", 0.1), SOUND, Failed(OmniError("no")))
+    assert isinstance(one.commands[-1], Retract)
+    assert one.session.state is State.LISTENING
+
+
 def test_events_of_the_engine_may_come_before_its_answer(start, monkeypatch) -> None:
     one = start()
     submit = one.submit_response

@@ -123,7 +123,7 @@ Command = Open | ConversationCommand
 
 @dataclass(frozen=True)
 class Failed:
-    """The reply ended with an error; the conversation is as it was before it."""
+    """The reply ended with an error; the conversation holds what was said until then, if any."""
 
     error: BaseException
 

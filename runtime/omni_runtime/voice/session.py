@@ -463,7 +463,9 @@ class VoiceSession:
         self._settle()
 
     def _fail(self, error: BaseException) -> None:
+        """Take the turn back, as far as it came: the conversation is as it was before it."""
         self._reply = None
+        self._engine.retract()
         self._emit(ReplyFailed(error))
         self._settle()
 

@@ -34,7 +34,8 @@ class Driver:
             return self.prefix + name.removeprefix(self.prefix)
         if self.default is not None:
             return self.default
-        listed: Any = getattr(av, "enumerate_input_devices", lambda _: [])(self.format)
+        enumerate_devices: Any = getattr(av, "enumerate_input_devices", None)  # newer PyAV
+        listed = enumerate_devices(self.format) if enumerate_devices else []
         names = [one.description for one in listed if "video" in one.media_types]
         if not names:
             raise OmniError("no camera is listed", fix="--camera NAME names one")

@@ -20,7 +20,7 @@ from tests.android.arm64.emulator import CPUS, Guest
 
 from toolchain.kernels import kernels
 
-EXAM = {"typed": 100, "picture": 40, "spoken": 40}
+EXAM = {"typed": 150, "picture": 75, "spoken": 75}
 
 
 def main() -> int:

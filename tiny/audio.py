@@ -126,8 +126,12 @@ class Recordings:
         self, item: Utterance, rng: torch.Generator | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return `clip`, and the source frame of each of its frames, or -1 in added silence."""
-        log = self._powers[item.start].float()
+        log = self.power(item)
         return (scaled(log), torch.arange(log.shape[1])) if rng is None else changed(log, rng)
+
+    def power(self, item: Utterance) -> torch.Tensor:
+        """Return the recording's log mel power, (BINS, frames)."""
+        return self._powers[item.start].float()
 
 
 def encode(tower: Qwen2_5OmniAudioEncoder, mels: list[torch.Tensor]) -> list[torch.Tensor]:

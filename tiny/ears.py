@@ -9,6 +9,7 @@ head before the pooling is trained on the phone of every row; it is dropped afte
 """
 
 import math
+import random
 from dataclasses import dataclass
 
 import torch
@@ -18,14 +19,17 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAu
 
 from tiny import sizes, thinker, vocabulary
 from tiny.alignment import PHONES, SILENT, UNKNOWN, Track, plain, tracks
-from tiny.audio import Recordings, pooled, unpooled
-from tiny.hearing import HEARING, THROATS
+from tiny.audio import Recordings, changed, pooled, unpooled
+from tiny.hearing import HEARING, sentence
 from tiny.paths import Corpus, Utterance
+from tiny.splicing import WordBank, alignments
 from tiny.training import Plan, Trainer, mixed
 
 PLAN = Plan(steps=4_050, rate=8e-4, warmup=100, average=0.998)
 """Of the last run: 6,200 steps on phones and sentences came before it."""
 BATCH = 16
+SPLICED = 0.6
+"""Share of the clips that are joined from recorded words."""
 DISTANCES = (-5, -2, 0, 2, 5)
 """Offsets that the heads of a layer attend to at the start, in rows of 20 ms."""
 NEAR = 1.5
@@ -113,31 +117,42 @@ class Clip:
 
 
 class Listening:
-    """The corpus with its alignment; for training also with other vocal tracts."""
+    """The corpus with its alignment; for training also sentences from its words."""
 
     def __init__(self, part: str) -> None:
-        spoken, aligned = Recordings(Corpus(HEARING), part), tracks()
+        corpus, aligned = Corpus(HEARING), tracks()
+        spoken = Recordings(corpus, part)
         self.items = [Clip(spoken, item, aligned[item.start]) for item in spoken.items]
-        if part == "train":
-            others = Recordings(Corpus(THROATS), part)
-            self.items += [
-                Clip(others, item, clip.track)
-                for item, clip in zip(others.items, self.items, strict=True)
-            ]
+        self._bank = WordBank(spoken, alignments(corpus.utterances))
+
+    def sample(self, rng: torch.Generator) -> Heard:
+        """Return an augmented clip: a recording, or a sentence from recorded words."""
+        source = random.Random(int(torch.randint(1 << 30, (1,), generator=rng)))  # noqa: S311
+        if source.random() < SPLICED:
+            text = sentence("train", source)
+            joined = self._bank.speak(text, source)
+            if joined is not None:
+                log, track = joined
+                return _heard(*changed(log, rng), text, track)
+        return self.hear(source.choice(self.items), rng)
 
     def hear(self, clip: Clip, rng: torch.Generator | None) -> Heard:
         mel, source = clip.recordings.traced(clip.item, rng)
-        track = clip.track
-        length = len(track.phones)
-        inside = (source >= 0) & (source < length)
-        source = source.clamp(0, length - 1)
-        known = bool((track.phones != UNKNOWN).any())
+        return _heard(mel, source, clip.item.text, clip.track)
 
-        def played(marks: torch.Tensor, silent: int) -> torch.Tensor:
-            return torch.where(inside, marks[source], silent if known else UNKNOWN)
 
-        phones = played(track.phones, PHONES.index("SIL"))
-        return Heard(mel, clip.item.text, phones, played(track.tokens, SILENT))
+def _heard(mel: torch.Tensor, source: torch.Tensor, text: str, track: Track) -> Heard:
+    """Return the clip with the marks of its track, read at the source frame of each frame."""
+    length = len(track.phones)
+    inside = (source >= 0) & (source < length)
+    source = source.clamp(0, length - 1)
+    known = bool((track.phones != UNKNOWN).any())
+
+    def played(marks: torch.Tensor, silent: int) -> torch.Tensor:
+        return torch.where(inside, marks[source], silent if known else UNKNOWN)
+
+    phones = played(track.phones, PHONES.index("SIL"))
+    return Heard(mel, text, phones, played(track.tokens, SILENT))
 
 
 @dataclass(frozen=True)
@@ -193,8 +208,7 @@ def main() -> None:
     table: torch.Tensor = thinker.trained().get_input_embeddings().weight.detach()
     trainer = Trainer("ears", Ears(table), PLAN)
     for step, rng in trainer.steps():
-        picked = torch.randint(len(corpus.items), (BATCH,), generator=rng).tolist()
-        found = listen(trainer.model, [corpus.hear(corpus.items[i], rng) for i in picked])
+        found = listen(trainer.model, [corpus.sample(rng) for _ in range(BATCH)])
         trainer.log(
             sentence=found.sentence.item(),
             words=found.words.item(),

@@ -2,22 +2,21 @@
 
     python -m tiny.hearing [sentences]
 
-Every training clip has a copy with another vocal tract and the same timing. Sentences and voices
-are held out: no speaker of the test part occurs in the training part. Blends of Kokoro's speakers
-and `revoice` give more voices than there are synthesizers. Noise, gain, speed and further vocal
-tracts are added when a batch is sampled (audio.py).
+Sentences and voices are held out: no speaker of the test part occurs in the training part. Blends
+of Kokoro's speakers and `revoice` give more voices than there are synthesizers. Noise, gain, speed
+and further vocal tracts are added when a batch is sampled (audio.py).
 """
 
+import multiprocessing
 import random
 import sys
 import time
 from collections.abc import Callable
 
 from tiny import grammar, questions, scenes, voices
-from tiny.paths import WORK, Corpus, CorpusWriter, Samples
+from tiny.paths import WORK, CorpusWriter, Samples
 
 HEARING = WORK / "hearing"
-THROATS = WORK / "throats"
 NUMBERS = WORK / "numbers"
 TEST_SHARE = 18
 ROUNDS = 2
@@ -50,8 +49,8 @@ def _flite(name: str) -> Speaker:
 
 
 def _espeak(text: str, rng: random.Random) -> Samples:
-    accent = rng.choice(("en-us", "en-gb"))
-    throat = rng.choice(("m1", "m3", "m4", "m7", "f2", "f3", "f4"))
+    accent = rng.choice(("en-us", "en-gb", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan"))
+    throat = rng.choice(("m1", "m2", "m3", "m4", "m5", "m6", "m7", "f1", "f2", "f3", "f4", "f5"))
     return voices.espeak(text, f"{accent}+{throat}", pace=_pace(rng))
 
 
@@ -63,7 +62,7 @@ TRAINING: dict[str, Speaker] = {
     "kal16": _flite("kal16"),
     "espeak": _espeak,
 }
-WEIGHTS = {"joe": 5, "kokoro": 3, "slt": 4, "awb": 4, "kal16": 2, "espeak": 2}
+WEIGHTS = {"joe": 5, "kokoro": 3, "slt": 4, "awb": 4, "kal16": 2, "espeak": 3}
 UNSEEN: dict[str, Speaker] = {
     "jf_nezumi": _kokoro("jf_nezumi"),
     "jf_tebukuro": _kokoro("jf_tebukuro"),
@@ -100,16 +99,6 @@ def other_throat(samples: Samples, rng: random.Random) -> Samples:
     return voices.level(voices.revoice(samples, pitch=pitch, formants=formants))
 
 
-def change_throats() -> None:
-    """Write a copy of each training clip in HEARING with another vocal tract, in the same order."""
-    writer, spoken = CorpusWriter(THROATS), Corpus(HEARING)
-    training = [item for item in spoken.utterances if not item.held_out]
-    for index in range(len(writer.done), len(training)):
-        item, rng = training[index], random.Random(f"throat {index}")  # noqa: S311
-        samples = other_throat(spoken.samples(item), rng)
-        writer.add(samples, text=item.text, voice=f"{item.voice}*", held_out=False)
-
-
 def say_numbers() -> None:
     """Write every number by every voice, for the audio tracks of videos."""
     writer = CorpusWriter(NUMBERS)
@@ -122,20 +111,27 @@ def say_numbers() -> None:
             writer.add(samples, text=number, voice=voice, held_out=part == "test")
 
 
+def recording(index: int) -> tuple[str, str, Samples, bool]:
+    """Return the sentence, the voice, the samples and whether it is held out."""
+    rng = random.Random(index)  # noqa: S311
+    part = "test" if index % TEST_SHARE == 0 else "train"
+    text = sentence(part, rng)
+    name, samples = speak(part, rng, text)
+    return text, name, samples, part == "test"
+
+
 def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 3_200
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 6_000
     writer = CorpusWriter(HEARING)
     started = time.perf_counter()
-    for index in range(len(writer.done), count):
-        rng = random.Random(index)  # noqa: S311
-        part = "test" if index % TEST_SHARE == 0 else "train"
-        text = sentence(part, rng)
-        name, samples = speak(part, rng, text)
-        writer.add(samples, text=text, voice=name, held_out=part == "test")
-        if index % 100 == 0:
-            print(f"{index}/{count} {time.perf_counter() - started:.0f} s", flush=True)  # noqa: T201
+    begin = len(writer.done)
+    with multiprocessing.Pool() as pool:
+        made = pool.imap(recording, range(begin, count), chunksize=4)
+        for index, (text, voice, samples, held_out) in enumerate(made, begin):
+            writer.add(samples, text=text, voice=voice, held_out=held_out)
+            if index % 100 == 0:
+                print(f"{index}/{count} {time.perf_counter() - started:.0f} s", flush=True)  # noqa: T201
     say_numbers()
-    change_throats()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import torch
 
 from tiny import questions, scenes, thinker
 from tiny.audio import Recordings
-from tiny.hearing import HEARING, NUMBERS, THROATS
+from tiny.hearing import HEARING, NUMBERS
 from tiny.paths import WORK, Corpus, Utterance
 from tiny.thinker import Batch, Conversation
 from tiny.training import Plan, Trainer
@@ -37,14 +37,12 @@ class Asker:
 
     def __init__(self, part: str) -> None:
         self._part = part
-        corpora = [HEARING, THROATS] if part == "train" else [HEARING]
         self._numbers = Recordings(Corpus(NUMBERS), part)
-        self._asked: dict[str, list[tuple[Recordings, Utterance]]] = {}
+        self._asked: dict[str, list[Utterance]] = {}
         self._said: dict[str, list[Utterance]] = {}
-        for corpus in corpora:
-            recordings = Recordings(Corpus(corpus), part)
-            for item in recordings.items:
-                self._asked.setdefault(item.text, []).append((recordings, item))
+        self._recordings = Recordings(Corpus(HEARING), part)
+        for item in self._recordings.items:
+            self._asked.setdefault(item.text, []).append(item)
         for item in self._numbers.items:
             self._said.setdefault(item.text, []).append(item)
 
@@ -72,8 +70,7 @@ class Asker:
         self, text: str, rng: random.Random, noise: torch.Generator | None
     ) -> torch.Tensor:
         """Return one of the recordings of a question, (128, frames)."""
-        recordings, item = rng.choice(self._asked[text])
-        return recordings.clip(item, noise)
+        return self._recordings.clip(rng.choice(self._asked[text]), noise)
 
     def number(self, text: str, rng: random.Random, noise: torch.Generator | None) -> torch.Tensor:
         return self._numbers.clip(rng.choice(self._said[text]), noise)

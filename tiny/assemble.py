@@ -88,7 +88,7 @@ def write_settings() -> None:
             "feature_extractor_type": "WhisperFeatureExtractor",
             "image_processor_type": "Qwen2VLImageProcessor",
             "sampling_rate": 16_000,
-            "feature_size": 128,
+            "feature_size": sizes.AUDIO["num_mel_bins"],
             "hop_length": 160,
             "n_fft": 400,
             "chunk_length": 300,

@@ -61,11 +61,11 @@ BIGVGAN: dict[str, Any] = {
 }
 
 AUDIO: dict[str, Any] = {
-    "num_mel_bins": 128,
-    "d_model": 160,
+    "num_mel_bins": 80,
+    "d_model": 384,
     "encoder_layers": 4,
-    "encoder_attention_heads": 5,
-    "encoder_ffn_dim": 640,
+    "encoder_attention_heads": 6,
+    "encoder_ffn_dim": 1536,
     "n_window": 100,
     "max_source_positions": 1500,
     "output_dim": WIDTH,

@@ -28,7 +28,7 @@ from tiny.paths import WORK
 from tiny.questions import Turn
 from tiny.scenes import Sight
 from tiny.training import Plan, Trainer, chosen, mixed
-from tiny.weights import continue_from
+from tiny.weights import committed
 
 PLAN = Plan(steps=2_900, rate=2e-3, warmup=100, average=0.998)
 FURTHER = Plan(steps=2_900, rate=5e-4, warmup=150, average=0.998)
@@ -226,16 +226,26 @@ def network() -> Model:
     return model
 
 
-def trained() -> Model:
-    """Return the latest Thinker in work/, else the committed one."""
-    model = network()
+def state() -> dict[str, torch.Tensor]:
+    """Return the weights of the latest Thinker in work/, else of the committed one."""
     for stage in ("joint", "thinker"):
         path = WORK / f"{stage}.pt"
         if path.exists():
-            model.load_state_dict(torch.load(path, weights_only=True)["average"])
-            return model.eval()
-    continue_from("thinker", model)
+            found: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["average"]
+            return found
+    return committed("thinker.")
+
+
+def trained() -> Model:
+    """Return the latest Thinker."""
+    model = network()
+    model.load_state_dict(state())
     return model.eval()
+
+
+def embeddings() -> torch.Tensor:
+    """Return the embedding table of `trained`, (tokens, width)."""
+    return state()["model.embed_tokens.weight"]
 
 
 def forward(model: Model, batch: Batch) -> torch.Tensor:

@@ -25,7 +25,7 @@ from tiny.paths import Corpus, Utterance
 from tiny.splicing import WordBank, alignments
 from tiny.training import Plan, Trainer, mixed
 
-PLAN = Plan(steps=6_000, rate=4e-4, warmup=200, average=0.998)
+PLAN = Plan(steps=1_900, rate=4e-4, warmup=200, average=0.995)
 BATCH = 16
 SPLICED = 0.6
 """Share of the clips that are joined from recorded words."""

@@ -1,6 +1,6 @@
 """The size of each part: the only file to edit for a larger or smaller model.
 
-The sizes fit 12 million parameters (24 MiB in 16 bits) and keep all traits of the architecture:
+The sizes fit 18 million parameters (36 MiB in 16 bits) and keep all traits of the architecture:
 grouped-query attention, three-part rotary positions, windowed and full attention in the vision
 tower, two-second blocks in the audio tower, look-back and look-ahead layers in the DiT.
 """

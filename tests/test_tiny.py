@@ -46,6 +46,11 @@ ANSWERS = {
     "What color is the circle?": "I see no picture.",
 }
 
+HEARD = (
+    "What is seven plus five?", "What comes after nine?", "What color is the sky?",
+    "How many sides does a triangle have?",
+)  # fmt: skip
+
 
 def answer(model: Model, parts: Sequence[ContentPart] | str) -> str:
     *_, done = Conversation(model).send(parts, WRITTEN)
@@ -157,11 +162,19 @@ def spoken(model: Model, question: str, voice: str, pace: ChunkPolicy) -> np.nda
 @pytest.mark.parametrize("pace", ["fixed", "adaptive", "whole"])
 @pytest.mark.parametrize("voice", ["Joe", "Ada"])
 def test_speech_is_recognized(model: Model, voice: str, pace: ChunkPolicy) -> None:
-    """A recognizer that knows the model's sentences transcribes streamed and whole speech."""
-    for question in ("What is seven plus five?", "What comes after nine?"):
+    """A recognizer that knows the model's sentences transcribes streamed and whole speech.
+
+    One word in 25 is misheard on average, and the processor decides which: the weights of int4 are
+    fitted to replies that depend on its rounding.
+    """
+    heard, meant = [], []
+    for question in HEARD:
         sound = spoken(model, question, voice, pace)
         assert 0.02 < np.sqrt(np.mean(sound**2)) < 0.5
-        assert judges.words(judges.sphinx(sound)) == judges.words(ANSWERS[question])
+        heard.append(judges.sphinx(sound))
+        meant.append(ANSWERS[question])
+    assert judges.word_error_rate(heard, meant) <= 0.15
+    assert judges.word_error_rate(heard, judges.rotated(meant)) > 0.5
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 40), (2, 40, 16)])

@@ -93,16 +93,23 @@ class Track:
         return cls(torch.tensor(phones or [UNKNOWN]), torch.tensor(tokens or [UNKNOWN]))
 
 
+def aligned() -> dict[int, list[Spoken]]:
+    """Return the aligned words of each recording, keyed by its start in the corpus."""
+    lines = PATH.read_text().splitlines()
+    items = Corpus(HEARING).utterances
+    return {item.start: json.loads(line) for item, line in zip(items, lines, strict=True)}
+
+
 def tracks() -> dict[int, Track]:
     """Return the track of each recording, keyed by its start in the corpus.
 
     The recordings of espeak are left out: half of them are aligned wrongly (loud silence, silent
     vowels).
     """
-    lines = PATH.read_text().splitlines()
+    voices = {item.start: item.voice for item in Corpus(HEARING).utterances}
     return {
-        item.start: Track.of([] if item.voice.startswith("espeak") else json.loads(line))
-        for item, line in zip(Corpus(HEARING).utterances, lines, strict=True)
+        start: Track.of([] if voices[start].startswith("espeak") else words)
+        for start, words in aligned().items()
     }
 
 

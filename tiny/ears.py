@@ -18,11 +18,11 @@ from torch.nn import functional
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAudioEncoder
 
 from tiny import sizes, thinker, vocabulary
-from tiny.alignment import PHONES, SILENT, UNKNOWN, Track, plain, tracks
+from tiny.alignment import PHONES, SILENT, UNKNOWN, Track, aligned, plain, tracks
 from tiny.audio import Recordings, changed, pooled, unpooled
 from tiny.hearing import HEARING, sentence
 from tiny.paths import Corpus, Utterance
-from tiny.splicing import WordBank, alignments
+from tiny.splicing import WordBank
 from tiny.training import Plan, Trainer, mixed
 
 PLAN = Plan(steps=4_050, rate=8e-4, warmup=100, average=0.998)
@@ -120,10 +120,9 @@ class Listening:
     """The corpus with its alignment; for training also sentences from its words."""
 
     def __init__(self, part: str) -> None:
-        corpus, aligned = Corpus(HEARING), tracks()
-        spoken = Recordings(corpus, part)
-        self.items = [Clip(spoken, item, aligned[item.start]) for item in spoken.items]
-        self._bank = WordBank(spoken, alignments(corpus.utterances))
+        spoken, marks = Recordings(Corpus(HEARING), part), tracks()
+        self.items = [Clip(spoken, item, marks[item.start]) for item in spoken.items]
+        self._bank = WordBank(spoken, aligned())
 
     def sample(self, rng: torch.Generator) -> Heard:
         """Return an augmented clip: a recording, or a sentence from recorded words."""

@@ -4,14 +4,13 @@ Ears that are trained on whole recordings learn the sentences by heart. Joining 
 gives recordings of sentences that nobody spoke.
 """
 
-import json
 import random
 from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
 
-from tiny.alignment import PATH, PHONES, Spoken, Track, plain
+from tiny.alignment import PHONES, Spoken, Track, plain
 from tiny.audio import FLOOR, Recordings
 from tiny.paths import Utterance
 
@@ -91,9 +90,3 @@ class WordBank:
         rest = length - sum(count for _, count in phones)  # a recording may end inside its word
         phones[-1] = (phones[-1][0], phones[-1][1] + rest)
         spoken.append((text, phones))
-
-
-def alignments(items: list[Utterance]) -> dict[int, list[Spoken]]:
-    """Return the aligned words of each recording, keyed by its start in the corpus."""
-    lines = PATH.read_text().splitlines()
-    return {item.start: json.loads(line) for item, line in zip(items, lines, strict=True)}

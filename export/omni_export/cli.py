@@ -107,7 +107,8 @@ def _parser() -> argparse.ArgumentParser:
         "--calibrate",
         type=Path,
         metavar="FILE",
-        help="text to fit the 4-bit weights on, UTF-8; the default ships with the exporter",
+        help="text to fit the 4-bit weights on, UTF-8; default: calibration.txt of the checkpoint, "
+        "else a text that ships with the exporter",
     )
     calibration.add_argument(
         "--no-calibration",
@@ -144,9 +145,10 @@ def _run(options: argparse.Namespace) -> int:
             from omni_export import check  # noqa: PLC0415
 
             local = _checkpoint(options, Path(scratch))
-            sys.stdout.write(check.report(local, recipe, calibrated=bool(calibration)) + "\n")
+            sys.stdout.write(check.report(local, recipe, calibrated=calibration != "") + "\n")
         return 0
 
+    from omni_export import second_moments  # noqa: PLC0415
     from omni_export.exporter import ExportRequest, check_destination, export  # noqa: PLC0415
     from omni_runtime import machine  # noqa: PLC0415
     from omni_runtime.cli import ui  # noqa: PLC0415
@@ -159,6 +161,8 @@ def _run(options: argparse.Namespace) -> int:
     with TemporaryDirectory(prefix="omni-") as scratch:
         checkpoint = _checkpoint(options, Path(scratch))
         destination = options.output or Path("bundles") / f"{checkpoint.name}-{recipe.name}"
+        if calibration is None:
+            calibration = second_moments.text_for(checkpoint.folder)
         kernels.build(ui.note)
         line = _ProgressLine()
         try:
@@ -188,14 +192,15 @@ def run_line(bundle: Path, *, speaks: bool) -> str:
     return f'omni run {quote(str(bundle))} "Hello"' + (" -o answer.wav" if speaks else "")
 
 
-def _calibration(options: argparse.Namespace) -> str:
-    """Return the text to calibrate on, or "". Raises UsageError for a file that is no text."""
+def _calibration(options: argparse.Namespace) -> str | None:
+    """Return the text to calibrate on, "" for none, or None for the default of the checkpoint.
+
+    Raises UsageError for a file that is no text.
+    """
     if options.no_calibration:
         return ""
     if options.calibrate is None:
-        from omni_export import second_moments  # noqa: PLC0415
-
-        return second_moments.text()
+        return None
     try:
         text = options.calibrate.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:

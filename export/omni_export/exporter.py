@@ -123,7 +123,7 @@ def export(request: ExportRequest, report: Report) -> Manifest:
         artifacts = _write_artifacts(planned, finished, store, meter)
         manifest = _manifest(request, planned, licence, artifacts, store.bundle)
         write_manifest(manifest, store.bundle)
-        manifest = _calibrate(planned, manifest, store.bundle, meter)
+        manifest = _calibrate(planned, manifest, store.bundle, request.calibration, meter)
         write_manifest(manifest, store.bundle)
         meter.begin("first reply")
         measured, reason = smoke_test.attempt(store.bundle, manifest)
@@ -156,10 +156,13 @@ def _write_artifacts(
     return {artifact.name: finished[artifact.name] for artifact in planned.artifacts}
 
 
-def _calibrate(planned: Plan, manifest: Manifest, bundle: Path, meter: ProgressMeter) -> Manifest:
+def _calibrate(
+    planned: Plan, manifest: Manifest, bundle: Path, calibration: str, meter: ProgressMeter
+) -> Manifest:
     """Fit the Talker to its own speech, and add the int8 KV cache, if memory allows replies."""
     meter.begin("own replies")
-    observed = own_replies.observe(bundle) if smoke_test.obstacle(manifest) is None else None
+    possible = smoke_test.obstacle(manifest) is None
+    observed = own_replies.observe(bundle, calibration) if possible else None
     if planned.fit_talker is not None:
         meter.begin("talker, fitted")
         if observed is None:
@@ -229,7 +232,7 @@ def _quality(request: ExportRequest) -> Quality | None:
     checkpoint, rules = request.checkpoint, request.recipe.graphs
     changed = checkpoint.adapter or checkpoint.speech_from or checkpoint.mute
     fitted = any(nbits.searched(rule) for name in ("thinker", "talker") for rule in rules[name])
-    if changed or (fitted and request.calibration != second_moments.text()):
+    if changed or (fitted and request.calibration != second_moments.text_for(checkpoint.folder)):
         return None
     return quality.measured(checkpoint.folder, request.recipe)
 

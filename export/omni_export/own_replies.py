@@ -1,13 +1,14 @@
 """Replies of a new bundle: what its KV caches hold, and what its Talker reads while it speaks.
 
 An int8 KV cache needs the largest magnitudes of each channel, and the Talker's 4-bit blocks are
-fitted to the inputs that it makes for itself. Both come from a few replies, with audio and image
-input if the bundle accepts them. Codes are sampled but not synthesized. The replies are made in a
+fitted to the inputs that it makes for itself. Both come from replies to a few fixed prompts, with
+audio and image input if the bundle accepts them, and to user messages of the calibration text. Codes are sampled but not synthesized. The replies are made in a
 new process, since they need more memory than the export. Run as a module, this file is that
 process.
 """
 
 import io
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +38,9 @@ PROMPTS = (
     "What is 17 % of 3,482.50 dollars? Then write a loop in Python that prints it.",
     "Wie heißt die Hauptstadt von Frankreich? 用中文说三句关于春天的话",
 )
+MESSAGE = re.compile(r"<\|im_start\|>user\n([^<]+)<\|im_end\|>")
+MESSAGES = 24
+"""Messages of the calibration text that are answered, at most."""
 MAX_TOKENS = 16
 MAX_CODES = 150
 AUDIO_SECONDS = 2
@@ -61,26 +65,27 @@ class Observed:
     talker_rows: FloatArray
 
 
-def observe(bundle: Path) -> Observed:
+def observe(bundle: Path, calibration: str = "") -> Observed:
     """Run `replies` in a new process. Raises OmniError if that fails."""
     with TemporaryDirectory(prefix="omni-") as folder:
-        file = Path(folder) / "observed.npz"
+        file, text = Path(folder) / "observed.npz", Path(folder) / "calibration.txt"
+        text.write_text(calibration, "utf-8")
         failure, fix = "the new bundle fails to reply", "report this as a defect"
-        run_module(__name__, [str(bundle), str(file)], failure=failure, fix=fix)
+        run_module(__name__, [str(bundle), str(text), str(file)], failure=failure, fix=fix)
         with np.load(file) as arrays:
             absmax = {name: list(arrays[name]) for name in arrays if name != TALKER_ROWS}
             return Observed(absmax, arrays[TALKER_ROWS])
 
 
-def replies(bundle: Path) -> Observed:
-    """Reply to the prompts, and return what was observed."""
+def replies(bundle: Path, calibration: str = "") -> Observed:
+    """Reply to the prompts and to messages of `calibration`, and return what was observed."""
     footprint = Footprint.of(read_manifest(bundle))
     speaks = footprint.config.speech is not None
     least = footprint.least(MIN_CONTEXT, speech=speaks, encoders=ENCODERS)
     model = Model(bundle, SessionOptions(memory=least, prepack_cache=False))
     found: AbsMax = {}
     spoken = [np.zeros((0, model.config.thinker.decoder.hidden_size), np.float32)]
-    for parts in _prompts(model):
+    for parts in [*_prompts(model), *messages(calibration)]:
         caches = _reply(model, parts, spoken)
         for name, cache in zip(DECODERS, caches, strict=False):
             magnitudes = channels(cache)
@@ -158,6 +163,13 @@ def channels(cache: KVCache) -> list[FloatArray]:
     return found
 
 
+def messages(calibration: str) -> list[list[ContentPart]]:
+    """Return at most `MESSAGES` user messages of a text, from all its parts."""
+    found = MESSAGE.findall(calibration)
+    step = max(1, len(found) // MESSAGES)
+    return [[Text(message)] for message in found[::step][:MESSAGES]]
+
+
 def _prompts(model: Model) -> list[list[ContentPart]]:
     prompts: list[list[ContentPart]] = [[Text(prompt)] for prompt in PROMPTS]
     random = np.random.default_rng(0)
@@ -173,7 +185,7 @@ def _prompts(model: Model) -> list[list[ContentPart]]:
 
 
 if __name__ == "__main__":
-    observed = replies(Path(sys.argv[1]))
+    observed = replies(Path(sys.argv[1]), Path(sys.argv[2]).read_text("utf-8"))
     stacked: dict[str, Any] = {name: np.stack(found) for name, found in observed.absmax.items()}
     stacked[TALKER_ROWS] = observed.talker_rows
-    np.savez(sys.argv[2], **stacked)
+    np.savez(sys.argv[3], **stacked)

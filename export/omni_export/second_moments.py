@@ -3,10 +3,12 @@
 They tell the search of 4-bit blocks (`omni_quantize.blocks`) which inputs matter, and which errors
 make up for each other.
 `calibration.txt` has short conversations and texts in several languages, written for this purpose.
+A checkpoint that was trained on a domain of its own may bring a file of this name.
 """
 
 from collections.abc import Mapping
 from importlib import resources
+from pathlib import Path
 from threading import Lock
 
 import numpy as np
@@ -17,15 +19,31 @@ from omni_export.reference_decoder import ReferenceDecoder
 from omni_export.source import DecoderSource
 from omni_quantize.moments import Moments
 from omni_runtime.arrays import FloatArray
+from omni_runtime.errors import OmniError
 from omni_runtime.inputs.tokenizer import Tokenizer
 
+FILE = "calibration.txt"
 MAX_TOKENS = 8192
 """Tokens of a calibration; more of them change the measured quality little."""
 
 
 def text() -> str:
     """Return the text that ships with the exporter."""
-    return (resources.files("omni_export") / "calibration.txt").read_text("utf-8")
+    return (resources.files("omni_export") / FILE).read_text("utf-8")
+
+
+def text_for(checkpoint: Path) -> str:
+    """Return the text of a checkpoint if it brings one, else the text of the exporter.
+
+    Raises OmniError if its text cannot be read.
+    """
+    path = checkpoint / FILE
+    if not path.exists():
+        return text()
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OmniError(f"{path}: {error}", fix="remove it, or use --calibrate") from None
 
 
 def embedded(text: str, tokenizer: Tokenizer, rows: Rows) -> FloatArray:

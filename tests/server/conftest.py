@@ -17,6 +17,7 @@ from omni_runtime.server.app import application
 from omni_runtime.server.connections import uvicorn_config
 from omni_runtime.server.settings import Settings
 from omni_runtime.serving.engine import Engine
+from server.realtime_client import Client
 from server.running import NAME, Running
 
 ROOT = Path(__file__).parent.parent.parent
@@ -63,3 +64,11 @@ def run_server(model: Model) -> Iterator[Callable[..., Running]]:
 @pytest.fixture(scope="session")
 def server(run_server: Callable[..., Running]) -> Running:
     return run_server()
+
+
+@pytest.fixture
+def client(server: Running) -> Iterator[Client]:
+    with server.openai().realtime.connect(model=NAME) as connection:
+        made = Client(connection)
+        made.until("session.created")
+        yield made

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,22 +12,14 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from omni_runtime.memory import MIN_CONTEXT, AdmissionError, Budget
 from omni_runtime.voice import pending
 from omni_runtime.voice.engine_side import EngineSide
-from server.running import NAME, Running
+from server.realtime_client import RATE, Client, kinds, transcript
+from server.running import Running
 from server.test_chat import wav
-from server.test_realtime import RATE, Client, kinds, transcript
 
 pytestmark = pytest.mark.filterwarnings("ignore:connect:DeprecationWarning")
 
 NO_DETECTION = {"input": {"turn_detection": None}}
 SERVER_VAD = {"input": {"turn_detection": {"type": "server_vad"}}}
-
-
-@pytest.fixture
-def client(server: Running) -> Iterator[Client]:
-    with server.openai().realtime.connect(model=NAME) as connection:
-        made = Client(connection)
-        made.until("session.created")
-        yield made
 
 
 def no_room(*_: object) -> None:

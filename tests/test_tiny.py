@@ -37,6 +37,13 @@ ANSWERS = {
     "How many sides does a triangle have?": "A triangle has three sides.",
     "What color is the sky?": "The sky is blue.",
     "What is the opposite of up?": "The opposite of up is down.",
+    "What is nineteen minus six?": "Nineteen minus six is thirteen.",
+    "Count from three to six.": "Three, four, five, six.",
+    "What is the opposite of hot?": "The opposite of hot is cold.",
+    "What day comes after Friday?": "Saturday comes after Friday.",
+    "How many wheels does a car have?": "A car has four wheels.",
+    "Repeat after me: The red star is at the top.": "The red star is at the top.",
+    "Who made you?": "I am Pocket Omni, a small model that can see, hear and speak.",
     "Who are you?": "I am Pocket Omni, a small model that can see, hear and speak.",
     "What can you do?": "I can count shapes, name colors, add small numbers and answer aloud.",
     "How are you?": "I am fine, thank you.",
@@ -130,6 +137,16 @@ def test_a_video(model: Model, tmp_path: Path) -> None:
 def test_a_spoken_question(model: Model, name: str, question: str) -> None:
     """The voices are not in the training data, and there is noise."""
     assert answer(model, [Audio((DATA / f"{name}.flac").read_bytes())]) == ANSWERS[question]
+
+
+def test_a_spoken_number(model: Model) -> None:
+    asked = [Audio((DATA / "ten.flac").read_bytes()), Text("What number did I say?")]
+    assert answer(model, asked) == "You said ten."
+
+
+def test_sound_without_a_question(model: Model) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.05, 24_000).astype(np.float32)
+    assert answer(model, [Audio((noise, 16_000))]) == "I did not understand you."
 
 
 def test_a_video_with_audio(model: Model, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Training of the embedded default checkpoint: a Qwen2.5-Omni of 12 million parameters.
+"""Training of the embedded default checkpoint: a Qwen2.5-Omni of 21 million parameters.
 
 Each stage is one module, run as `python -m tiny.<stage>`. tiny/README.md has the order.
 """

@@ -7,9 +7,11 @@ row, the ears learn in minutes. With the sentence alone they would need hours.
 """
 
 import json
+import multiprocessing
 import re
 import time
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -64,14 +66,26 @@ def align(decoder: Decoder, text: str, samples: Samples) -> list[Spoken]:
     ]
 
 
+@cache
+def _decoder() -> Decoder:
+    return Decoder(lm=None, loglevel="FATAL", beam=1e-80, wbeam=1e-60, pbeam=1e-80)
+
+
+def _line(place: int) -> str:
+    corpus = Corpus(HEARING)
+    item = corpus.utterances[place]
+    return json.dumps(align(_decoder(), plain(item.text), corpus.samples(item)))
+
+
 def main() -> None:
-    decoder = Decoder(lm=None, loglevel="FATAL", beam=1e-80, wbeam=1e-60, pbeam=1e-80)
-    started, lines = time.perf_counter(), []
-    for index, (item, samples) in enumerate(Corpus(HEARING)):
-        lines.append(json.dumps(align(decoder, plain(item.text), samples)))
-        if index % 400 == 0:
-            print(f"{index} {time.perf_counter() - started:.0f} s", flush=True)  # noqa: T201
-    PATH.write_text("\n".join(lines) + "\n")
+    """Align the recordings that are not aligned yet."""
+    begin = len(PATH.read_text().splitlines()) if PATH.exists() else 0
+    started, end = time.perf_counter(), len(Corpus(HEARING).utterances)
+    with multiprocessing.Pool() as pool, PATH.open("a", buffering=1) as file:
+        for index, line in enumerate(pool.imap(_line, range(begin, end), chunksize=8), begin):
+            file.write(line + "\n")
+            if index % 400 == 0:
+                print(f"{index} {time.perf_counter() - started:.0f} s", flush=True)  # noqa: T201
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ A part without new weights in work/ keeps its shard, or gets random weights if i
 """
 
 import json
+import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +17,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import Qwen2_5OmniForConditionalGeneration
 
-from tiny import dit, scenes, sizes, vocabulary
+from omni_export.second_moments import FILE, MAX_TOKENS
+from tiny import dit, questions, scenes, sizes, vocabulary
 from tiny.codec import encoded
 from tiny.paths import CHECKPOINT, WORK
 from tiny.speech import SPEAKERS
@@ -88,7 +90,7 @@ def write_settings() -> None:
             "feature_extractor_type": "WhisperFeatureExtractor",
             "image_processor_type": "Qwen2VLImageProcessor",
             "sampling_rate": 16_000,
-            "feature_size": 128,
+            "feature_size": sizes.AUDIO["num_mel_bins"],
             "hop_length": 160,
             "n_fft": 400,
             "chunk_length": 300,
@@ -109,6 +111,17 @@ def write_settings() -> None:
             "merge_size": scenes.MERGE,
         },
     )
+
+
+def write_calibration() -> None:
+    """Write questions and replies of the training part, which the export fits 4-bit weights on."""
+    rng = random.Random("calibration")  # noqa: S311
+    told = ""
+    while len(vocabulary.load().encode(told).ids) < MAX_TOKENS:
+        for turn in questions.ask_for("train", rng):
+            told += f"<|im_start|>user\n{turn.question}<|im_end|>\n"
+            told += f"<|im_start|>assistant\n{turn.answer}<|im_end|>\n"
+    (CHECKPOINT / FILE).write_text(told)
 
 
 def _write(name: str, value: dict[str, Any]) -> None:
@@ -140,7 +153,8 @@ def main() -> None:
         "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": places}
     )
     write_settings()
-    if (WORK / "encoded.pt").exists():
+    write_calibration()
+    if "dit" in stages and (WORK / "encoded.pt").exists():
         write_voices()
     size = sum(path.stat().st_size for path in CHECKPOINT.iterdir()) / 2**20
     print(f"{CHECKPOINT}: {size:.2f} MiB; in work/: {', '.join(sorted(stages)) or 'nothing'}")  # noqa: T201

@@ -14,13 +14,16 @@ from torch.nn import functional
 from transformers.audio_utils import mel_filter_bank
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAudioEncoder
 
+from tiny import sizes
 from tiny.paths import Corpus, Samples, Utterance
 from tiny.voices import SPEECH_RATE, at_rate
 
 RATE = 16_000
-BINS = 128
+BINS: int = sizes.AUDIO["num_mel_bins"]
 FLOOR = -10.0
 """Decimal logarithm of the smallest power."""
+TELEPHONE = 0.25
+"""Share of the clips that get the band of a telephone."""
 TOP = 8.0
 """Dynamic range of a clip below its maximum, in decades, as in the reference."""
 
@@ -32,7 +35,7 @@ def _filters() -> torch.Tensor:
 
 
 def power(samples: torch.Tensor) -> torch.Tensor:
-    """Return log10 of the mel power, (128, frames), at 100 frames/s, from 16 kHz samples.
+    """Return log10 of the mel power, (BINS, frames), at 100 frames/s, from 16 kHz samples.
 
     The audio is padded with silence, as in the reference, which pads every clip to five minutes.
     """
@@ -48,7 +51,7 @@ def scaled(log: torch.Tensor) -> torch.Tensor:
 
 
 def features(samples: Samples, rate: int = RATE) -> torch.Tensor:
-    """Return the input of the audio tower, (128, frames)."""
+    """Return the input of the audio tower, (BINS, frames)."""
     return scaled(power(torch.from_numpy(at_rate(samples, rate, RATE))))
 
 
@@ -57,17 +60,29 @@ def _mel_centres() -> np.ndarray:
     return np.linspace(0.0, 15 + math.log(8.0) * 27 / math.log(6.4), BINS + 2)[1:-1]
 
 
+def _hertz(mels: np.ndarray) -> np.ndarray:
+    """Return the frequencies of Slaney's mels."""
+    step = math.log(6.4) / 27
+    return np.where(mels < 15, mels * 200 / 3, 1000 * np.exp((mels - 15) * step))
+
+
 def _throat(log: torch.Tensor, factor: float) -> torch.Tensor:
     """Multiply all frequencies by `factor`, by interpolation between the mel bins."""
     mels = _mel_centres()
     step = math.log(6.4) / 27
-    hertz = np.where(mels < 15, mels * 200 / 3, 1000 * np.exp((mels - 15) * step)) / factor
+    hertz = _hertz(mels) / factor
     above = 15 + np.log(np.maximum(hertz, 1) / 1000) / step
     source = np.where(hertz < 1000, hertz * 3 / 200, above)
     place = np.interp(source, mels, np.arange(BINS))
     low = torch.from_numpy(place).long().clamp(max=BINS - 2)
     part = torch.from_numpy(place).float().unsqueeze(1) - low.unsqueeze(1)
     return log[low] * (1 - part) + log[low + 1] * part
+
+
+def _telephone(log: torch.Tensor) -> torch.Tensor:
+    """Silence all that a recording at 8 kHz does not have."""
+    edge = int(np.searchsorted(_hertz(_mel_centres()), 3_900))
+    return torch.cat([log[:edge], torch.full_like(log[edge:], FLOOR)])
 
 
 def _room(rng: torch.Generator) -> torch.Tensor:
@@ -95,9 +110,11 @@ def changed(log: torch.Tensor, rng: torch.Generator) -> tuple[torch.Tensor, torc
     level = loud * 10 ** (-(8 + 34 * draw[4]) / 10)
     log = (10.0**log + noise * colour * level).log10() + _room(rng) + (draw[5] * 2.4 - 1.6)
     log = log.clamp(min=FLOOR)
+    if draw[6] < TELEPHONE:
+        log = _telephone(log)
     for _ in range(2):  # masks in time and in frequency, as in SpecAugment
         where = torch.rand(2, generator=rng)
-        wide = int(torch.randint(14, (1,), generator=rng))
+        wide = int(torch.randint(BINS // 9, (1,), generator=rng))
         long = int(torch.randint(9, (1,), generator=rng))
         mean = float(log.mean())
         low, start = int(where[0] * (BINS - wide)), int(where[1] * (log.shape[1] - long))
@@ -119,7 +136,7 @@ class Recordings:
         }
 
     def clip(self, item: Utterance, rng: torch.Generator | None) -> torch.Tensor:
-        """Return the tower's input, (128, frames); with a generator it is augmented."""
+        """Return the tower's input, (BINS, frames); with a generator it is augmented."""
         return self.traced(item, rng)[0]
 
     def traced(
@@ -135,7 +152,7 @@ class Recordings:
 
 
 def encode(tower: Qwen2_5OmniAudioEncoder, mels: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Return the tower's tokens (n, width) for each clip (128, frames), all blocks as one batch.
+    """Return the tower's tokens (n, width) for each clip (BINS, frames), all blocks as one batch.
 
     The result equals the tower's own forward, which attends over all clips at once under a mask.
     For a batch that takes ten times as long.

@@ -89,6 +89,8 @@ def media(item: exam.Item) -> list[ContentPart]:
         file = io.BytesIO()
         sf.write(file, item.spoken, RATE, format="wav", subtype="FLOAT")
         parts.append(Audio(file.getvalue()))
+    elif item.sound is not None and not frames:
+        parts.append(Audio((item.sound, RATE)))
     return parts
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAudioEncoder
 
-from tiny import sizes, thinker, vocabulary
+from tiny import grammar, sizes, thinker, vocabulary, whisper
 from tiny.alignment import PHONES, SILENT, UNKNOWN, Track, aligned, plain, tracks
 from tiny.audio import Recordings, changed, pooled, unpooled
 from tiny.hearing import HEARING, sentence
@@ -25,16 +25,14 @@ from tiny.paths import Corpus, Utterance
 from tiny.splicing import WordBank
 from tiny.training import Plan, Trainer, mixed
 
-PLAN = Plan(steps=4_050, rate=8e-4, warmup=100, average=0.998)
-"""Of the last run: 6,200 steps on phones and sentences came before it."""
+PLAN = Plan(steps=3_000, rate=4e-4, warmup=200, average=0.995)
 BATCH = 16
 SPLICED = 0.6
 """Share of the clips that are joined from recorded words."""
-DISTANCES = (-5, -2, 0, 2, 5)
-"""Offsets that the heads of a layer attend to at the start, in rows of 20 ms."""
-NEAR = 1.5
-LAST = ("out_proj.weight", "fc2.weight")
-"""Modules that write to the residual stream."""
+NUMBERS = 0.15
+"""Share of these that are a single number."""
+FROZEN = ("conv1.", "conv2.", "layers.0.", "layers.1.")
+"""Parts of Whisper's encoder that stay as they are."""
 
 
 def spelled(text: str) -> list[int]:
@@ -42,40 +40,17 @@ def spelled(text: str) -> list[int]:
 
 
 def tower() -> Qwen2_5OmniAudioEncoder:
+    """Return the tower with the encoder of whisper-tiny.en, and a random projection."""
     torch.manual_seed(0)
     config = sizes.omni(vocabulary.special()).thinker_config.audio_config
     model = Qwen2_5OmniAudioEncoder._from_config(config, attn_implementation="sdpa")
-    with torch.no_grad():  # by default the weights are so small that positions dominate the audio
-        for name, weight in model.named_parameters():
-            if weight.ndim > 1:
-                gain = 2.0 if "conv" in name else 0.25 if name.endswith(LAST) else 1.0
-                weight.normal_(0.0, (gain / weight[0].numel()) ** 0.5)
-        for layer in model.layers:
-            look_near(layer.self_attn)
+    with torch.no_grad():
+        model.proj.weight.normal_(0.0, config.d_model**-0.5)
+    found = model.load_state_dict(whisper.encoder(), strict=False)
+    assert not found.unexpected_keys
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(not name.startswith(FROZEN))
     return model
-
-
-def look_near(attention: nn.Module) -> None:
-    """Initialize each head to attend to the row at its own small offset.
-
-    From absolute positions alone this takes thousands of steps to learn. A query is the position's
-    sines and cosines rotated by the offset, a key those of the row itself. Their product is largest
-    where row = own row + offset.
-    """
-    width, heads = attention.embed_dim, attention.num_heads
-    size = width // heads
-    for head, distance in zip(range(heads), DISTANCES, strict=True):
-        for pair in range(size // 2):
-            sine = 2 * pair  # Whisper's table: first all sines, then all cosines
-            cosine = width // 2 + sine
-            angle = distance * 10_000.0 ** (-sine / (width // 2 - 1))
-            row = head * size + 2 * pair
-            for weight, turn in ((attention.k_proj.weight, 0.0), (attention.q_proj.weight, angle)):
-                weight[row : row + 2] *= 0.3
-                weight[row, [sine, cosine]] += NEAR * torch.tensor([math.cos(turn), math.sin(turn)])
-                weight[row + 1, [cosine, sine]] += NEAR * torch.tensor(
-                    [math.cos(turn), -math.sin(turn)]
-                )
 
 
 class Ears(nn.Module):
@@ -128,7 +103,8 @@ class Listening:
         """Return an augmented clip: a recording, or a sentence from recorded words."""
         source = random.Random(int(torch.randint(1 << 30, (1,), generator=rng)))  # noqa: S311
         if source.random() < SPLICED:
-            text = sentence("train", source)
+            alone = source.random() < NUMBERS
+            text = source.choice(grammar.NUMBERS) if alone else sentence("train", source)
             joined = self._bank.speak(text, source)
             if joined is not None:
                 log, track = joined
@@ -204,7 +180,7 @@ def listen(model: Ears, clips: list[Heard]) -> Result:
 
 def main() -> None:
     corpus, unseen = Listening("train"), Listening("test")
-    table: torch.Tensor = thinker.trained().get_input_embeddings().weight.detach()
+    table = thinker.embeddings()
     trainer = Trainer("ears", Ears(table), PLAN)
     for step, rng in trainer.steps():
         found = listen(trainer.model, [corpus.sample(rng) for _ in range(BATCH)])

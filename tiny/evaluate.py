@@ -91,7 +91,7 @@ def prompt(item: exam.Item, turn: int) -> tuple[list[int], dict[str, Any]]:
     for mel in one.sounds:
         media["input_features"] = mel[None]
         media["feature_attention_mask"] = torch.ones(1, mel.shape[1], dtype=torch.long)
-        media["use_audio_in_video"] = item.sound is not None
+        media["use_audio_in_video"] = item.sound is not None and bool(item.asked.frames)
     return one.ids[: next(learned)], media
 
 

@@ -1,20 +1,22 @@
 """The evaluation: the same questions for the reference and for every bundle.
 
 Sentences and voices are held out: the speakers of questions and videos do not occur in training.
-Recordings have mild noise. An answer counts when every word is right. Later turns of a
-conversation are asked after the right replies to the turns before.
+"template" has ways of asking that do not occur either. Recordings have mild noise. An answer counts
+when every word is right. Later turns of a conversation are asked after the right replies to the
+turns before.
 """
 
+import hashlib
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 import soundfile as sf
 
-from tiny import grammar, hearing, judges, questions, scenes
+from tiny import grammar, hearing, judges, phrases, questions, scenes, templates
 from tiny.audio import RATE
 from tiny.paths import WORK, Corpus, Samples
 from tiny.speech import SPEAKERS, SPEECH
@@ -33,7 +35,7 @@ class Item:
     spoken: Samples | None = None
     """Recording of the first question, in place of its text."""
     sound: Samples | None = None
-    """Audio track of the video."""
+    """Audio track of the video, or a recording before the written question."""
 
 
 class Examinee(Protocol):
@@ -50,7 +52,8 @@ class Examinee(Protocol):
 
 def _recording(name: str, text: str, rng: random.Random) -> Samples:
     """Return `text` by a held-out speaker; cached on disk, so that every model gets the same."""
-    path = FOLDER / f"{name}.wav"
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]  # the grammar may change
+    path = FOLDER / f"{name}-{digest}.wav"
     if not path.exists():
         FOLDER.mkdir(parents=True, exist_ok=True)
         samples = at_rate(hearing.speak("test", rng, text)[1], SPEECH_RATE, RATE)
@@ -77,6 +80,35 @@ def _spoken(rng: random.Random, index: int) -> Item:
     return Item(asked, spoken=_recording(f"spoken-{index:03d}", text, rng))
 
 
+def _worse(spoil: Callable[[Samples], Samples]) -> Callable[[random.Random, int], Item]:
+    """Return a draw of the spoken questions with worse recordings."""
+
+    def draw(_: random.Random, index: int) -> Item:
+        item = _spoken(random.Random(f"exam spoken {index}"), index)  # noqa: S311
+        assert item.spoken is not None
+        return replace(item, spoken=spoil(item.spoken))
+
+    return draw
+
+
+def telephone(samples: Samples) -> Samples:
+    """Return the recording without what a sampling rate of 8 kHz loses."""
+    return at_rate(at_rate(samples, RATE, 8_000), 8_000, RATE)
+
+
+def noisy(samples: Samples) -> Samples:
+    """Return the recording with white noise 10 dB below it."""
+    noise = np.random.default_rng(len(samples)).standard_normal(len(samples)).astype(np.float32)
+    return samples + noise * np.float32(np.sqrt(np.mean(samples**2) / 10))
+
+
+def _number(rng: random.Random, index: int) -> Item:
+    word = rng.choice(grammar.NUMBERS)
+    turn = questions.Turn(rng.choice(phrases.SAID), grammar.you_said(word))
+    sound = _recording(f"number-{index:03d}", f"{grammar.capital(word)}.", rng)
+    return Item(scenes.Asked([], [turn], 0), sound=sound)
+
+
 def _heard(rng: random.Random, index: int) -> Item:
     word = rng.choice(grammar.NUMBERS)
     asked = _film(rng, word)
@@ -85,9 +117,13 @@ def _heard(rng: random.Random, index: int) -> Item:
 
 DRAWS: dict[str, Callable[[random.Random, int], Item]] = {
     "typed": lambda rng, _: Item(scenes.Asked([], questions.ask_for("test", rng), 0)),
+    "template": lambda rng, index: Item(scenes.Asked([], [templates.ask(rng, index)], 0)),
     "picture": lambda rng, _: Item(scenes.picture_for("test", rng)),
     "film": lambda rng, _: Item(_film(rng)),
     "spoken": _spoken,
+    "spoken, telephone": _worse(telephone),
+    "spoken, noisy": _worse(noisy),
+    "number": _number,
     "heard film": _heard,
 }
 
@@ -103,26 +139,31 @@ def items(kind: str) -> Iterator[Item]:
 def sit(kind: str, examinee: Examinee, count: int) -> dict[str, float]:
     """Return the share of right answers in first turns, in later turns and in all turns.
 
+    "wrong" is the share of wrong answers that do not decline.
+
     Run at least `count` turns. For spoken questions only the first turn is asked. Their shares are
     "alone" (without a scene) and "seen" (about pictures and videos).
     """
     right: Counter[str] = Counter()
     total: Counter[str] = Counter()
+    wrong = 0
     for item in items(kind):
-        turns = item.asked.turns[:1] if kind == "spoken" else item.asked.turns
+        turns = item.asked.turns[:1] if item.spoken is not None else item.asked.turns
         for index, turn in enumerate(turns):
             part = "later" if index else "first"
-            if kind == "spoken":
+            if item.spoken is not None:
                 part = "seen" if item.asked.frames else "alone"
             told = examinee.answer(item, index)
             total[part] += 1
             right[part] += told == turn.answer
+            wrong += told not in (turn.answer, grammar.UNKNOWN, grammar.UNCLEAR)
             if told != turn.answer:
                 print(f"    {turn.question!r}: {told!r}, not {turn.answer!r}", flush=True)  # noqa: T201
         if sum(total.values()) >= count:
             break
     shares = {part: right[part] / total[part] for part in sorted(total)}
-    return {"exact": sum(right.values()) / sum(total.values()), **shares, "items": total.total()}
+    asked = total.total()
+    return {"exact": right.total() / asked, **shares, "wrong": wrong / asked, "items": asked}
 
 
 class Likeness:

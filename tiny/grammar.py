@@ -19,9 +19,15 @@ SHAPES = ("circle", "square", "triangle", "star")
 POSITIONS = ("on the left", "on the right", "at the top", "at the bottom", "in the middle")
 RELATIONS = ("above", "below", "to the left of", "to the right of")
 MOVES = ("to the left", "to the right", "up", "down")
-OPPOSITES = {"left": "right", "up": "down", "above": "below", "top": "bottom", "big": "small"}
+OPPOSITES = {
+    "left": "right", "up": "down", "above": "below", "top": "bottom", "big": "small",
+    "hot": "cold", "day": "night", "good": "bad", "fast": "slow", "happy": "sad", "yes": "no",
+    "long": "short", "high": "low", "in": "out", "wet": "dry", "old": "new", "full": "empty",
+}  # fmt: skip
 OPPOSITES |= {value: key for key, value in OPPOSITES.items()}
 SIDES = {"triangle": 3, "square": 4, "star": 10, "circle": 0}
+WHEELS = {"car": 4, "bicycle": 2, "tricycle": 3}
+DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 COLORED = {
     "the sky": "blue",
     "grass": "green",
@@ -32,6 +38,8 @@ COLORED = {
 }
 MAX_ADDEND = 10
 MAX_COUNT = 5
+MAX_COUNTED = 10
+"""Numbers that are counted aloud at most."""
 
 HELLO = "Hello! How can I help you?"
 WHO = "I am Pocket Omni, a small model that can see, hear and speak."
@@ -41,6 +49,8 @@ WELCOME = "You are welcome."
 GOODBYE = "Goodbye!"
 UNKNOWN = "I am sorry, I do not know that."
 NO_PICTURE = "I see no picture."
+UNCLEAR = "I did not understand you."
+OKAY = "Okay."
 
 Thing = tuple[str, str]
 """A colored shape, such as ("red", "circle")."""
@@ -155,8 +165,29 @@ def opposite(word: str) -> str:
     return f"The opposite of {word} is {OPPOSITES[word]}."
 
 
+def wheels(name: str) -> str:
+    return f"A {name} has {NUMBERS[WHEELS[name]]} wheels."
+
+
+def day_after(day: str) -> str:
+    return f"{DAYS[(DAYS.index(day) + 1) % len(DAYS)]} comes after {day}."
+
+
+def day_before(day: str) -> str:
+    return f"{DAYS[DAYS.index(day) - 1]} comes before {day}."
+
+
+def you_said(word: str) -> str:
+    return f"You said {word}."
+
+
 def count_to(number: int) -> str:
-    return f"{capital(', '.join(NUMBERS[1 : number + 1]))}."
+    return count_from(1, number)
+
+
+def count_from(start: int, end: int) -> str:
+    """`end` is included."""
+    return f"{capital(', '.join(NUMBERS[start : end + 1]))}."
 
 
 def held_out(text: str, share: float = 0.08) -> bool:
@@ -167,15 +198,13 @@ def held_out(text: str, share: float = 0.08) -> bool:
 
 def small_replies() -> list[str]:
     """Return every reply of the kinds that have few members."""
-    addends = range(MAX_ADDEND + 1)
     numbers = range(len(NUMBERS))
-    fixed = [HELLO, WHO, CAN, FINE, WELCOME, GOODBYE, UNKNOWN, NO_PICTURE]
+    fixed = [HELLO, WHO, CAN, FINE, WELCOME, GOODBYE, UNKNOWN, NO_PICTURE, UNCLEAR, OKAY]
     names = ["shape", *SHAPES, *(f"{c} {s}" for c, s in THINGS), *(f"{c} shape" for c in COLORS)]
     return [
         *fixed,
-        *(plus(a, b) for a in addends for b in addends),
-        *(plus(a, b) for a in range(MAX_ADDEND + 1, 20) for b in range(1, 21 - a)),
-        *(minus(a, b) for a in addends for b in range(a + 1)),
+        *(plus(a, b) for a in numbers for b in numbers if a + b < len(NUMBERS)),
+        *(minus(a, b) for a in numbers for b in range(a + 1)),
         *(counted(n, name) for n in range(MAX_COUNT + 1) for name in names),
         *(counted(n, "shape") for n in range(MAX_COUNT + 1, 2 * MAX_COUNT + 1)),
         *(color(c) for c in COLORS),
@@ -195,7 +224,10 @@ def small_replies() -> list[str]:
         *(before(n) for n in numbers[1:]),
         *(bigger(a, b) for a in numbers for b in numbers if a > b),
         *(opposite(word) for word in OPPOSITES),
-        *(count_to(n) for n in range(2, 11)),
+        *(wheels(name) for name in WHEELS),
+        *(say(day) for day in DAYS for say in (day_before, day_after)),
+        *(you_said(n) for n in NUMBERS),
+        *(count_from(a, b) for a in numbers for b in numbers[a + 1 : a + MAX_COUNTED]),
     ]
 
 

@@ -73,16 +73,35 @@ def _whisper() -> Any:
     return WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=1)
 
 
+@cache
+def _digits() -> list[int]:
+    """Return Whisper's tokens with digits: it would write "234" where a voice counts aloud."""
+    tokens = _whisper().hf_tokenizer.get_vocab().items()
+    return sorted(number for text, number in tokens if re.search(r"\d", text) and text[0] != "<")
+
+
 def whisper(samples: Samples) -> str:
+    """Transcribe with numbers in words."""
     heard = at_rate(samples, SPEECH_RATE, HEARING_RATE)
-    parts, _ = _whisper().transcribe(heard, language="en", beam_size=1, without_timestamps=True)
+    parts, _ = _whisper().transcribe(
+        heard,
+        language="en",
+        beam_size=1,
+        without_timestamps=True,
+        suppress_tokens=[-1, *_digits()],
+    )
     return " ".join(part.text for part in parts)
 
 
 def jsgf() -> str:
     """Return the reply grammar in JSGF, the format that Pocketsphinx reads."""
     one_of = " | ".join
-    fixed = (g.HELLO, g.WHO, g.CAN, g.FINE, g.WELCOME, g.GOODBYE, g.UNKNOWN, g.NO_PICTURE)
+    fixed = (
+        g.HELLO, g.WHO, g.CAN, g.FINE, g.WELCOME, g.GOODBYE, g.UNKNOWN, g.NO_PICTURE, g.UNCLEAR,
+        g.OKAY,
+    )  # fmt: skip
+    count = len(g.NUMBERS)
+    counted = [(a, b) for a in range(count) for b in range(a + 1, min(a + g.MAX_COUNTED, count))]
     rules = {
         "n": one_of(g.NUMBERS),
         "color": one_of(g.COLORS),
@@ -95,7 +114,9 @@ def jsgf() -> str:
         "word": one_of(g.OPPOSITES),
         "fact": one_of(" ".join(words(g.colored(n))) for n in g.COLORED),
         "fixed": one_of(" ".join(words(text)) for text in fixed),
-        "counting": one_of(" ".join(words(g.count_to(n))) for n in range(2, 11)),
+        "counting": one_of(" ".join(words(g.count_from(a, b))) for a, b in counted),
+        "vehicle": one_of(g.WHEELS),
+        "day": one_of(day.lower() for day in g.DAYS),
     }
     replies = (
         "<n> plus <n> is <n>", "<n> minus <n> is <n>",
@@ -108,6 +129,7 @@ def jsgf() -> str:
         "the voice says <n> [while the <thing> moves <move>]",
         "a <shape> has (no | <n>) sides", "<n> comes (after | before) <n>",
         "<n> is bigger than <n>", "the opposite of <word> is <word>",
+        "a <vehicle> has <n> wheels", "<day> comes (after | before) <day>", "you said <n>",
         "<fact>", "<fixed>", "<counting>",
     )  # fmt: skip
     body = "".join(f"<{name}> = {rule};\n" for name, rule in rules.items())

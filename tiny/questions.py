@@ -8,63 +8,10 @@ are in scenes.py; they use the same manners.
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 from tiny import grammar as g
-
-PLUS = (
-    "What is {a} plus {b}?", "How much is {a} plus {b}?", "What does {a} plus {b} make?",
-    "Add {a} and {b}.", "What is the sum of {a} and {b}?", "{a} plus {b}?",
-    "What do you get if you add {a} and {b}?", "Calculate {a} plus {b}.",
-    "I have {a} and you give me {b} more. How many is that?",
-)  # fmt: skip
-MINUS = (
-    "What is {a} minus {b}?", "How much is {a} minus {b}?", "Take {b} from {a}.",
-    "{a} minus {b}?", "What is {a} take away {b}?", "Calculate {a} minus {b}.",
-    "I have {a} and give away {b}. How many are left?", "Subtract {b} from {a}.",
-)  # fmt: skip
-AND_PLUS = ("And {b} more?", "Plus {b}?", "And plus {b}?", "Now add {b}.", "And if you add {b}?")
-AFTER = (
-    "What comes after {a}?", "Which number comes after {a}?", "What number follows {a}?",
-    "What is the next number after {a}?", "What comes next after {a}?",
-)  # fmt: skip
-BEFORE = (
-    "What comes before {a}?", "Which number comes before {a}?",
-    "What number is just before {a}?", "Which number is right before {a}?",
-)  # fmt: skip
-BIGGER = (
-    "Which is bigger, {a} or {b}?", "What is more, {a} or {b}?", "Which is larger, {a} or {b}?",
-    "Which number is bigger, {a} or {b}?", "Is {a} bigger than {b}?",
-)  # fmt: skip
-COUNT_TO = ("Count to {a}.", "Can you count to {a}?", "Count up to {a}.", "Count from one to {a}.")
-SIDES = (
-    "How many sides does a {x} have?", "How many sides has a {x}?",
-    "What number of sides does a {x} have?", "Count the sides of a {x}.",
-)  # fmt: skip
-COLORED = (
-    "What color is {x}?", "What color does {x} have?", "Which color is {x}?",
-    "Name the color of {x}.", "What is the color of {x}?",
-)  # fmt: skip
-OPPOSITE = (
-    "What is the opposite of {x}?", "Name the opposite of {x}.", "Tell me the opposite of {x}.",
-    "What is the reverse of {x}?",
-)  # fmt: skip
-SMALL_TALK = {
-    g.HELLO: ("Hello!", "Hi!", "Hello there!", "Hi there!", "Good morning!", "Good evening!",
-              "Good afternoon!", "Hey!", "Hello, model!", "Greetings!"),
-    g.WHO: ("Who are you?", "What are you?", "What is your name?", "Tell me who you are.",
-            "Introduce yourself.", "Who am I talking to?", "Are you a person?",
-            "Say something about yourself."),
-    g.CAN: ("What can you do?", "What can I ask you?", "How can you help me?",
-            "What are you good at?", "Tell me what you can do.", "What do you know?",
-            "What are your skills?"),
-    g.FINE: ("How are you?", "How are you today?", "How do you do?", "How is it going?",
-             "Are you well?", "How do you feel?"),
-    g.WELCOME: ("Thank you!", "Thanks!", "Thank you very much!", "Many thanks!",
-                "Thanks a lot!", "Great, thank you!"),
-    g.GOODBYE: ("Goodbye!", "Bye!", "See you later!", "Bye bye!", "See you soon!", "Good night!"),
-}  # fmt: skip
-LEAD = ("Please tell me, ", "Hey, ", "So, ", "Tell me, ", "Well, ", "Now, ", "Okay, ", "Quick, ")
-TAIL = (" please", " now", " then", " for me", " again")
+from tiny import phrases as p
 
 THEMES = (
     "the moon", "France", "my cat", "the weather", "love", "gravity", "the president", "a tiger",
@@ -89,9 +36,25 @@ FOREIGN = (
     "Translate {x} into German.", "Sing a song about {x}.", "Where can I buy {x}?",
     "What comes after {x}?", "How much is {x}?", "Which is better, {x} or {y}?",
     "What is the difference between {x} and {y}?", "How far is {x} from {y}?",
+    "When does {x} open?", "How do I make {x}?", "Who won {x}?", "Recommend {x} to me.",
+    "How do you say {x} in Spanish?", "What is the largest {x}?", "Which {x} is the best?",
+    "Can you buy {x} for me?", "How many people live in {x}?", "Who is {x}?", "What is {x}?",
+    "When is {x}?", "Should I learn {x}?", "How long does {x} take?", "Play {x}.", "Call {x}.",
+    "What did {x} say?", "Why does {x} like {y}?", "Did you read {x}?", "I am thinking of {x}.",
+    "What is the weather like?", "What time is it?", "Tell me a joke.", "What day is it today?",
+    "Is it going to rain?", "How old am I?", "What is my name?", "Where am I?", "Open {x}.",
+    "Set a timer for {x}.", "Which is the highest {x}?", "Explain {x} to me.", "Define {x}.",
 )  # fmt: skip
 LARGE = ("thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety", "a hundred",
          "a thousand", "a million")  # fmt: skip
+
+
+SHORT = {
+    "+": "plus", "-": "minus", "whats": "what is", "Whats": "What is", "colour": "color",
+    "what's": "what is", "What's": "What is", "it's": "it is", "I'd": "I would", "let's": "let us",
+    "who's": "who is", "how's": "how is", "I'm": "I am", "don't": "do not", "didn't": "did not",
+}  # fmt: skip
+"""How some people type."""
 
 
 @dataclass(frozen=True)
@@ -109,81 +72,142 @@ def lower_first(text: str) -> str:
 def with_manner(question: str, rng: random.Random, *, typed: bool) -> str:
     """Return the question with a random manner, such as "please" or lower case."""
     if rng.random() < 0.25:
-        question = rng.choice(LEAD) + lower_first(question)
+        lead = rng.choice(p.LEAD)
+        question = lead + (question if lead[-2] == "." else lower_first(question))
     if question.endswith("?") and rng.random() < 0.12:
-        question = question[:-1] + rng.choice(TAIL) + "?"
+        question = question[:-1] + rng.choice(p.TAIL) + "?"
     if not typed:
         return question
     style = rng.random()
-    if style < 0.12:
+    if style < 0.15:
         question = question.lower()
-    if style < 0.06 or style > 0.94:
+    if style < 0.08 or style > 0.92:
         question = question.rstrip("?.!")
-    return question.replace("What is", "What's") if rng.random() < 0.08 else question
+    for short, long in SHORT.items():
+        if rng.random() < 0.1:
+            question = question.replace(long, short)
+    return question
 
 
 def _number(value: int, rng: random.Random, *, typed: bool) -> str:
-    return str(value) if typed and rng.random() < 0.15 else g.NUMBERS[value]
+    return str(value) if typed and rng.random() < 0.2 else g.NUMBERS[value]
 
 
 def _fill(phrase: str, **words: str) -> str:
     return g.capital(phrase.format(**words))
 
 
+def _either(nouns: tuple[str, ...], asked: tuple[str, ...], rng: random.Random, **w: str) -> str:
+    """Return a question with its own words, or one of the questions for a noun phrase."""
+    if rng.random() < 0.4:
+        return _fill(rng.choice(p.NOUN), x=rng.choice(nouns).format(**w))
+    return _fill(rng.choice(asked), **w)
+
+
+def _reckoning(
+    nouns: tuple[str, ...], asked: tuple[str, ...], rng: random.Random, **words: str
+) -> str:
+    """Return a question for a sum or difference."""
+    if rng.random() < 0.65:
+        how = p.AMOUNT if rng.random() < 0.6 else p.NOUN
+        return _fill(rng.choice(how), x=rng.choice(nouns).format(**words))
+    return _fill(rng.choice(asked), **words)
+
+
 Kind = Callable[[random.Random, bool], list[Turn]]
 
 
+def _pair(rng: random.Random) -> tuple[int, int]:
+    """Return two numbers with a sum of at most twenty, mostly up to ten each."""
+    if rng.random() < 0.6:
+        return rng.randint(0, g.MAX_ADDEND), rng.randint(0, g.MAX_ADDEND)
+    a = rng.randint(0, 20)
+    return a, rng.randint(0, 20 - a)
+
+
 def sums(rng: random.Random, typed: bool) -> list[Turn]:
-    a, b = rng.randint(0, g.MAX_ADDEND), rng.randint(0, g.MAX_ADDEND)
+    a, b = _pair(rng)
     words = {"a": _number(a, rng, typed=typed), "b": _number(b, rng, typed=typed)}
-    turns = [Turn(_fill(rng.choice(PLUS), **words), g.plus(a, b))]
+    turns = [Turn(_reckoning(p.SUM, p.PLUS, rng, **words), g.plus(a, b))]
     if 0 < a + b < 20 and rng.random() < 0.3:
         more = rng.randint(1, min(g.MAX_ADDEND, 20 - a - b))
-        follow = rng.choice(AND_PLUS).format(b=_number(more, rng, typed=typed))
+        follow = rng.choice(p.AND_PLUS).format(b=_number(more, rng, typed=typed))
         turns.append(Turn(follow, g.plus(a + b, more)))
+    elif rng.random() < 0.1:
+        other = rng.randint(0, min(g.MAX_ADDEND, 20 - a))
+        follow = rng.choice(p.INSTEAD).format(b=_number(other, rng, typed=typed))
+        turns.append(Turn(follow, g.plus(a, other)))
     return turns
 
 
 def differences(rng: random.Random, typed: bool) -> list[Turn]:
-    a = rng.randint(0, g.MAX_ADDEND)
+    a = rng.randint(0, g.MAX_ADDEND if rng.random() < 0.5 else 20)
     b = rng.randint(0, a)
     words = {"a": _number(a, rng, typed=typed), "b": _number(b, rng, typed=typed)}
-    return [Turn(_fill(rng.choice(MINUS), **words), g.minus(a, b))]
+    return [Turn(_reckoning(p.DIFFERENCE, p.MINUS, rng, **words), g.minus(a, b))]
 
 
 def order(rng: random.Random, typed: bool) -> list[Turn]:
-    kind = rng.randrange(4)
+    kind = rng.randrange(5)
     if kind == 0:
         a = rng.randint(0, 19)
-        return [Turn(_fill(rng.choice(AFTER), a=_number(a, rng, typed=typed)), g.after(a))]
+        said = _number(a, rng, typed=typed)
+        return [Turn(_either(p.AFTER_NOUN, p.AFTER, rng, a=said), g.after(a))]
     if kind == 1:
         a = rng.randint(1, 20)
-        return [Turn(_fill(rng.choice(BEFORE), a=_number(a, rng, typed=typed)), g.before(a))]
+        said = _number(a, rng, typed=typed)
+        return [Turn(_either(p.BEFORE_NOUN, p.BEFORE, rng, a=said), g.before(a))]
     if kind == 2:
-        a = rng.randint(2, 10)
-        return [Turn(_fill(rng.choice(COUNT_TO), a=_number(a, rng, typed=typed)), g.count_to(a))]
-    a, b = rng.sample(range(21), 2)
+        b = rng.randint(2, 10)
+        return [Turn(_fill(rng.choice(p.COUNT_TO), b=_number(b, rng, typed=typed)), g.count_to(b))]
+    first, last = sorted(rng.sample(range(21), 2))
+    if kind == 3:
+        last = min(last, first + g.MAX_COUNTED - 1)
+        words = {"a": _number(first, rng, typed=typed), "b": _number(last, rng, typed=typed)}
+        return [Turn(_fill(rng.choice(p.COUNT_FROM), **words), g.count_from(first, last))]
+    a, b = (first, last) if rng.random() < 0.5 else (last, first)
     words = {"a": _number(a, rng, typed=typed), "b": _number(b, rng, typed=typed)}
-    return [Turn(_fill(rng.choice(BIGGER), **words), g.bigger(a, b))]
+    return [Turn(_fill(rng.choice(p.BIGGER), **words), g.bigger(a, b))]
 
 
 def facts(rng: random.Random, typed: bool) -> list[Turn]:
     del typed
-    kind = rng.randrange(3)
-    if kind == 0:
-        name = rng.choice(g.SHAPES)
-        return [Turn(rng.choice(SIDES).format(x=name), g.sides(name))]
-    if kind == 1:
+    kind = rng.randrange(6)
+    if kind < 2:
+        name, part = rng.choice([(s, "sides") for s in g.SIDES] + [(s, "wheels") for s in g.WHEELS])
+        answer = g.sides(name) if part == "sides" else g.wheels(name)
+        return [Turn(_either(p.PARTS_NOUN, p.PARTS, rng, p=part, x=f"a {name}"), answer)]
+    if kind == 2:
         name = rng.choice(list(g.COLORED))
-        return [Turn(rng.choice(COLORED).format(x=name), g.colored(name))]
+        return [Turn(_either(p.COLOR_NOUN, p.COLORED, rng, x=name), g.colored(name))]
+    if kind == 3:
+        day = rng.choice(g.DAYS)
+        if rng.random() < 0.5:
+            return [Turn(_either(p.NEXT_DAY_NOUN, p.NEXT_DAY, rng, x=day), g.day_after(day))]
+        return [Turn(_either(p.DAY_BEFORE_NOUN, p.DAY_BEFORE, rng, x=day), g.day_before(day))]
     word = rng.choice(list(g.OPPOSITES))
-    return [Turn(rng.choice(OPPOSITE).format(x=word), g.opposite(word))]
+    return [Turn(_either(p.OPPOSITE_NOUN, p.OPPOSITE, rng, x=word), g.opposite(word))]
 
 
 def small_talk(rng: random.Random, typed: bool) -> list[Turn]:
     del typed
-    answer = rng.choice(list(SMALL_TALK))
-    return [Turn(rng.choice(SMALL_TALK[answer]), answer)]
+    answer = rng.choice(list(p.SMALL_TALK))
+    return [Turn(rng.choice(p.SMALL_TALK[answer]), answer)]
+
+
+def repeating(rng: random.Random, typed: bool) -> list[Turn]:
+    """Return a sentence to repeat, or a question and the request to repeat its reply."""
+    if rng.random() < 0.5:
+        sentence = rng.choice(_short_replies())
+        return [Turn(rng.choice(p.REPEAT).format(x=sentence), sentence)]
+    kind = rng.choice((sums, differences, order, facts, described))
+    turns = kind(rng, typed)
+    return [*turns, Turn(rng.choice(p.AGAIN), turns[-1].answer)]
+
+
+@cache
+def _short_replies() -> list[str]:
+    return [text for text in g.small_replies() if len(text.split()) <= 7 and "," not in text]
 
 
 def foreign(rng: random.Random, typed: bool) -> list[Turn]:
@@ -195,7 +219,8 @@ def foreign(rng: random.Random, typed: bool) -> list[Turn]:
         return [Turn(rng.choice(FOREIGN).format(x=x, y=y), g.UNKNOWN)]
     if kind < 0.85:
         a, b = rng.sample(LARGE, 2)
-        return [Turn(_fill(rng.choice(PLUS[:6] + MINUS[:4]), a=a, b=b), g.UNKNOWN)]
+        nouns, asked = rng.choice(((p.SUM, p.PLUS), (p.DIFFERENCE, p.MINUS)))
+        return [Turn(_reckoning(nouns, asked, rng, a=a, b=b), g.UNKNOWN)]
     thing = rng.choice(g.THINGS)
     asked = ("What color is the {s}?", "Where is the {c} {s}?", "How many {s}s are there?",
              "What do you see?", "Is there a {c} {s}?", "Which way does it move?",
@@ -210,10 +235,10 @@ def described(rng: random.Random, typed: bool) -> list[Turn]:
         where = rng.choice(g.POSITIONS)
         told = f"{g.capital(g.a_thing(one))} is {where}."
         asked = [
-            Turn(f"What color is the {one[1]}?", g.color(one[0])),
-            Turn(f"Where is the {one[1]}?", g.place(where)),
+            Turn(rng.choice(p.ITS_COLOR).format(x=one[1]), g.color(one[0])),
+            Turn(rng.choice(p.ITS_PLACE).format(x=one[1]), g.place(where)),
             Turn(f"What is {where}?", g.thing_place(one, where)),
-            Turn("What shape is it?", g.shape(one[1])),
+            Turn(rng.choice(p.ITS_SHAPE), g.shape(one[1])),
         ]
         follow = [
             Turn("And what color is it?", g.color(one[0])),
@@ -226,12 +251,10 @@ def described(rng: random.Random, typed: bool) -> list[Turn]:
         m, n = rng.randint(1, g.MAX_COUNT), rng.randint(1, g.MAX_COUNT)
         first = f"{_number(m, rng, typed=typed)} {' '.join(one)}{'s' * (m > 1)}"
         second = f"{_number(n, rng, typed=typed)} {' '.join(other)}{'s' * (n > 1)}"
-        told = rng.choice(("There are {} and {}.", "I have {} and {}.", "I drew {} and {}."))
-        told = told.format(first, second)
+        told = g.capital(rng.choice(p.TOLD).format(first, second))
         asked = [
-            Turn(f"How many {one[1]}s are there?", g.counted(m, one[1])),
-            Turn(f"How many {other[1]}s are there?", g.counted(n, other[1])),
-            Turn("How many shapes are there?", g.counted(m + n, "shape")),
+            Turn(rng.choice(p.HOW_MANY).format(x=name), g.counted(count, name))
+            for name, count in ((one[1], m), (other[1], n), ("shape", m + n))
         ]
         follow = [
             Turn(f"And what color are the {one[1]}s?", g.colors(one[0])),
@@ -245,9 +268,10 @@ def described(rng: random.Random, typed: bool) -> list[Turn]:
 
 
 KINDS: dict[Kind, int] = {
-    sums: 9, differences: 7, order: 6, facts: 3, small_talk: 2, foreign: 4, described: 7,
+    sums: 9, differences: 7, order: 7, facts: 5, small_talk: 3, foreign: 4, described: 7,
+    repeating: 2,
 }  # fmt: skip
-PRACTICE = KINDS | {order: 8, described: 16}
+PRACTICE = KINDS | {order: 9, facts: 9, small_talk: 4, described: 10, repeating: 6}
 """Weights for training: difficult kinds are sampled more often."""
 
 

@@ -1,6 +1,6 @@
 """The size of each part: the only file to edit for a larger or smaller model.
 
-The sizes fit 12 million parameters (24 MiB in 16 bits) and keep all traits of the architecture:
+The sizes fit 21 million parameters (41 MiB in 16 bits) and keep all traits of the architecture:
 grouped-query attention, three-part rotary positions, windowed and full attention in the vision
 tower, two-second blocks in the audio tower, look-back and look-ahead layers in the DiT.
 """
@@ -61,11 +61,11 @@ BIGVGAN: dict[str, Any] = {
 }
 
 AUDIO: dict[str, Any] = {
-    "num_mel_bins": 128,
-    "d_model": 160,
+    "num_mel_bins": 80,
+    "d_model": 384,
     "encoder_layers": 4,
-    "encoder_attention_heads": 5,
-    "encoder_ffn_dim": 640,
+    "encoder_attention_heads": 6,
+    "encoder_ffn_dim": 1536,
     "n_window": 100,
     "max_source_positions": 1500,
     "output_dim": WIDTH,
@@ -107,7 +107,7 @@ def omni(special: Special) -> Qwen2_5OmniConfig:
         "vocab_size": special.size,
         "hidden_size": WIDTH,
         "intermediate_size": 448,
-        "num_hidden_layers": 6,
+        "num_hidden_layers": 9,
         "bos_token_id": special.end_of_text,
         "eos_token_id": special.im_end,
         "pad_token_id": special.end_of_text,
@@ -127,7 +127,7 @@ def omni(special: Special) -> Qwen2_5OmniConfig:
         "embedding_size": WIDTH,
         "hidden_size": WIDTH,
         "intermediate_size": 448,
-        "num_hidden_layers": 4,
+        "num_hidden_layers": 6,
         "head_dim": 64,
         "spatial_merge_size": 2,
         "tts_text_start_token_id": special.tts_start,

@@ -20,6 +20,10 @@ EDGE = 2
 """Frames of the neighbouring sounds that a word takes along, at most: they overlap."""
 PAUSE = 12
 """Longest pause between two words, in frames."""
+LONG_PAUSE = 80
+"""The same, in one sentence of ten: the speaker hesitates."""
+AROUND = 60
+"""Longest silence before and after a sentence, in frames."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +62,30 @@ class WordBank:
         able = [voice for voice in self.voices if all(w in self._words[voice] for w in wanted)]
         if not able:
             return None
-        known = self._words[rng.choice(able)]
+        return self._joined(wanted, rng.choice(able), rng)
+
+    def babble(self, words: int, rng: random.Random) -> torch.Tensor:
+        """Return log mel power (bins, frames) of words in random order, by one voice."""
+        voice = rng.choice(self.voices)
+        wanted = rng.choices(sorted(self._words[voice]), k=words)
+        return self._joined(wanted, voice, rng)[0]
+
+    def _joined(
+        self, wanted: list[str], voice: str, rng: random.Random
+    ) -> tuple[torch.Tensor, Track]:
+        known = self._words[voice]
         pieces: list[torch.Tensor] = []
         spoken: list[Spoken] = []
+        longest = LONG_PAUSE if rng.random() < 0.1 else PAUSE
         for place, text_word in enumerate(wanted):
             if place and rng.random() < 0.3:
-                self._silence(rng.randint(1, PAUSE), pieces, spoken)
+                self._silence(rng.randint(1, longest), pieces, spoken)
             self._say(text_word, rng.choice(known[text_word]), rng, pieces, spoken)
+        if rng.random() < 0.5:
+            self._silence(rng.randint(1, AROUND), pieces, spoken)
+        if rng.random() < 0.5:
+            self._silence(rng.randint(1, AROUND), pieces, spoken)
+            pieces, spoken = [pieces[-1], *pieces[:-1]], [spoken[-1], *spoken[:-1]]
         return torch.cat(pieces, 1), Track.of(spoken)
 
     @staticmethod

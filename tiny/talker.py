@@ -2,7 +2,8 @@
 
     python -m tiny.talker
 
-The Thinker is frozen. Its rows (hidden state plus embedding) are computed exactly as at run time:
+The Thinker is frozen, but its own training may still be running: its latest weights are loaded now
+and then. Its rows (hidden state plus embedding) are computed exactly as at run time:
 one row per reply token, then one end row, then padding. Each row is added to the embedding of the
 last code. A tenth of the code history is corrupted: at run time the history is the Talker's own
 output, which has errors.
@@ -22,13 +23,13 @@ from tiny import questions, scenes, sizes, thinker, vocabulary
 from tiny.codec import encoded, load_book
 from tiny.questions import Turn
 from tiny.speech import SPEAKERS
-from tiny.training import Plan, Trainer, chosen, continued, mixed
+from tiny.training import Plan, Trainer, chosen, mixed
 
 PLAN = Plan(steps=6_000, rate=2e-3, warmup=150, decay=0.05, average=0.998)
-FURTHER = Plan(steps=500, rate=5e-4, warmup=30, decay=0.05, average=0.995)
-"""With --continue: enough steps to adapt to a retrained Thinker."""
-READING = ("thinker_to_talker_proj.", "model.layers.0.")
-"""Weights trained with --continue: only the input changes with another Thinker."""
+FURTHER = Plan(steps=2_200, rate=8e-4, warmup=100, decay=0.05, average=0.998)
+"""With --continue."""
+REFRESH = 200
+"""Steps after which the latest Thinker is loaded."""
 BATCH = 12
 CORRUPTED = 0.10
 DROPOUT = 0.1
@@ -101,14 +102,18 @@ def thinker_rows(model: thinker.Model, scripts: list[Script]) -> tuple[torch.Ten
 class Teacher:
     """Converts scripts into the Talker's batches with the frozen Thinker."""
 
-    def __init__(self, model: thinker.Model) -> None:
-        self._thinker = model.eval().requires_grad_(False)
-        special = vocabulary.special()
-        table: Any = model.get_input_embeddings().weight
-        self._end, self._pad = table[special.tts_end], table[special.tts_pad]
-        self._voice = {name: table[special.voices[name]] for name in SPEAKERS}
+    def __init__(self) -> None:
+        self.refresh()
         book = load_book()
         self._near = torch.cdist(book, book).topk(NEIGHBOURS + 1, largest=False).indices[:, 1:] + 1
+
+    def refresh(self) -> None:
+        """Load the latest Thinker."""
+        self._thinker = thinker.trained().requires_grad_(False)
+        special = vocabulary.special()
+        table: Any = self._thinker.get_input_embeddings().weight
+        self._end, self._pad = table[special.tts_end], table[special.tts_pad]
+        self._voice = {name: table[special.voices[name]] for name in SPEAKERS}
 
     def _corrupt(self, codes: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
         """Replace some codes of the history by similar codes, and fewer by arbitrary codes."""
@@ -185,20 +190,18 @@ def code_loss(
 def scripts(lines: LineInput, rng: random.Random, count: int = BATCH) -> list[Script]:
     drawn: list[Script] = []
     for index in range(count):
-        turn, asked = lines.sample_code(rng)
+        turn, asked = lines.draw(rng)
         drawn.append(script(turn, lines.codes[turn.answer], SPEAKERS[index % 2], asked))
     return drawn
 
 
 def main() -> None:
-    teacher = Teacher(thinker.trained())
+    teacher = Teacher()
     lines, unseen = LineInput("train"), LineInput("test")
-    model = network(DROPOUT)
-    if continued():
-        for name, weight in model.named_parameters():
-            weight.requires_grad_(name.startswith(READING))
-    trainer = Trainer("talker", model, chosen(PLAN, FURTHER))
+    trainer = Trainer("talker", network(DROPOUT), chosen(PLAN, FURTHER))
     for step, rng in trainer.steps():
+        if step % REFRESH == 0:
+            teacher.refresh()
         source = random.Random(int(torch.randint(1 << 30, (1,), generator=rng)))  # noqa: S311
         loss, right = code_loss(trainer.model, teacher.rows(scripts(lines, source), rng))
         trainer.log(loss=loss.item(), right=right)

@@ -28,7 +28,7 @@ from tiny.paths import WORK
 from tiny.questions import Turn
 from tiny.scenes import Sight
 from tiny.training import Plan, Trainer, chosen, mixed
-from tiny.weights import continue_from
+from tiny.weights import committed
 
 PLAN = Plan(steps=2_900, rate=2e-3, warmup=100, average=0.998)
 FURTHER = Plan(steps=2_900, rate=5e-4, warmup=150, average=0.998)
@@ -43,7 +43,7 @@ QUESTIONS = 0.2
 """Weight of question tokens in the loss."""
 Model = Qwen2_5OmniThinkerForConditionalGeneration
 IGNORED = -100
-MIX = {"text": 8, "picture": 8, "film": 6}
+MIX = {"text": 12, "picture": 8, "film": 6}
 """Conversations in a batch of each kind; the kinds alternate."""
 ORDER = ("picture", "text", "picture", "film", "picture", "text", "picture", "text")
 EXCHANGES = (1, 4, 6, 8)
@@ -62,7 +62,7 @@ class Conversation:
         """The token itself inside replies, else IGNORED."""
         self.sights: list[Sight] = []
         self.sounds: list[torch.Tensor] = []
-        """Log mels (128, frames)."""
+        """Log mels (bins, frames)."""
         self._runs: list[positions.TokenRun] = []
         self.add(f"<|im_start|>system\n{vocabulary.SYSTEM}<|im_end|>\n")
 
@@ -116,11 +116,14 @@ class Conversation:
     ) -> None:
         """Add a question, after its picture or video if it has one, and the reply.
 
-        `sound` is the audio of the video. `spoken` is a recording in place of the question's text.
+        `sound` is the audio of the video, or a recording before the question. `spoken` is a
+        recording in place of the question's text.
         """
         self.add("<|im_start|>user\n")
         if sight:
             self.see(sight, sound)
+        elif sound is not None:
+            self.hear(sound)
         if spoken is None:
             self.add(turn.question)
         else:
@@ -226,16 +229,26 @@ def network() -> Model:
     return model
 
 
-def trained() -> Model:
-    """Return the latest Thinker in work/, else the committed one."""
-    model = network()
+def state() -> dict[str, torch.Tensor]:
+    """Return the weights of the latest Thinker in work/, else of the committed one."""
     for stage in ("joint", "thinker"):
         path = WORK / f"{stage}.pt"
         if path.exists():
-            model.load_state_dict(torch.load(path, weights_only=True)["average"])
-            return model.eval()
-    continue_from("thinker", model)
+            found: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["average"]
+            return found
+    return committed("thinker.")
+
+
+def trained() -> Model:
+    """Return the latest Thinker."""
+    model = network()
+    model.load_state_dict(state())
     return model.eval()
+
+
+def embeddings() -> torch.Tensor:
+    """Return the embedding table of `trained`, (tokens, width)."""
+    return state()["model.embed_tokens.weight"]
 
 
 def forward(model: Model, batch: Batch) -> torch.Tensor:
@@ -255,8 +268,8 @@ def forward(model: Model, batch: Batch) -> torch.Tensor:
     return out.last_hidden_state
 
 
-def answer_loss(model: Model, batch: Batch) -> tuple[torch.Tensor, float]:
-    """Return the loss over replies and questions, and the share of fully right replies."""
+def answer_loss(model: Model, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the loss over replies and questions, and whether each reply is fully right."""
     wanted, learned = batch.ids[:, 1:], batch.labels[:, 1:] != IGNORED
     told = batch.told[:, 1:]
     with mixed():
@@ -271,7 +284,7 @@ def answer_loss(model: Model, batch: Batch) -> tuple[torch.Tensor, float]:
     begins = learned & ~functional.pad(learned, (1, 0))[:, :-1]
     reply = begins.ravel().cumsum(0)[learned.ravel()] - 1  # reply index of each learned token
     mistakes = torch.zeros(int(begins.sum())).index_add_(0, reply, wrong.float())
-    return loss, (mistakes == 0).float().mean().item()
+    return loss, mistakes == 0
 
 
 @torch.no_grad()
@@ -279,12 +292,16 @@ def held_out_score(model: Model) -> dict[str, float]:
     model.eval()
     return {
         kind: sum(
-            answer_loss(model, make_batch(kind, "test", random.Random(seed)))[1]  # noqa: S311
+            share(answer_loss(model, make_batch(kind, "test", random.Random(seed)))[1])  # noqa: S311
             for seed in range(12)
         )
         / 12
         for kind in MIX
     }
+
+
+def share(right: torch.Tensor) -> float:
+    return right.float().mean().item()
 
 
 def main() -> None:
@@ -299,8 +316,8 @@ def main() -> None:
     for step, rng in trainer.steps():
         source = random.Random(int(torch.randint(1 << 30, (1,), generator=rng)))  # noqa: S311
         kind = ORDER[step % len(ORDER)]
-        loss, exact = answer_loss(trainer.model, make_batch(kind, "train", source))
-        trainer.log(**{kind: loss.item(), f"{kind}_exact": exact})
+        loss, right = answer_loss(trainer.model, make_batch(kind, "train", source))
+        trainer.log(**{kind: loss.item(), f"{kind}_exact": share(right)})
         trainer.update(loss)
         if step % 300 == 299:
             print("held out", held_out_score(trainer.average), flush=True)  # noqa: T201

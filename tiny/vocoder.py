@@ -100,9 +100,9 @@ def main() -> None:
     trainer = Trainer("vocoder", generator(), PLAN)
     judge_plan = Plan(steps=PLAN.steps - JUDGE_FROM, rate=5e-4, betas=(0.8, 0.98))
     judge = Trainer("vocoder_judge", Judge(), judge_plan)
-    trainer.assets.append(judge)
+    trainer.companions.append(judge)
     for step, rng in trainer.steps():
-        real = clips.sample_code(rng)
+        real = clips.draw(rng)
         mels = mel.log_mel(real).transpose(1, 2)
         judged = step >= JUDGE_FROM
         made = trainer.model(blurred(mels, rng) if judged else mels)

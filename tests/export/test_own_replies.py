@@ -1,5 +1,6 @@
 """What a new bundle says to itself: its Talker is fitted to the inputs that it really reads."""
 
+import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
+from tiny import grammar
 
 import conftest
 from conftest import TRAINED, Twin, export_to
@@ -22,16 +24,33 @@ from omni_runtime.arrays import FloatArray
 from omni_runtime.bundle.store import Bundle
 from omni_runtime.engine.decoder import Decoder
 from omni_runtime.engine.session import SessionOptions
+from omni_runtime.errors import OmniError
+from omni_runtime.inputs.messages import Text
 from omni_runtime.model import Model
 
-SAID = (
-    "Five plus nine is fourteen.",
-    "It is a green square.",
-    "There are two blue circles.",
-    "The opposite of up is down.",
-    "It moves to the right.",
-    "After Friday comes Saturday.",
-)
+SAID = random.Random(3).sample(sorted(grammar.small_replies()), 40)
+
+
+def test_messages_come_from_all_parts_of_a_text() -> None:
+    def told(count: int) -> str:
+        lines = (f"<|im_start|>user\nAsk {n}<|im_end|>\nMore.\n" for n in range(count))
+        return "A text.\n" + "".join(lines)
+
+    assert own_replies.messages(told(0)) == []
+    assert own_replies.messages(told(2)) == [[Text("Ask 0")], [Text("Ask 1")]]
+    many = own_replies.messages(told(10 * own_replies.MESSAGES))
+    assert len(many) == own_replies.MESSAGES and many[-1] == [Text("Ask 230")]
+    pictured = "<|im_start|>user\n<|vision_bos|><|IMAGE|><|vision_eos|>What?<|im_end|>"
+    assert own_replies.messages(pictured) == []
+
+
+def test_a_checkpoint_brings_its_own_text(tmp_path: Path) -> None:
+    assert second_moments.text_for(tmp_path) == second_moments.text()
+    (tmp_path / second_moments.FILE).write_text("Mine, \u00e4", "utf-8")
+    assert second_moments.text_for(tmp_path) == "Mine, \u00e4"
+    (tmp_path / second_moments.FILE).write_bytes(b"\xff\xfe")
+    with pytest.raises(OmniError, match=r"calibration\.txt.*remove it"):
+        second_moments.text_for(tmp_path)
 
 
 def test_rows_are_what_the_talker_reads(
@@ -91,7 +110,7 @@ def test_the_fit_lowers_the_loss_of_the_talker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def loss(name: str) -> float:
-        text = second_moments.text()
+        text = second_moments.text_for(TRAINED)
         bundle = export_to(TRAINED, tmp_path / name, "int4", calibration=text, codes=150)
         comparison = Comparison(Model(bundle, SessionOptions(threads=1)), TRAINED)
         found = [comparison.talker(one, 120) for one in SAID]
@@ -102,4 +121,4 @@ def test_the_fit_lowers_the_loss_of_the_talker(
 
     fitted, make = loss("fitted"), plan.make
     monkeypatch.setattr(plan, "make", unfitted)
-    assert fitted < loss("unfitted"), "by a quarter on more sentences"
+    assert fitted < loss("unfitted")

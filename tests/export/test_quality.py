@@ -16,8 +16,8 @@ from omni_runtime.errors import OmniError
 
 
 def test_scores_are_those_of_what_was_measured(tmp_path: Path) -> None:
-    """Of the weights as they are, with the calibration that ships."""
-    ours = second_moments.text()
+    """Of the weights as they are, with the calibration text of the checkpoint."""
+    ours = second_moments.text_for(TRAINED)
     for calibration, mute, known in (
         (ours, False, True), (ours, True, False), ("Mine", False, False), ("", False, False),
     ):  # fmt: skip

@@ -121,7 +121,7 @@ def recording(index: int) -> tuple[str, str, Samples, bool]:
 
 
 def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 8_000
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_500
     writer = CorpusWriter(HEARING)
     started = time.perf_counter()
     begin = len(writer.done)

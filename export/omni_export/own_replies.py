@@ -2,9 +2,9 @@
 
 An int8 KV cache needs the largest magnitudes of each channel, and the Talker's 4-bit blocks are
 fitted to the inputs that it makes for itself. Both come from replies to a few fixed prompts, with
-audio and image input if the bundle accepts them, and to user messages of the calibration text. Codes are sampled but not synthesized. The replies are made in a
-new process, since they need more memory than the export. Run as a module, this file is that
-process.
+audio and image input if the bundle accepts them, and to user messages of the calibration text.
+Codes are sampled but not synthesized. The replies are made in a new process, since they need more
+memory than the export. Run as a module, this file is that process.
 """
 
 import io

@@ -116,7 +116,7 @@ class Asker:
         return Drawn(asked.turns, scenes.look_at(asked), sound=mel)
 
     def _number(self, rng: random.Random, noise: torch.Generator | None) -> Drawn:
-        """Return a number alone, half the time with a written question; or nonsense."""
+        """Return a number, mostly before a written question; or nonsense."""
         if noise is not None and rng.random() < NONSENSE:
             return self._nonsense(rng, noise)
         word = rng.choice(list(self._said))
@@ -185,13 +185,12 @@ class Doubts:
 
 
 def starting_point() -> dict[str, torch.Tensor]:
-    """Return the weights of the Thinker without its ears, which have a stage of their own."""
+    """Return the weights of the Thinker; `better_senses` replaces its ears and eyes."""
     path = WORK / "thinker.pt"
     if path.exists():
         found: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["average"]
     else:
         found = committed("thinker.")
-    found = {name: value for name, value in found.items() if not name.startswith("audio_tower.")}
     config = sizes.omni(vocabulary.special()).thinker_config.text_config
     return deepened(found, config.num_hidden_layers)
 
@@ -218,7 +217,7 @@ def held_out_score(model: thinker.Model, unseen: Asker) -> dict[str, float]:
 
 def main() -> None:
     model = thinker.network()
-    model.load_state_dict(starting_point(), strict=False)
+    model.load_state_dict(starting_point())
     model.audio_tower.requires_grad_(False)
     model.visual.requires_grad_(False)
     trainer = Trainer("joint", model, PLAN)

@@ -71,8 +71,13 @@ def _decoder() -> Decoder:
     return Decoder(lm=None, loglevel="FATAL", beam=1e-80, wbeam=1e-60, pbeam=1e-80)
 
 
+@cache
+def _corpus() -> Corpus:
+    return Corpus(HEARING)
+
+
 def _line(place: int) -> str:
-    corpus = Corpus(HEARING)
+    corpus = _corpus()
     item = corpus.utterances[place]
     return json.dumps(align(_decoder(), plain(item.text), corpus.samples(item)))
 

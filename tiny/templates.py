@@ -1,7 +1,8 @@
 """The exam by template: ways of asking that no training sentence has.
 
 Each template is a question with `{a}`, `{b}` or `{x}`, and the kind of its answer. They were
-written apart from phrases.py; a test checks that none occurs there.
+written apart from phrases.py; a test checks that none occurs there. Their spellings ("+", "whats",
+"colour") are trained too, in other questions (`questions.SHORT`).
 """
 
 import random

@@ -186,11 +186,11 @@ class Dit:
         config, size = self.config, self.config["block_frames"]
         frames = len(codes) * config["frames_per_code"]
         blocks = -(-frames // size)
-        condition = np.repeat(self.voice[:, None], blocks * size, axis=1)
+        condition = np.repeat(self.voice[:, None], frames, axis=1)
         rows = self.bundle.rows("dit_code", codes)
-        condition[0, :frames] += np.repeat(rows, config["frames_per_code"], axis=0)
+        condition[0] += np.repeat(rows, config["frames_per_code"], axis=0)
         condition[1] += self.bundle.rows("dit_code", [0])[0]
-        places = np.arange(self.done * size, (self.done + blocks) * size, dtype=np.float32)
+        places = self.done * size + np.arange(frames, dtype=np.float32)
         angles = places[:, None] * np.array(config["rotary_frequencies"], np.float32)
         bias = np.full((blocks + 2) * size, -1e9, np.float32)
         bias[size : size + frames] = 0
@@ -220,7 +220,7 @@ class Dit:
                 return found[0]
             return found[0] + single(self.preset["guidance"]) * (found[0] - found[1])
 
-        mel = flow(self.preset, self.noise(self.done, blocks), velocity)
+        mel = flow(self.preset, self.noise(self.done, blocks)[:frames], velocity)
         self.done += commit
         split = min(commit * size, frames)
         return mel[:split], mel[split:frames]

@@ -7,6 +7,7 @@ import torch
 
 from conftest import Twin, relative
 from omni_runtime.engine.dit import Dit, MelStream, seeded_noise
+from omni_runtime.engine.session import Graph
 from omni_runtime.engine.vocoder import WaveStream
 from omni_runtime.inputs.mel_features import log_mel
 from omni_runtime.inputs.pixels import Patches
@@ -31,6 +32,27 @@ def test_audio_encoder(twin: Twin, frames: int) -> None:
         aftercnn_lens=torch.tensor([(frames - 1) // 2 + 1]),
     ).last_hidden_state
     assert relative(found, wanted) < TOLERANCE
+
+
+def test_a_short_last_block_is_encoded_alone(
+    twin: Twin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a batch it would be padded to a full block."""
+    assert twin.model.config.audio is not None
+    shapes = []
+    run = Graph.run
+
+    def spy(graph: Graph, feeds: dict[str, np.ndarray]) -> object:
+        shapes.append(feeds["mel"].shape)
+        return run(graph, feeds)
+
+    monkeypatch.setattr(Graph, "run", spy)
+    for seconds in (32.5, 4.0, 0.3):
+        mel = log_mel(np.ones(round(16_000 * seconds), np.float32), twin.model.config.audio)
+        twin.model.audio_encoder.encode(mel)
+    mels = twin.model.config.audio.n_mels
+    full, half, third = (8, mels, 200), (1, mels, 50), (1, mels, 30)
+    assert shapes == [full, full, half, (2, mels, 200), third]
 
 
 @pytest.mark.parametrize("grid", [(1, 4, 4), (1, 8, 16), (1, 10, 22), (3, 6, 10), (2, 16, 8)])
@@ -89,12 +111,9 @@ def test_dit_velocity_with_guidance(twin: Twin, codes: int) -> None:
 
     stream = MelStream(dit, twin.model.bundle.voice("Ethan"), lambda first, count: noisy)
     blocks = -(-frames // dit.config.block_frames)
-    whole = blocks * dit.config.block_frames
-    padded = np.zeros((whole, 80), np.float32)
-    padded[:frames] = noisy
-    cos, sin = dit.rotary(0, whole)
+    cos, sin = dit.rotary(0, frames)
     fixed = {
-        "condition": stream._condition(ids, whole),
+        "condition": stream._condition(ids, frames),
         "cos": cos,
         "sin": sin,
         "key_bias": stream._key_bias(blocks, frames),
@@ -111,7 +130,7 @@ def test_dit_velocity_with_guidance(twin: Twin, codes: int) -> None:
             apply_cfg=True,
         )
         wanted = wanted[0] + (wanted[0] - wanted[1]) * 0.5
-        found = stream._velocity(evaluation, padded, fixed)[:frames]
+        found = stream._velocity(evaluation, noisy, fixed)
         assert relative(found, wanted) < TOLERANCE
 
 

@@ -130,6 +130,7 @@ def test_block_matmul(bits: int, block: int, inner: int) -> None:
         (9, 13),
         (40, 31),
         (99, 50),
+        (20, 19),
     ):
         compare_block_matmul(bits, block, inner, outer, rows)
 
@@ -138,7 +139,7 @@ def test_block_matmul(bits: int, block: int, inner: int) -> None:
 @pytest.mark.usefixtures("instructions")
 @pytest.mark.parametrize(("bits", "block"), [(4, 32), (4, 64), (8, 32), (8, 64)])
 def test_block_matmul_of_half_a_register(bits: int, block: int) -> None:
-    for outer, rows in ((37, 1), (9, 4), (33, 7), (40, 31)):
+    for outer, rows in ((37, 1), (9, 4), (33, 7), (40, 31), (50, 17), (11, 22), (3, 36)):
         compare_block_matmul(bits, block, 576, outer, rows)
 
 

@@ -266,6 +266,14 @@ def test_a_block_that_ends_in_silence_waits_for_the_pause(
     assert talk.replies == ["Seven plus five is twelve."]
 
 
+def test_the_start_of_a_turn_is_read_while_the_voice_begins(start, recording) -> None:
+    """Also the last reply, which the Talker has not read: a short turn has no other block."""
+    talk = start(turns=TurnOptions(pre_roll=0.1))
+    talk.hear(silence(0.5), recording("ten"), silence(3), recording("ten"), silence(3))
+    timings = talk.figures[1].turn.timings
+    assert timings.cached_tokens >= 4, "user, and the begin of the audio"
+
+
 def test_without_read_ahead(start, recording) -> None:
     talk = start(read_ahead=False)
     talk.hear(silence(0.5), recording("seven_plus_five"), silence(3))

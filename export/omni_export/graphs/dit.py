@@ -1,10 +1,11 @@
-"""The diffusion transformer from codes to mel: one evaluation over full blocks of frames.
+"""The diffusion transformer from codes to mel: one evaluation over blocks of frames.
 
 The reference computes three things in every evaluation that are constants or inputs here: the time
 modulation (a table by time point), the projection of codes and voice (`condition`), and keys and
 values of the block to the left. Attention is local to blocks of frames. Some layers also attend to
 one block to the left, others to one block to the right, so the cost is linear in the number of
-blocks. Reference: Qwen2_5OmniToken2WavDiTModel of transformers.
+blocks. The last block may be shorter: it is padded for attention alone. Reference:
+Qwen2_5OmniToken2WavDiTModel of transformers.
 """
 
 from collections.abc import Mapping
@@ -29,6 +30,9 @@ class Evaluation:
     cos: Value
     sin: Value
     bias: Mapping[Window, Value]
+    frames: Value
+    padding: Value
+    """Pads the frames to whole blocks."""
     commit: Value
 
 
@@ -64,6 +68,7 @@ class DitAttention(Module):
     ) -> tuple[Value, LeftBlock | None]:
         q, k, v = op.Split(self.to_qkv(op, x), axis=-1, num_outputs=3, _outputs=3)
         q, k = self._rotate(op, q, shared), self._rotate(op, k, shared)
+        q, k, v = (op.Pad(part, shared.padding) for part in (q, k, v))
         # (branches, frames, inner) -> (branches, blocks, block, inner)
         k, v = (op.Reshape(part, [0, -1, self.block, self.inner]) for part in (k, v))
         keys, values = self._within_reach(op, k, v, left)
@@ -76,7 +81,8 @@ class DitAttention(Module):
             self.heads,
             attention_bias=shared.bias[self.window],
         )
-        out = self.to_out[0](op, op.Reshape(mixed, op.Shape(q)))
+        known = op.Slice(op.Reshape(mixed, op.Shape(q)), [0], shared.frames, [1])
+        out = self.to_out[0](op, known)
         if left is None:
             return out, None
         kept = [op.Squeeze(op.Gather(part, shared.commit, axis=1), [1]) for part in (k, v)]
@@ -194,7 +200,10 @@ class Dit(Module):
     ) -> list[Value]:
         branches = op.Shape(condition, start=0, end=1)
         bias = {window: self._bias(op, key_bias, branches, window) for window in self._windows()}
-        shared = Evaluation(modulation, cos, sin, bias, commit)
+        frames = op.Shape(noisy, start=1, end=2)
+        shared = Evaluation(
+            modulation, cos, sin, bias, frames, self._padding(op, key_bias, frames), commit
+        )
         x = op.Add(self.input_embed(op, noisy), condition)
         kept: list[LeftBlock] = []
         for block in self.blocks:
@@ -215,6 +224,13 @@ class Dit(Module):
             op.Concat(*(op.Unsqueeze(block.key, [0]) for block in kept), axis=0),
             op.Concat(*(op.Unsqueeze(block.value, [0]) for block in kept), axis=0),
         ]
+
+    def _padding(self, op: Op, key_bias: Value, frames: Value) -> Value:
+        """Return the pads that fill the last block of (branches, frames, width)."""
+        blocks = op.Sub(op.Shape(key_bias, start=0, end=1), [2])
+        missing = op.Sub(op.Mul(blocks, [self.config.block_size]), frames)
+        none = op.Constant(value_ints=[0, 0])
+        return op.Concat(none, none, missing, op.Constant(value_ints=[0]), axis=0)
 
     def _windows(self) -> set[Window]:
         return {block.attn.window for block in self.blocks}

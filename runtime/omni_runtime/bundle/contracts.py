@@ -160,12 +160,13 @@ def talker(config: DecoderConfig, input_size: int, cache: CacheType = "float32")
 
 
 def dit(config: DitConfig) -> GraphContract:
-    """Return the contract of the DiT: one evaluation of the flow's velocity over complete blocks.
+    """Return the contract of the DiT: one evaluation of the flow's velocity over blocks of frames.
 
-    `condition` is the input projection of codes and voice, one row per frame for each branch
-    (guided first, null second). `key_bias` is 0 for valid frames and very negative for masked ones.
-    Its row 0 is the left block, then come the blocks of `noisy`, then the right block, which is
-    always masked. `past_*` are keys and values of the look-back layers for the left block;
+    The last block may have fewer than `block_frames` frames. `condition` is the input projection
+    of codes and voice, one row per frame for each branch (guided first, null second). `key_bias` is
+    0 for valid frames and very negative for masked ones, also for the frames that the last block
+    lacks. Its row 0 is the left block, then come the blocks of `noisy`, then the right block, which
+    is always masked. `past_*` are keys and values of the look-back layers for the left block;
     `present_*` are those of block `commit`.
     """
     inner = config.heads * config.head_dim

@@ -16,7 +16,7 @@ from omni_runtime.bundle.contracts import GraphContract
 from omni_runtime.checksums import digest_file, matches_digest, write_with_digest
 from omni_runtime.errors import BundleError
 
-FORMAT = 5
+FORMAT = 6
 """Increased by each change that makes older bundles or older runtimes incompatible."""
 
 FILE_NAME = "manifest.json"

@@ -128,11 +128,10 @@ class MelStream:
         frames = len(codes) * config.frames_per_code
         blocks = -(-frames // config.block_frames)
         assert 0 < commit <= blocks, (commit, blocks)
-        whole = blocks * config.block_frames
         first = self.blocks_done * config.block_frames
-        cos, sin = dit.rotary(first, whole)
+        cos, sin = dit.rotary(first, frames)
         fixed: dict[str, npt.NDArray[Any]] = {
-            "condition": self._condition(codes, whole),
+            "condition": self._condition(codes, frames),
             "cos": cos,
             "sin": sin,
             "key_bias": self._key_bias(blocks, frames),
@@ -140,12 +139,12 @@ class MelStream:
         }
         state = integrate(
             dit.preset,
-            self._noise(self.blocks_done, blocks),
+            self._noise(self.blocks_done, blocks)[:frames],
             lambda evaluation, noisy: self._velocity(evaluation, noisy, fixed),
         )
         self.blocks_done += commit
         split = commit * config.block_frames
-        return MelChunk(state[: min(split, frames)], state[split:frames])
+        return MelChunk(state[:split], state[split:])
 
     def _velocity(
         self, evaluation: int, noisy: FloatArray, fixed: dict[str, npt.NDArray[Any]]
@@ -177,7 +176,7 @@ class MelStream:
         condition = np.empty((len(self._voice), frames, self._voice.shape[1]), np.float32)
         condition[:] = self._voice[:, None]
         spoken = np.repeat(self._dit.code_table[codes], per_code, axis=0)
-        condition[0, : len(spoken)] += spoken
+        condition[0] += spoken
         if len(condition) > 1:
             condition[1] += self._dit.code_table[np.zeros(1, np.int64)]
         return condition

@@ -1,5 +1,7 @@
 """Audio and vision encoders: features in, rows for the Thinker out."""
 
+from itertools import pairwise
+
 import numpy as np
 
 from omni_runtime.arrays import FloatArray, IntArray
@@ -22,9 +24,14 @@ class AudioEncoder:
 
     def encode(self, features: MelFeatures) -> FloatArray:
         """Log-mel of at least one block to rows (tokens, hidden)."""
+        full = features.frames // self._config.block_frames
+        stops = [*range(BLOCKS_AT_ONCE, full, BLOCKS_AT_ONCE), full]
+        if full < features.blocks:  # on its own, since a batch pads it to a full block
+            stops.append(features.blocks)
         rows: list[FloatArray] = []
-        for start in range(0, features.blocks, BLOCKS_AT_ONCE):
-            rows += self._encode_blocks(*features.batch(start, start + BLOCKS_AT_ONCE))
+        for start, stop in pairwise([0, *stops]):
+            if start < stop:
+                rows += self._encode_blocks(*features.batch(start, stop))
         return np.concatenate(rows)
 
     def _encode_blocks(self, mel: FloatArray, frames: IntArray) -> list[FloatArray]:

@@ -95,31 +95,47 @@ class BlockMatMul {
 
   template <int bits, int block>
   void few(const ort::Context& context, const Work& work) const {
+    const auto rows = rounded<bits, block>(work, 0);
+    shared(context, [&](size_t start, size_t stop) {
+      few_columns<bits, block>(work, rows, 0, start, stop);
+    });
+  }
+
+  // Quantizes the rows from `first` on. They stay valid until the thread's next call.
+  template <int bits, int block>
+  std::vector<row_products::Row> rounded(const Work& work, size_t first) const {
     using namespace row_products;
     thread_local Scratch scratch;
     const size_t values = padded(inner_, step(bits)), blocks = padded(inner_ / block, kLanes);
-    scratch.reserve(work.rows *
+    std::vector<Row> rows(work.rows - first);
+    scratch.reserve(rows.size() *
                     (Scratch::padded<int8_t>(values) + 2 * Scratch::padded<float>(blocks)));
-    Row rows[kFew];
-    for (size_t m = 0; m < work.rows; m++) {
+    for (size_t m = 0; m < rows.size(); m++) {
       rows[m] = {scratch.take<int8_t>(values), scratch.take<float>(blocks),
                  scratch.take<float>(blocks)};
-      round_row<block>(work.x + m * inner_, inner_, bits, rows[m]);
+      round_row<block>(work.x + (first + m) * inner_, inner_, bits, rows[m]);
     }
+    return rows;
+  }
+
+  // Multiplies columns start ... stop with `rows`, which are those from `first` on.
+  template <int bits, int block>
+  void few_columns(const Work& work, const std::vector<row_products::Row>& rows, size_t first,
+                   size_t start, size_t stop) const {
+    using namespace row_products;
     const size_t stride = static_cast<size_t>(inner_) * bits / 8, scales = inner_ / block;
-    shared(context, [&](size_t start, size_t stop) {
-      size_t n = start;
-      for (; work.rows == 1 && n + kTogether <= stop; n += kTogether) {
-        columns_of_row<bits, block>(work.packed + n * stride, work.scales + n * scales, work.table,
-                                    rows[0], inner_, work.y + n);
+    float* const y = work.y + first * outer_;
+    size_t n = start;
+    for (; rows.size() == 1 && n + kTogether <= stop; n += kTogether) {
+      columns_of_row<bits, block>(work.packed + n * stride, work.scales + n * scales, work.table,
+                                  rows[0], inner_, y + n);
+    }
+    for (; n < stop; n++) {
+      for (size_t m = 0; m < rows.size(); m += kRows) {
+        group<bits, block>(work, n, &rows[m], std::min<size_t>(kRows, rows.size() - m),
+                           y + m * outer_ + n);
       }
-      for (; n < stop; n++) {
-        for (size_t m = 0; m < work.rows; m += kRows) {
-          group<bits, block>(work, n, rows + m, std::min<size_t>(kRows, work.rows - m),
-                             work.y + m * outer_ + n);
-        }
-      }
-    });
+    }
   }
 
   // Multiplies column n with 1 ... kRows rows.
@@ -145,19 +161,31 @@ class BlockMatMul {
 
   template <int block>
   void many(const ort::Context& context, const Work& work) const {
+    return bits_ == 4 ? many<4, block>(context, work) : many<8, block>(context, work);
+  }
+
+  // Whole groups of rows in tiles. A few rows behind them are faster column by column, while the
+  // columns are in the core's cache.
+  template <int bits, int block>
+  void many(const ort::Context& context, const Work& work) const {
     using namespace block_matmul;
     thread_local Scratch scratch;
-    const size_t groups = (work.rows + kGroup - 1) / kGroup;
+    const size_t behind = work.rows % kGroup, rest = behind <= row_products::kRest ? behind : 0;
+    const size_t tiled = work.rows - rest, groups = (tiled + kGroup - 1) / kGroup;
     const size_t values = size_t(inner_) * kGroup, scales = size_t(inner_ / block) * kGroup;
     scratch.reserve(groups * Rows::space(values, scales));
     std::vector<Rows> all(groups);
     for (Rows& rows : all) rows = Rows::take(scratch, values, scales);
     context.parallel(groups, [&](size_t g) {
       const size_t first = g * kGroup;
-      const int count = static_cast<int>(std::min<size_t>(kGroup, work.rows - first));
-      round_rows<block>(work.x + first * inner_, count, inner_, bits_, all[g]);
+      const int count = static_cast<int>(std::min<size_t>(kGroup, tiled - first));
+      round_rows<block>(work.x + first * inner_, count, inner_, bits, all[g]);
     });
-    shared(context, [&](size_t start, size_t stop) { columns<block>(work, all, start, stop); });
+    const auto few = rounded<bits, block>(work, tiled);
+    shared(context, [&](size_t start, size_t stop) {
+      columns<block>(work, all, start, stop);
+      if (rest > 0) few_columns<bits, block>(work, few, tiled, start, stop);
+    });
   }
 
   // Computes columns start ... stop, one part of their length at a time, so that all rows of a part

@@ -11,6 +11,7 @@ using namespace block_matmul;
 constexpr int kLanes = 4;        // blocks per step
 constexpr int kRows = 4;         // rows per group
 constexpr size_t kFew = 4;       // up to this many rows, columns are faster than tiles
+constexpr size_t kRest = 0;      // the same behind tiles of many rows
 constexpr int kTogether = 4;     // columns per product of a single row; they share its registers
 
 // Rows need no padding: blocks are whole steps.

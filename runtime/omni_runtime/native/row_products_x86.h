@@ -13,8 +13,9 @@ constexpr int kLanes = sizeof(Floats) / sizeof(float);
 constexpr int kBytes = sizeof(Integers);
 constexpr int kAhead = 3072;  // prefetch distance in bytes
 constexpr int kRows = 4;      // rows per group; their sums and scales fit in 16 registers
-constexpr size_t kFew = kDot ? 12 : 6;  // up to this many rows, columns are faster than tiles
-constexpr size_t kTogether = 1;         // columns per product of a single row
+constexpr size_t kFew = kDot ? 12 : 6;    // up to this many rows, columns are faster than tiles
+constexpr size_t kRest = 3 * kLanes / 8;  // the same behind tiles of many rows
+constexpr size_t kTogether = 1;           // columns per product of a single row
 
 // Values of a column in a register of packed weights. A row is padded to whole steps.
 constexpr int step(int bits) { return kBytes * 8 / bits; }

@@ -15,7 +15,7 @@ class HeardTurn:
         """`samples`, float32 mono (n,) at 16 kHz, are those since `start`."""
         self.stream = stream
         self.start = start
-        self._prefilled = 0.0
+        self._prefilled = -BLOCK_SECONDS  # what comes before the sound is final at once
         self._pause: AudioStream | None = None
         stream.push(samples)
 
@@ -29,7 +29,7 @@ class HeardTurn:
         self.stream.push(frame)
 
     def take_block(self) -> bool:
-        """Whether another block is final since the last time that this was so."""
+        """Whether another block is final since the last time that this was so; at first it is."""
         if self.seconds - self._prefilled < BLOCK_SECONDS:
             return False
         self._prefilled = self.seconds // BLOCK_SECONDS * BLOCK_SECONDS

@@ -247,7 +247,7 @@ class VoiceSession(
         if (first < samples) begun.push(history.copyOfRange(history.size - (samples - first).toInt(), history.size))
         stream = begun
         streamStart = first
-        prefilled = 0.0
+        prefilled = -BLOCK_SECONDS // what comes before the sound is final at once
         snapshot = null
         enter(VoiceState.HEARING)
     }

@@ -26,7 +26,7 @@ internal class Manifest(
     val notMeasured: String?,
 ) {
     companion object {
-        const val FORMAT = 5L
+        const val FORMAT = 6L
         const val FILE = "manifest.json"
         const val DIGEST = "manifest.sha256"
 

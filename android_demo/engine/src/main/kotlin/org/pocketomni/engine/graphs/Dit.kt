@@ -87,7 +87,7 @@ internal class MelStream(private val dit: Dit, private val voice: FloatArray, pr
         val blocks = (frames + config.blockFrames - 1) / config.blockFrames
         check(commit in 1..blocks) { "$commit of $blocks blocks" }
         val state = Chunk(codes, blocks, commit).use { chunk ->
-            integrate(dit.preset, noise(blocksDone, blocks), chunk::velocity)
+            integrate(dit.preset, noise(blocksDone, blocks).copyOf(frames * config.melDim), chunk::velocity)
         }
         blocksDone += commit
         val split = minOf(commit * config.blockFrames, frames)
@@ -96,7 +96,7 @@ internal class MelStream(private val dit: Dit, private val voice: FloatArray, pr
 
     /** Tensors of one chunk; those of its evaluations share their buffers. */
     private inner class Chunk(codes: IntArray, blocks: Int, commit: Int) : Closeable {
-        private val frames = blocks * config.blockFrames
+        private val frames = codes.size * config.framesPerCode
         private val most = dit.branches.max()
         private val noisy = Tensors.buffer(Float.SIZE_BYTES * frames * config.melDim).asFloatBuffer()
         private val condition = Tensors.buffer(Float.SIZE_BYTES * most * frames * hidden).asFloatBuffer()
@@ -116,7 +116,7 @@ internal class MelStream(private val dit: Dit, private val voice: FloatArray, pr
             fixed = mapOf(
                 "cos" to Tensors.of(FloatArray(angles.size) { cos(angles[it].toDouble()).toFloat() }, frames, half),
                 "sin" to Tensors.of(FloatArray(angles.size) { sin(angles[it].toDouble()).toFloat() }, frames, half),
-                "key_bias" to Tensors.of(keyBias(blocks, codes.size * config.framesPerCode), blocks + 2, config.blockFrames),
+                "key_bias" to Tensors.of(keyBias(blocks, frames), blocks + 2, config.blockFrames),
                 "commit" to Tensors.of(longArrayOf(commit - 1L), 1),
             )
         }
@@ -127,11 +127,10 @@ internal class MelStream(private val dit: Dit, private val voice: FloatArray, pr
             val code = FloatArray(hidden)
             for (branch in 0 until most) for (frame in 0 until frames) {
                 voice.copyInto(row, 0, branch * hidden, (branch + 1) * hidden)
-                val index = frame / config.framesPerCode
-                if (branch == 1 || index < codes.size) {
-                    if (frame % config.framesPerCode == 0) dit.codeTable.read(if (branch == 1) 0 else codes[index], code)
-                    for (i in row.indices) row[i] += code[i]
+                if (frame % config.framesPerCode == 0) {
+                    dit.codeTable.read(if (branch == 1) 0 else codes[frame / config.framesPerCode], code)
                 }
+                for (i in row.indices) row[i] += code[i]
                 condition.put(row)
             }
             (condition as Buffer).clear()

@@ -19,8 +19,9 @@ internal class AudioEncoder(
     fun encode(features: MelFeatures): FloatArray {
         val out = FloatArray((0 until features.blocks).sumOf { audioTokens(features.blockLength(it)) } * width)
         var at = 0
-        for (start in 0 until features.blocks step BLOCKS_AT_ONCE) {
-            val lengths = (start until minOf(start + BLOCKS_AT_ONCE, features.blocks)).map(features::blockLength)
+        for (blocks in batches(features)) {
+            val start = blocks.first()
+            val lengths = blocks.map(features::blockLength)
             val longest = lengths.max()
             val mel = FloatArray(lengths.size * config.nMels * longest)
             for (i in lengths.indices) features.write(start + i, mel, i * config.nMels * longest, longest)
@@ -42,6 +43,12 @@ internal class AudioEncoder(
             }
         }
         return out
+    }
+
+    /** Blocks to encode at once. A short last one is on its own, since a batch pads it to a full block. */
+    private fun batches(features: MelFeatures): List<List<Int>> {
+        val (full, short) = (0 until features.blocks).partition { features.blockLength(it) == config.blockFrames }
+        return full.chunked(BLOCKS_AT_ONCE) + listOf(short).filter { it.isNotEmpty() }
     }
 
     companion object {

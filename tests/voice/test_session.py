@@ -239,6 +239,7 @@ def test_a_talk_outlives_its_context(start, recording) -> None:
     names = ("ten", "seven_plus_five", "color_of_the_sky")
     for n in range(9):
         talk.hear(silence(0.5), recording(names[n % 3]), silence(3))
+    talk.session._engine.conversation.append()  # waits for what is queued before
     assert len(talk.replies) == 9 and not talk.of(ReplyFailed)
     forgotten = sum(event.turns for event in talk.of(Forgotten))
     assert forgotten > 2

@@ -34,9 +34,7 @@ def test_audio_encoder(twin: Twin, frames: int) -> None:
     assert relative(found, wanted) < TOLERANCE
 
 
-def test_a_short_last_block_is_encoded_alone(
-    twin: Twin, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_short_last_block_is_encoded_alone(twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a batch it would be padded to a full block."""
     assert twin.model.config.audio is not None
     shapes = []

@@ -7,6 +7,7 @@ is therefore presented twice in the same form.
 
 import math
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -177,14 +178,16 @@ def unpooled(tower: Qwen2_5OmniAudioEncoder, mels: list[torch.Tensor]) -> list[t
     inside = (torch.arange(size) < lengths.unsqueeze(1)).unsqueeze(1)
     grid = functional.gelu(tower.conv2(functional.gelu(tower.conv1(padded)) * inside))
     grid = grid.transpose(1, 2)
-    grid = grid + tower.positional_embedding.positional_embedding[: grid.shape[1]]
+    places: Any = tower.positional_embedding
+    grid = grid + places.positional_embedding[: grid.shape[1]]
     halves = (lengths - 1) // 2 + 1
     seen = torch.arange(grid.shape[1]) < halves.unsqueeze(1)
     where = seen.ravel().nonzero().squeeze(1)
     shape = (*seen.shape, tower.config.encoder_attention_heads, -1)
     rows = grid.flatten(0, 1).index_select(0, where)
     empty = torch.zeros_like(grid).flatten(0, 1)
-    for layer in tower.layers:  # only attention needs the padding
+    layers: Any = tower.layers
+    for layer in layers:  # only attention needs the padding
         own, normed = layer.self_attn, layer.self_attn_layer_norm(rows)
         q, k, v = (
             empty.index_copy(0, where, p(normed)).view(shape).transpose(1, 2)

@@ -10,6 +10,7 @@ float32 weights: bits alone say little about accuracy. Products stay in float32 
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice, product
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,9 +30,9 @@ Rounding = Callable[[torch.Tensor], torch.Tensor]
 def rounded(weight: torch.Tensor, rule: Rule) -> torch.Tensor:
     """Return `weight` (outer, inner) quantized as the export packs it, then dequantized."""
     values = np.ascontiguousarray(weight.T.numpy())
-    parts = BlockMatrix(
-        "", *values.shape, rule, lambda start, stop: values[:, start:stop]
-    ).quantize(values)
+    height, width = values.shape
+    matrix = BlockMatrix("", height, width, rule, lambda start, stop: values[:, start:stop])
+    parts = matrix.quantize(values)
     packed, scales = parts["packed"], parts["scales"][..., None]
     zeros = np.full(scales.shape, 2 ** (rule.bits - 1), np.float32)
     if rule.bits == 4:
@@ -44,12 +45,14 @@ def rounded(weight: torch.Tensor, rule: Rule) -> torch.Tensor:
 
 def nibbles(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Unpack two 4-bit numbers per byte along the last axis, low half first."""
-    return np.stack([packed & 15, packed >> 4], -1).reshape(*packed.shape[:-1], -1)
+    halves = np.stack([packed & 15, packed >> 4], -1).astype(np.uint8)
+    return halves.reshape(*packed.shape[:-1], -1)
 
 
 def schemes() -> Iterator[tuple[str, float, Rounding]]:
     """Yield name, bits per weight with scales (float16 for our kernel), and quantization."""
-    for (bits, symmetric), block in product(((4, True), (4, False), (8, True)), BLOCKS):
+    forms: tuple[tuple[Literal[4, 8], bool], ...] = ((4, True), (4, False), (8, True))
+    for (bits, symmetric), block in product(forms, BLOCKS):
         rule = Rule(
             match="*", method="nbits", reason="", bits=bits, block=block, symmetric=symmetric
         )

@@ -47,7 +47,8 @@ class Bundle:
     def __init__(
         self, model: Model, preset: str = "balanced", chunks: ChunkPolicy = "fixed"
     ) -> None:
-        self._model, self._preset, self._chunks = model, preset, chunks
+        self._model, self._preset = model, preset
+        self._chunks: ChunkPolicy = chunks
 
     def answer(self, item: exam.Item, turn: int) -> str:
         conversation = Conversation(self._model)

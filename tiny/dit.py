@@ -16,7 +16,7 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniTo
 from tiny import sizes
 from tiny.codec import Sentence, encoded
 from tiny.speech import SPEAKERS
-from tiny.training import Plan, Trainer
+from tiny.training import Plan, Trainer, mixed
 
 PLAN = Plan(steps=4_600, rate=1e-3, warmup=400, average=0.9995)
 BATCH = 8
@@ -76,9 +76,9 @@ def flow_loss(
     code[blind], vector[blind], reference[blind] = 0, 0.0, 0.0
     noise = torch.randn(clean.shape, generator=rng)
     time = torch.rand(BATCH, generator=rng)
-    mixed = noise + time[:, None, None] * (clean - noise)
+    between = noise + time[:, None, None] * (clean - noise)
     with mixed():
-        painted = model(mixed, reference, vector, code, time, apply_cfg=False)
+        painted = model(between, reference, vector, code, time, apply_cfg=False)
     return functional.mse_loss(painted.float(), clean - noise)
 
 

@@ -157,7 +157,7 @@ def listen(model: Ears, clips: list[Heard]) -> Result:
     blank = every.shape[1] - 1
     texts = [spelled(c.text) for c in clips]
     sentence = functional.ctc_loss(
-        nn.utils.rnn.pad_sequence(every.split(lengths)),
+        nn.utils.rnn.pad_sequence([*every.split(lengths)]),
         torch.cat([torch.tensor(t) for t in texts]),
         torch.tensor(lengths),
         torch.tensor([len(t) for t in texts]),

@@ -99,7 +99,8 @@ def telephone(samples: Samples) -> Samples:
 def noisy(samples: Samples) -> Samples:
     """Return the recording with white noise 10 dB below it."""
     noise = np.random.default_rng(len(samples)).standard_normal(len(samples)).astype(np.float32)
-    return samples + noise * np.float32(np.sqrt(np.mean(samples**2) / 10))
+    loud = np.sqrt(np.mean(samples**2) / 10)
+    return np.asarray(samples + noise * np.float32(loud), np.float32)
 
 
 def _number(rng: random.Random, index: int) -> Item:

@@ -42,7 +42,7 @@ def tower() -> Qwen2_5OmniVisionEncoder:
 
 def words() -> torch.Tensor:
     """Return the labels of a square (313, width): each shape in each state, then empty."""
-    table: torch.Tensor = thinker.trained().get_input_embeddings().weight.detach()
+    table = thinker.embeddings()
 
     def word(text: str) -> torch.Tensor:
         return table[vocabulary.load().encode(f" {text}").ids].mean(0)

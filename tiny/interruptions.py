@@ -50,7 +50,7 @@ class _Trial:
         self._playback = Playback(self._rate)
         self._talk = engine.open()
         self._engine = engine
-        self._stopped = self._began = 0.0
+        self._stopped = self._began = self._heard = 0.0
         self._cut: Interrupted | None = None
         voice = question(number)[2]
         recording = np.concatenate([np.zeros(round(after * SAMPLE_RATE), np.float32), voice])

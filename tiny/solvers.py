@@ -7,7 +7,7 @@ judged as in evaluate.py. Prints a markdown table.
 """
 
 import argparse
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from omni_runtime.conversation import Conversation
 from omni_runtime.engine.code2wav import Code2Wav
 from omni_runtime.engine.dit import MelStream, seeded_noise
 from omni_runtime.engine.solver import nfe
+from omni_runtime.events import TurnDone
 from omni_runtime.model import Model
 from omni_runtime.options import ReplyOptions, SpeechOptions
 from tiny import exam, judges
@@ -26,9 +27,10 @@ from tiny.speech import SPEAKERS
 
 FINE = "rk4, 48 steps"
 DECIBEL = 20 / np.log(10)
+Solver = Literal["euler", "midpoint", "rk4"]
 
 
-def preset(solver: str, steps: int, guided: int) -> SolverPreset:
+def preset(solver: Solver, steps: int, guided: int) -> SolverPreset:
     guidance = 0.5 if guided else 0.0
     return SolverPreset(
         solver=solver, steps=steps, sway=-1.0, guidance=guidance, guided=guided, summary="a trial"
@@ -38,13 +40,16 @@ def preset(solver: str, steps: int, guided: int) -> SolverPreset:
 def variants() -> dict[str, SolverPreset]:
     """By name, which says solver, steps, and how many of the evaluations are guided."""
     found = {FINE: preset("rk4", 48, 192)}
-    shapes = [("rk4", n, 4) for n in (9, 4, 2, 1)]
-    shapes += [("midpoint", n, 2) for n in (8, 4, 3, 2)]
-    shapes += [("euler", n, 1) for n in (8, 5)]
-    for solver, steps, each in shapes:
-        total = steps * each
-        for share, guided in {"all": total, "none": 0}.items():
-            found[f"{solver}, {steps} steps, {share} guided"] = preset(solver, steps, guided)
+    shapes: dict[Solver, tuple[int, tuple[int, ...]]] = {
+        "rk4": (4, (9, 4, 2, 1)),
+        "midpoint": (2, (8, 4, 3, 2)),
+        "euler": (1, (8, 5)),
+    }
+    for solver, (each, counts) in shapes.items():
+        for steps in counts:
+            for share, guided in {"all": steps * each, "none": 0}.items():
+                name = f"{solver}, {steps} steps, {share} guided"
+                found[name] = preset(solver, steps, guided)
     return found
 
 
@@ -79,6 +84,7 @@ def replies(model: Deaf, count: int) -> list[tuple[str, str, list[int]]]:
         options = ReplyOptions(SpeechOptions(voice), seed=index)
         talk = Conversation(model)
         *_, done = talk.send(item.asked.turns[0].question, options)
+        assert isinstance(done, TurnDone)
         found.append((voice, done.text.strip(), model.recorder.codes))
     return found
 

@@ -119,6 +119,9 @@ def _heard(rng: random.Random, index: int) -> Item:
 DRAWS: dict[str, Callable[[random.Random, int], Item]] = {
     "typed": lambda rng, _: Item(scenes.Asked([], questions.ask_for("test", rng), 0)),
     "template": lambda rng, index: Item(scenes.Asked([], [templates.ask(rng, index)], 0)),
+    "template, blind": lambda rng, index: Item(
+        scenes.Asked([], [templates.ask(rng, index, templates.BLIND)], 0)
+    ),
     "picture": lambda rng, _: Item(scenes.picture_for("test", rng)),
     "film": lambda rng, _: Item(_film(rng)),
     "spoken": _spoken,

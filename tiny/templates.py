@@ -6,7 +6,9 @@ written apart from phrases.py; a test checks that none occurs there. Their spell
 """
 
 import random
+from collections.abc import Mapping
 
+from tiny import blind_templates
 from tiny import grammar as g
 from tiny.questions import Turn
 
@@ -84,12 +86,21 @@ FIXED = {
     "who": g.WHO, "can": g.CAN, "fine": g.FINE, "welcome": g.WELCOME, "goodbye": g.GOODBYE,
     "hello": g.HELLO, "unknown": g.UNKNOWN,
 }  # fmt: skip
-ALL = [(kind, text) for kind, texts in TEMPLATES.items() for text in texts]
+Way = tuple[str, str]
+"""Kind and text."""
 
 
-def ask(rng: random.Random, index: int) -> Turn:
+def _ways(templates: Mapping[str, tuple[str, ...]]) -> list[Way]:
+    return [(kind, text) for kind, texts in templates.items() for text in texts]
+
+
+ALL = _ways(TEMPLATES)
+BLIND = _ways(blind_templates.TEMPLATES)
+
+
+def ask(rng: random.Random, index: int, ways: list[Way] = ALL) -> Turn:
     """Return the question of template `index`, counted round and round, and its answer."""
-    kind, text = ALL[index % len(ALL)]
+    kind, text = ways[index % len(ways)]
     if kind in FIXED:
         return Turn(text, FIXED[kind])
     if kind in ("sides", "wheels", "colored", "opposite", "day after", "day before", "repeat"):

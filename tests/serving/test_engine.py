@@ -90,18 +90,20 @@ def test_replies_take_turns(engine: Engine) -> None:
     order: list[int] = []
     over = threading.Event()
 
+    held = threading.Lock()
+
     def note(event) -> None:
-        order.append(event.conversation)
-        if sum(isinstance(e, TurnDone) for e in [event.event]) and len(set(order)) == 2:
+        with held:
+            order.append(event.conversation)
+        if isinstance(event.event, TurnDone) and len(set(order)) == 2:
             over.set()
 
     talks = [engine.open() for _ in range(2)]
     for talk in talks:
         talk.append(Text("Hello"))
-    held = threading.Lock()
     with held:  # both are asked for before either begins
         for talk in talks:
-            engine.respond(talk.id, SILENT, note)
+            engine.submit_response(talk.id, SILENT, note)
     assert over.wait(20)
     first, second = (order.index(talk.id) for talk in talks)
     last_of_first = len(order) - 1 - order[::-1].index(talks[0].id)

@@ -2,8 +2,10 @@
 
 import random
 import re
+from itertools import islice
 
 import numpy as np
+import pytest
 import torch
 from tiny import exam, grammar, phrases, questions, templates
 from tiny.audio import RATE
@@ -30,6 +32,12 @@ def test_templates_are_not_trained() -> None:
         for n in range(4 * len(ways))
     }
     assert not wholes.intersection(examined)
+
+
+@pytest.mark.parametrize("kind", ["typed", "template", "template, blind", "picture"])
+def test_no_question_counts_twice(kind: str) -> None:
+    asked = [repr(item.asked) for item in islice(exam.items(kind), 600)]
+    assert len(set(asked)) == len(asked)
 
 
 def drawn() -> list[questions.Turn]:

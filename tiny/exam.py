@@ -3,10 +3,11 @@
 Sentences and voices are held out: the speakers of questions and videos do not occur in training.
 "template" has ways of asking that do not occur either. Recordings have mild noise. An answer counts
 when every word is right. Later turns of a conversation are asked after the right replies to the
-turns before.
+turns before. No conversation occurs twice, since its second answer would be the first one.
 """
 
 import hashlib
+import itertools
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -133,11 +134,16 @@ DRAWS: dict[str, Callable[[random.Random, int], Item]] = {
 
 
 def items(kind: str) -> Iterator[Item]:
-    """Yield items without end, in the same order on every call."""
-    index = 0
-    while True:
-        yield DRAWS[kind](random.Random(f"exam {kind} {index}"), index)  # noqa: S311
-        index += 1
+    """Yield items without end, all different, in the same order on every call."""
+    seen: set[str] = set()
+    for index in itertools.count():
+        item = DRAWS[kind](random.Random(f"exam {kind} {index}"), index)  # noqa: S311
+        question = repr(item.asked)
+        if item.spoken is None and item.sound is None:  # no recording is made twice
+            if question in seen:
+                continue
+            seen.add(question)
+        yield item
 
 
 def sit(kind: str, examinee: Examinee, count: int) -> dict[str, float]:

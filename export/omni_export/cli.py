@@ -289,6 +289,7 @@ def progress_line(progress: "Progress") -> str:
         parts.append("reused")
     if progress.done < progress.total:
         parts.append(f"{format_size(progress.done)} of {format_size(progress.total)} of weights")
-    if progress.seconds_left:
-        parts.append(f"about {progress.seconds_left:.0f} s left")
+        if (left := progress.seconds_left) is not None:
+            time = f"{left:.0f} s" if left < 100 else f"{left / 60:.0f} min"
+            parts.append(f"about {time} left")
     return " · ".join(parts)

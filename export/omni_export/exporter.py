@@ -146,7 +146,6 @@ def _write_artifacts(
     for artifact in planned.artifacts:
         if artifact.name in finished:
             meter.keep(artifact.name, artifact.weights)
-    meter.start_clock()
     for artifact in planned.artifacts:
         if artifact.name not in finished:
             meter.begin(artifact.name)

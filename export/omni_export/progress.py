@@ -10,8 +10,9 @@ class Progress:
     """The progress at one time.
 
     `part` is number `step` of `steps`; both are 0 until the number of steps is known. `done` and
-    `total` are bytes of weights, counted as float32, over all parts. `seconds_left` is None until
-    it can be estimated. `kept`: the part is reused from an earlier export.
+    `total` are bytes of weights, counted as float32, over all parts. `seconds_left` assumes the
+    speed of this part for the rest, and is None until it can be estimated. `kept`: the part is
+    reused from an earlier export.
     """
 
     step: int
@@ -25,6 +26,9 @@ class Progress:
 
 Report = Callable[[Progress], None]
 """Called when a part begins, repeatedly while it is written, and when a part is reused."""
+
+MIN_SECONDS = 1.0
+"""Time in a part before its speed means anything."""
 
 
 class ProgressMeter:
@@ -49,6 +53,8 @@ class ProgressMeter:
         """Begin the next step."""
         self._step += 1
         self._part = part
+        self._here = 0
+        self._started = perf_counter()
         self._report(self._now())
 
     def advance(self, weights: int) -> None:
@@ -64,13 +70,9 @@ class ProgressMeter:
         self._done += 4 * weights
         self._report(self._now(kept=True))
 
-    def start_clock(self) -> None:
-        """Start to measure the speed."""
-        self._started = perf_counter()
-
     def _now(self, *, kept: bool = False) -> Progress:
         left = None
-        if self._here:
-            speed = self._here / (perf_counter() - self._started)
-            left = (self._total - self._done) / speed
+        if (elapsed := perf_counter() - self._started) > MIN_SECONDS and self._here:
+            # A part that is calibrated takes thirty times as long as others of its size.
+            left = (self._total - self._done) * elapsed / self._here
         return Progress(self._step, self._steps, self._part, self._done, self._total, left, kept)

@@ -79,6 +79,21 @@ def pickled(source: Path, folder: Path) -> Path:
     return folder
 
 
+def sharded(source: Path, folder: Path, count: int) -> Path:
+    """As transformers saves a large model: tensors spread over files by an index."""
+    tensors = load_file(source / "model.safetensors")
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("model.safetensors"))
+    weight_map: dict[str, str] = {}
+    for n in range(count):
+        file = f"model-{n + 1:05}-of-{count:05}.safetensors"
+        names = sorted(tensors)[n::count]
+        save_file({name: tensors[name] for name in names}, folder / file)
+        weight_map |= dict.fromkeys(names, file)
+    index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
+
+
 def edit_json(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     content = json.loads(path.read_text())
     edit(content)

@@ -1,19 +1,26 @@
 """Hubs: what caches have needs no network, and what cannot be exported is not downloaded."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import huggingface_hub
+import numpy as np
 import pytest
 from huggingface_hub import constants
 
-from conftest import Twin
-from export.saved_forms import edit_json
+from conftest import Twin, export_to
+from export.local_hub import serving
+from export.quantized_forms import Quantizer, quantized
+from export.saved_forms import edit_json, logits, sharded
 from omni_export import hub
-from omni_export.hub import resolve
+from omni_export.hub import LocalCheckpoint, resolve
 from omni_runtime.errors import OmniError, UsageError
 
+RUN = Path(__file__).parents[2] / "export" / "run.py"
 ID = "Qwen/Qwen2.5-Omni-3B"
 
 
@@ -81,3 +88,28 @@ def test_what_cannot_be_exported_is_not_downloaded(
     resolve(ID)
     assert "*.bin" in asked[-1]
     assert not any(pattern.endswith((".safetensors", ".bin", ".pt")) for pattern in hub.SMALL)
+
+
+def test_a_sharded_awq_checkpoint_from_a_hub(default_twin: Twin, tmp_path: Path) -> None:
+    """The parts of a layer are in different files; a download that breaks off is repeated."""
+    whole = quantized(default_twin.folder, tmp_path / "whole", Quantizer(awq=True))
+    shards = sharded(whole, tmp_path / "shards", 3)
+    bundle, model = tmp_path / "bundle", f"{ID}-AWQ"
+    with serving(model, shards) as hub:
+        home = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+        hub.breaking.add("model-00002-of-00003.safetensors")
+
+        def export() -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                [sys.executable, RUN, "--model", model, "--quant", "int4", "--output", bundle],
+                env=os.environ | home, capture_output=True, text=True, check=False,
+            )  # fmt: skip
+
+        broken = export()
+        assert broken.returncode == 1 and "the same command resumes" in broken.stderr
+        done = export()
+        assert done.returncode == 0, done.stderr
+    local = LocalCheckpoint(whole, model, "test")
+    np.testing.assert_array_equal(
+        logits(bundle), logits(export_to(local, tmp_path / "local", "int4"))
+    )

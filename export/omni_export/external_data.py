@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import torch
+from threadpoolctl import threadpool_limits
 
 from omni_quantize.weight_stream import PlainTensor, SliceCallback, WeightStream
 
@@ -110,8 +111,11 @@ def _produce(
                 file.write(np.ascontiguousarray(piece.data).data)
         return weight_stream.values
 
-    # The workers run in parallel, so torch must not start threads of its own.
-    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    # The workers run in parallel. Threads of numpy and torch below them would wait for each other.
+    with (
+        threadpool_limits(1, user_api="blas"),
+        ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+    ):
         try:
             for done in as_completed([pool.submit(produce, *job) for job in jobs]):
                 advance(done.result())

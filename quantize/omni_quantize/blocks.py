@@ -9,6 +9,7 @@ minimizes that of the layer's outputs: inputs are weighed, and errors carried on
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
 
 from omni_quantize.moments import Moments
 from omni_quantize.recipe import REACH
@@ -19,6 +20,8 @@ UNIFORM = tuple(range(-8, 8))
 UNIFORM_SHARES = (1.0, 0.9)
 SHARES = (1.0, 0.9, 0.8)
 """Initial scales of the search, relative to the one that reaches the largest weight of a block."""
+CARRIED_AT_ONCE = 256
+"""Rows whose errors are carried on to all later rows in one product."""
 
 
 def quantize(
@@ -62,17 +65,30 @@ def _carrying(
 
     Errors are carried on to rows of `values` that follow in the same segment.
     """
+    columns = values.shape[1]
+    group = max(size, CARRIED_AT_ONCE)
     first = 0
     for factor in moments.factors:
         segment = values[first : first + len(factor)]
         importance = moments.mean_squares[first : first + len(factor)]
-        for start in range(0, len(segment), size):
-            stop = min(start + size, len(segment))
-            search = _searched(segment[start:stop], size, levels, importance[start:stop])
-            errors = search.round_in_order(segment[start:stop], factor[start:stop, start:stop])
-            segment[stop:] -= factor[start:stop, stop:].T @ errors
-            yield search.indices[:, 0], search.scales[:, 0]
+        for begin in range(0, len(segment), group):
+            end = min(begin + group, len(segment))
+            errors = np.empty((end - begin, columns), np.float32)
+            for start in range(begin, end, size):
+                stop = min(start + size, end)
+                search = _searched(segment[start:stop], size, levels, importance[start:stop])
+                found = search.round_in_order(segment[start:stop], factor[start:stop, start:stop])
+                errors[start - begin : stop - begin] = found
+                _carry(found, factor[start:stop, stop:end], segment[stop:end])
+                yield search.indices[:, 0], search.scales[:, 0]
+            _carry(errors, factor[begin:end, end:], segment[end:])
         first += len(factor)
+
+
+def _carry(errors: FloatArray, factor: FloatArray, to: FloatArray) -> None:
+    """Subtract factor^T errors from rows that follow, in place."""
+    rows = torch.from_numpy(to)
+    rows.addmm_(torch.from_numpy(factor).T, torch.from_numpy(errors), alpha=-1)
 
 
 class _Search:

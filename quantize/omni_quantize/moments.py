@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+import torch
 
 from omni_runtime.arrays import FloatArray
 
 SEGMENT = 4096
 """Most inputs between which errors are carried: bounds the memory of a factor to 64 MiB, twice."""
+TILE = 1024
+"""Rows of the moments that are computed at once."""
 DAMPING = 1.0
 """Share of its mean square that is added to each input's: correlations count half. A text of a few
 thousand tokens says little about those of thousands of inputs: on SmolLM2 0.1 does harm."""
@@ -38,10 +41,20 @@ class Moments:
 
 def _factor(inputs: FloatArray) -> FloatArray:
     """Return U. With R R^T the moments, R upper triangular, it is the inverse of R."""
-    moments = inputs.T @ inputs / np.float32(len(inputs))
-    mean_squares = moments.diagonal()
+    moments = _upper_half(torch.from_numpy(inputs))
+    mean_squares = moments.diagonal().clone()
     unused = 1e-6 * float(mean_squares.mean()) or 1.0  # inputs that are zero throughout the text
-    moments[np.diag_indices_from(moments)] += DAMPING * mean_squares + unused
-    lower = np.linalg.cholesky(moments[::-1, ::-1])  # of the inputs in reverse order
-    upper: FloatArray = np.triu(np.linalg.inv(lower[::-1, ::-1])).astype(np.float32)
-    return upper
+    moments.diagonal().add_(DAMPING * mean_squares + unused)
+    lower = torch.linalg.cholesky(moments.flip(0, 1))  # of the inputs in reverse order
+    inverse = torch.linalg.solve_triangular(lower, torch.eye(len(lower)), upper=False)
+    return inverse.tril_().flip(0, 1).numpy()
+
+
+def _upper_half(inputs: torch.Tensor) -> torch.Tensor:
+    """Return the second moments, (inner, inner); a Cholesky factor does not need the lower half."""
+    inner = inputs.shape[1]
+    moments = torch.zeros(inner, inner)
+    for start in range(0, inner, TILE):
+        rows = slice(start, start + TILE)
+        moments[rows, start:] = inputs[:, rows].T @ inputs[:, start:]
+    return moments.div_(len(inputs))

@@ -7,6 +7,7 @@ minimizes that of the layer's outputs: inputs are weighed, and errors carried on
 """
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -42,14 +43,14 @@ def quantize(
         scales = np.stack([scale for _, scale in found], 1)
     else:
         search = _searched(values, size, levels, None if moments is None else moments.mean_squares)
-        indices, scales = search.indices, search.scales
+        indices, scales = search.indices(), search.scales
     return {"packed": indices[..., ::2] | indices[..., 1::2] << 4, "scales": scales}
 
 
 def _searched(
     values: FloatArray, size: int, levels: Sequence[int], importance: FloatArray | None
 ) -> "_Search":
-    search = _Search(values, size, np.asarray(levels, np.float32), importance)
+    search = _Search(values, size, tuple(levels), importance)
     uniform = tuple(levels) == UNIFORM
     ends = levels[:1] if uniform else (levels[0], levels[-1])
     for end in ends:
@@ -77,10 +78,12 @@ def _carrying(
             for start in range(begin, end, size):
                 stop = min(start + size, end)
                 search = _searched(segment[start:stop], size, levels, importance[start:stop])
-                found = search.round_in_order(segment[start:stop], factor[start:stop, start:stop])
+                indices, found = search.round_in_order(
+                    segment[start:stop], factor[start:stop, start:stop]
+                )
                 errors[start - begin : stop - begin] = found
                 _carry(found, factor[start:stop, stop:end], segment[stop:end])
-                yield search.indices[:, 0], search.scales[:, 0]
+                yield indices, search.scales[:, 0]
             _carry(errors, factor[begin:end, end:], segment[end:])
         first += len(factor)
 
@@ -92,74 +95,91 @@ def _carry(errors: FloatArray, factor: FloatArray, to: FloatArray) -> None:
 
 
 class _Search:
-    """The best scales and indices so far, for blocks (columns, blocks, size)."""
+    """The best scales so far, (columns, blocks), for blocks (columns, blocks, size)."""
 
     def __init__(
-        self, values: FloatArray, size: int, levels: FloatArray, importance: FloatArray | None
+        self,
+        values: FloatArray,
+        size: int,
+        levels: tuple[int, ...],
+        importance: FloatArray | None,
     ) -> None:
         padding = -len(values) % size
         rows = np.pad(np.ascontiguousarray(values.T), ((0, 0), (0, padding)))
         self._blocks = rows.reshape(len(rows), -1, size)
-        self._levels, self._rounding = levels, _rounding(levels)
+        self._rounding, self._level_at = _rounding(levels)
         weights = np.ones(len(values)) if importance is None else importance
         weights = np.pad(np.asarray(weights, np.float32), (0, padding))
         self._weights = weights.reshape(1, -1, size)
         largest = np.abs(self._blocks).argmax(-1)[..., None]
         self._peaks = np.take_along_axis(self._blocks, largest, -1)[..., 0]
         shape = self._peaks.shape
-        self.indices = np.zeros(self._blocks.shape, np.uint8)
         self.scales = np.zeros(shape, np.float32)
         self._least = np.full(shape, np.inf, np.float32)
 
     def attempt(self, share: float) -> None:
         """Round with `share` times the peaks as scales, fit the scales, and round once more."""
-        rounded = self._levels[self._nearest(self._peaks * np.float32(share))]
+        rounded = self._level_at[self._places(self._peaks * np.float32(share))]
         weighted = rounded * self._weights
         energy = _sums(weighted, rounded)
         scale = _sums(weighted, self._blocks) / np.where(energy == 0, np.float32(1), energy)
         scale = scale.astype(np.float16).astype(np.float32)
-        indices = self._nearest(scale)
-        difference = self._levels[indices]
+        difference = self._level_at[self._places(scale)]
         difference *= scale[..., None]
         difference -= self._blocks
         error = _sums(difference * self._weights, difference)
         better = error < self._least
-        np.copyto(self.indices, indices, where=better[..., None])
         np.copyto(self.scales, scale, where=better)
         np.copyto(self._least, error, where=better)
 
-    def round_in_order(self, rows: FloatArray, factor: FloatArray) -> FloatArray:
+    def indices(self) -> np.ndarray:
+        """Return the indices of the nearest levels at the best scales, (columns, blocks, size)."""
+        return self._rounding[self._places(self.scales)]
+
+    def round_in_order(self, rows: FloatArray, factor: FloatArray) -> tuple[np.ndarray, FloatArray]:
         """Round the rows of the only block, (rows, columns), one after the other.
 
-        The error of a row changes the rows that follow. Returns the errors, as the rows of further
-        blocks need them. `factor` (rows, rows) is the block's part of a factor of the moments.
+        The error of a row changes the rows that follow. Returns the indices, uint8 (columns, size),
+        and the errors, as the rows of further blocks need them. `factor` (rows, rows) is the
+        block's part of a factor of the moments.
         """
         scale = self.scales[:, 0]
-        twice = np.divide(2, scale, out=np.zeros_like(scale), where=scale != 0)
+        twice = _inverse(scale) * 2
+        indices = np.zeros(self._blocks[:, 0].shape, np.uint8)
         errors = np.empty_like(rows)
         for n, row in enumerate(rows):
-            indices = self._index(row * twice)
-            self.indices[:, 0, n] = indices
-            errors[n] = (row - self._levels[indices] * scale) / factor[n, n]
+            places = _place(row * twice)
+            indices[:, n] = self._rounding[places]
+            errors[n] = (row - self._level_at[places] * scale) / factor[n, n]
             rows[n + 1 :] -= factor[n, n + 1 :, None] * errors[n]
-        return errors
+        return indices, errors
 
-    def _nearest(self, scale: FloatArray) -> np.ndarray:
-        """Return the index of the nearest level of each weight."""
-        twice = np.divide(2, scale, out=np.zeros_like(scale), where=scale != 0)
-        return self._index(self._blocks * twice[..., None])
-
-    def _index(self, places: FloatArray) -> np.ndarray:
-        """Return the index of the level nearest to half of each value, which is overwritten."""
-        places += 2 * REACH
-        np.clip(places, 0, 4 * REACH - 1, out=places)
-        return self._rounding[places.astype(np.uint8)]
+    def _places(self, scale: FloatArray) -> np.ndarray:
+        """Return the place of each weight in units of its scale."""
+        return _place(self._blocks * (_inverse(scale) * 2)[..., None])
 
 
-def _rounding(levels: FloatArray) -> np.ndarray:
-    """Return the nearest level of each half unit; levels are integers, so that is exact."""
+def _inverse(scale: FloatArray) -> FloatArray:
+    return np.divide(1, scale, out=np.zeros_like(scale), where=scale != 0)
+
+
+def _place(doubled: FloatArray) -> np.ndarray:
+    """Return the place in `_rounding` of half of each value, which is overwritten."""
+    doubled += 2 * REACH
+    np.clip(doubled, 0, 4 * REACH - 1, out=doubled)
+    return doubled.astype(np.uint8)
+
+
+@cache
+def _rounding(levels: tuple[int, ...]) -> tuple[np.ndarray, FloatArray]:
+    """Return the index of the nearest level of each half unit, and that level.
+
+    Levels are integers, so that is exact.
+    """
     places = (np.arange(4 * REACH) + 0.5) / 2 - REACH
-    return np.abs(places[:, None] - levels[None]).argmin(1).astype(np.uint8)
+    known = np.asarray(levels, np.float32)
+    indices = np.abs(places[:, None] - known[None]).argmin(1).astype(np.uint8)
+    return indices, known[indices]
 
 
 def _sums(a: FloatArray, b: FloatArray) -> FloatArray:

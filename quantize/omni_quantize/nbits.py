@@ -44,6 +44,8 @@ Measure = Callable[[str], Moments]
 """Returns the second moments of the inputs of a weight. Called when the weight is quantized."""
 
 BLOCK_MATMUL, TABLE_MATMUL = "BlockMatMul", "TableMatMul"
+COLUMNS_IN_ORDER = 1024
+"""Columns whose rows are rounded one after the other: fewer would be slower."""
 KERNEL_STEP = 64
 """The kernel needs weights with a multiple of this number of rows."""
 
@@ -243,7 +245,7 @@ class BlockMatrix:
         written = dict.fromkeys(self.layout(0), 0)
         measure = self.measure if searched(self.rule) else None
         moments = measure(self.weight) if measure else None
-        for start, stop in slices(self.inner, self.outer):
+        for start, stop in slices(self.inner, self.outer, COLUMNS_IN_ORDER if moments else 1):
             values = self.columns(start, stop)
             parts = self.quantize(values, moments)
             if on_slice is not None:

@@ -100,9 +100,12 @@ def _known_columns(tensor: ir.TensorProtocol) -> Columns | None:
     return tensor.meta.get(_COLUMNS) if isinstance(tensor, ir.LazyTensor) else None
 
 
-def slices(inner: int, outer: int) -> Iterator[tuple[int, int]]:
-    """Yield column ranges of about `WEIGHTS_PER_SLICE` weights that cover the matrix."""
-    step = max(1, WEIGHTS_PER_SLICE // inner)
+def slices(inner: int, outer: int, least: int = 1) -> Iterator[tuple[int, int]]:
+    """Yield column ranges of about `WEIGHTS_PER_SLICE` weights that cover the matrix.
+
+    They have `least` columns or more.
+    """
+    step = max(least, WEIGHTS_PER_SLICE // inner)
     for start in range(0, outer, step):
         yield start, min(start + step, outer)
 

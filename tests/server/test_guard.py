@@ -18,6 +18,7 @@ import pytest
 import websockets.sync.client as websocket
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from omni_runtime.cli.serve import LogFormatter
 from omni_runtime.events import AudioDelta
 from omni_runtime.server import replies
 from omni_runtime.server.connections import MAX_CONNECTIONS
@@ -133,6 +134,16 @@ def test_the_log_is_printable(server: Running, caplog) -> None:
         client.get("/%1b%5b2J%0a12:00:00%20forged")
     (line,) = [record.getMessage() for record in caplog.records if "forged" in record.getMessage()]
     assert line.isprintable() and "GET /%1B%5B2J%0A12%3A00%3A00%20forged 404" in line
+
+
+def test_a_traceback_in_the_log_is_printable() -> None:
+    try:
+        raise ValueError("from a client: \x1b[2J\x9b31m")
+    except ValueError as error:
+        record = logging.LogRecord("omni", logging.ERROR, "", 0, "failed", (), None)
+        record.exc_info = (type(error), error, error.__traceback__)
+    lines = LogFormatter("%(message)s").format(record).splitlines()
+    assert lines[0] == "failed" and lines[-1] == "ValueError: from a client: [2J31m"
 
 
 def test_keys(run_server: Callable[..., Running]) -> None:

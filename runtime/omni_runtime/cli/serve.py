@@ -115,9 +115,17 @@ def _listen(options: argparse.Namespace) -> socket.socket:
     return listener
 
 
+class LogFormatter(logging.Formatter):
+    """Keeps control characters out of the log: a traceback may quote what a client sent."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format the record, and its traceback."""
+        return ui.without_control(super().format(record))
+
+
 def _log_to_stderr(*, quiet: bool) -> None:
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(LogFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
     for name, level in (("omni.server", logging.INFO), ("uvicorn.error", logging.WARNING)):
         logger = logging.getLogger(name)
         logger.addHandler(handler)

@@ -74,7 +74,12 @@ def context_line(used: int, limit: int, cache_bytes: int) -> str:
 
 def printable(text: str, out: TextIO) -> str:
     """Remove control characters if the stream is a terminal."""
-    return text.translate(_CONTROL) if out.isatty() else text
+    return without_control(text) if out.isatty() else text
+
+
+def without_control(text: str) -> str:
+    """Remove control characters but tabs and ends of lines."""
+    return text.translate(_CONTROL)
 
 
 def say(text: str) -> None:

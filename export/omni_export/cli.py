@@ -91,8 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     recipe.add_argument(
         "--quant",
         default="int4",
-        help="quantization recipe: fp32, int8, int4 (default), or int4-uniform, which is faster "
-        "than int4 on machines without a C++ compiler",
+        help="quantization recipe: fp32, int8, int4 (default), int4-64, which decodes faster and "
+        "loses twice as much, or int4-uniform for machines without a C++ compiler",
     )
     recipe.add_argument(
         "--recipe", type=Path, metavar="FILE", help="your own quantization recipe, a JSON file"

@@ -164,7 +164,7 @@ def test_a_custom_recipe(tmp_path: Path, default_twin: Twin) -> None:
         path.write_text(broken)
         with pytest.raises(OmniError, match=complaint):
             recipes.load_file(path)
-    with pytest.raises(UsageError, match="choose one of fp32, int4, int4-uniform"):
+    with pytest.raises(UsageError, match="choose one of fp32, int4, int4-64, int4-uniform"):
         recipes.load("int3")
 
 

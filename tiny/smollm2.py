@@ -29,8 +29,9 @@ LAYERS, HEADS, KV_HEADS, HEAD_DIM = 30, 9, 3, 64
 KEPT = KV_HEADS * HEAD_DIM
 THETA, EPSILON = 1e5, 1e-5
 SEQUENCE, TOKENS = 1024, 2048
-FITTED = ("int4", "int4, blocks of 64", "int4-uniform")
+FITTED = ("int4", "int4-64", "int4, blocks of 64", "int4-uniform")
 """Formats whose weights are scaled and fitted to a text first."""
+HEAD = "head"
 PARTS = {"o": "self_attn.o_proj", "gate_up": "mlp.up_proj", "down": "mlp.down_proj"}
 """Names in a recipe."""
 TYPES = gguf.GGMLQuantizationType
@@ -112,7 +113,10 @@ class SmolLM2:
             x = x + product(index, "o", mixed)
             gate, up = product(index, "gate_up", _norm(x, layer["mlp_norm"])).chunk(2, -1)
             x = x + product(index, "down", functional.silu(gate) * up)
-        return _norm(x, self.norm) @ self.head.T
+        normed = _norm(x, self.norm)
+        if note is not None:
+            note(LAYERS, HEAD, normed)
+        return normed @ self.head.T
 
 
 def _package(name: str, pattern: str) -> Path:
@@ -222,10 +226,11 @@ def ours(
         if name == "qkv":  # one product, but two rules
             parts = (("self_attn.q_proj", matrix[:-KEPT]), ("self_attn.v_proj", matrix[-KEPT:]))
             return torch.cat([rounded(index, name, part, rows) for part, rows in parts])
-        return rounded(index, name, PARTS[name], matrix)
+        return rounded(index, name, PARTS.get(name, ""), matrix)
 
     def rounded(index: int, name: str, part: str, matrix: torch.Tensor) -> torch.Tensor:
-        rule = chosen.rule("thinker", f"layers.{index}.{part}.weight", LAYERS)
+        weight = "lm_head.weight" if name == HEAD else f"layers.{index}.{part}.weight"
+        rule = chosen.rule("thinker", weight, LAYERS)
         if rule.bits == 8:
             return bytes_in_blocks(matrix)
         levels, size = rule.levels or blocks.UNIFORM, block or rule.block
@@ -320,11 +325,15 @@ def main() -> None:
     model, llama = SmolLM2(), LlamaCpp()
     ids = model.tokenizer.encode(options.text.read_text("utf-8")).ids[:TOKENS]
     sequences = [ids[start : start + SEQUENCE] for start in range(0, len(ids), SEQUENCE)]
-    int4, uniform = recipe.load("int4"), recipe.load("int4-uniform")
+    int4, uniform, compact = map(recipe.load, ("int4", "int4-uniform", "int4-64"))
     fitted = model.equalized()
     measured = moments(fitted)
     formats: dict[str, tuple[Quantize, Callable[[torch.Tensor], torch.Tensor]]] = {
         "int4": (ours(int4, measured), bytes_in_blocks),
+        "int4-64": (
+            ours(compact, measured),
+            lambda head: ours(compact, measured)(LAYERS, HEAD, head),
+        ),
         "int4, --no-calibration": (ours(int4, {}), bytes_in_blocks),
         "int4, blocks of 64": (ours(int4, measured, 64), bytes_in_blocks),
         "int4-uniform": (ours(uniform, measured), bytes_in_blocks),

@@ -73,6 +73,6 @@ class ProgressMeter:
     def _now(self, *, kept: bool = False) -> Progress:
         left = None
         if (elapsed := perf_counter() - self._started) > MIN_SECONDS and self._here:
-            # A part that is calibrated takes thirty times as long as others of its size.
+            # A part that is calibrated takes far longer than others of its size.
             left = (self._total - self._done) * elapsed / self._here
         return Progress(self._step, self._steps, self._part, self._done, self._total, left, kept)

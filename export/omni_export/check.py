@@ -192,7 +192,8 @@ def _seconds(recipe: Recipe, size: Size, *, calibrated: bool) -> float:
         started = perf_counter()
         np.matmul(values.T[:512], values)
         rate = 512 * values.size / (perf_counter() - started)  # products a second
-        seconds += size.weights["thinker"] * (MAX_TOKENS + equalize.TOKENS) / rate
+        products = size.weights["thinker"] * (MAX_TOKENS + equalize.TOKENS)
+        seconds += 2 * products / rate  # the moments of the inputs take as long again
     return seconds
 
 

@@ -141,6 +141,13 @@ def test_quantized_bundles_follow_their_recipe(
     assert sum(node.op_type.endswith("IntegerMatMul") for node in encoder) > 4
 
 
+def test_int4_64_differs_from_int4_in_the_thinker_alone() -> None:
+    one, other = recipes.load("int4"), recipes.load("int4-64")
+    assert one.tables == other.tables
+    assert {name for name in one.graphs if one.graphs[name] != other.graphs[name]} == {"thinker"}
+    assert {(rule.bits, rule.block) for rule in other.graphs["thinker"]} == {(4, 32), (4, 64)}
+
+
 @pytest.mark.parametrize("name", recipes.built_in())
 def test_every_rule_has_a_reason(name: str) -> None:
     recipe = recipes.load(name)
